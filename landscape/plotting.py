@@ -1,0 +1,85 @@
+"""One look for all pictures: colour-blind-safe colours, vector output, provenance inside the file."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from landscape.errors import LandscapeError
+
+# Okabe & Ito (2008), distinguishable with every common colour-vision deficiency; yellow left out: too light on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SEQUENTIAL = "viridis"
+DIVERGING = "RdBu_r"
+PUBLISHED = "#8C8C8C"
+
+STYLE: dict[str, Any] = {
+    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "axes.labelsize": 9,
+    "axes.titlesize": 9.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "font.size": 9,
+    "lines.linewidth": 1.4,
+    "figure.dpi": 150,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+    # Text stays text in vector files, so that a journal can change the font.
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+}
+FORMATS = (".pdf", ".png", ".svg")
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Our look while drawing; the caller's matplotlib settings are as before afterwards."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def figure(width: float = 6.0, height: float = 3.6) -> Figure:
+    """An empty figure, sizes in inches, that needs no display and is known to no global list. Use inside `style()`."""
+    made = Figure(figsize=(width, height))
+    FigureCanvasAgg(made)
+    return made
+
+
+def save(made: Figure, path: Path | str, provenance: Mapping[str, Any] | None = None) -> Path:
+    """Write a figure as PDF, PNG or SVG by the name's ending, with `provenance` as JSON in its metadata.
+
+    Raises
+    ------
+    LandscapeError
+        For another ending, or when the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise LandscapeError(f"cannot draw to {path}: the name must end in one of {', '.join(FORMATS)}")
+    text = json.dumps(dict(provenance or {}), sort_keys=True, default=str)
+    field = "Keywords" if path.suffix.lower() == ".pdf" else "Description"
+    # Files of the same content have the same bytes: no date inside.
+    undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}[path.suffix.lower()]
+    temporary = path.with_name(f".{path.stem}-partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with style():
+            made.savefig(temporary, metadata={field: text, **undated})
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LandscapeError(f"cannot write {path}: {error.strerror or error}; choose another --plot") from None
+    return path
