@@ -1,0 +1,89 @@
+"""The parameters of a network as one flat vector, and back."""
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import LandscapeError
+
+
+class ParameterSpace:
+    """Which parameters count as coordinates, and where each of them stands in the flat vector.
+
+    Parameters
+    ----------
+    named_parameters
+        Names and parameters, in the order of the model.
+    selection
+        ``all``, ``weights`` (two or more dimensions) or a glob pattern of names.
+    unused
+        Names of parameters that the output does not depend on.
+
+    Attributes
+    ----------
+    names, shapes, sizes
+        Of the parameters that count.
+    size
+        Their number of elements together, the dimension of the space.
+    left_out
+        Name of every parameter that does not count, with the reason: ``frozen``, ``unused``, ``not selected``.
+
+    Raises
+    ------
+    LandscapeError
+        When no parameter is left.
+    """
+
+    def __init__(
+        self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, selection: str = "all", unused: Sequence[str] = ()
+    ) -> None:
+        self.names: list[str] = []
+        self.shapes: list[torch.Size] = []
+        self.left_out: dict[str, str] = {}
+        pairs = list(named_parameters)
+        for name, parameter in pairs:
+            if not parameter.requires_grad:
+                self.left_out[name] = "frozen"
+            elif name in unused:
+                self.left_out[name] = "unused"
+            elif not selected(name, parameter, selection):
+                self.left_out[name] = "not selected"
+            else:
+                self.names.append(name)
+                self.shapes.append(parameter.shape)
+        self.sizes = [shape.numel() for shape in self.shapes]
+        self.size = sum(self.sizes)
+        if not self.names:
+            raise LandscapeError(
+                f"no parameter counts as a coordinate: of {len(pairs)}, {_reasons(self.left_out)}; "
+                "check requires_grad and --parameters"
+            )
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Views of a flat vector (P,), one a parameter, in the parameters' shapes."""
+        return [part.view(shape) for part, shape in zip(vector.split(self.sizes), self.shapes, strict=True)]
+
+    def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
+        """One flat vector (P,) from a tensor a parameter."""
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+    def slices(self) -> dict[str, slice]:
+        """Where each parameter stands in the flat vector."""
+        ends = torch.tensor([0, *self.sizes]).cumsum(0).tolist()
+        return {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(self.names)}
+
+
+def selected(name: str, parameter: Tensor, selection: str) -> bool:
+    """Whether a parameter counts under the protocol's `selection`."""
+    if selection == "all":
+        return True
+    if selection == "weights":
+        return parameter.dim() >= 2
+    return fnmatch.fnmatch(name, selection)
+
+
+def _reasons(left_out: dict[str, str]) -> str:
+    reasons = sorted(set(left_out.values()))
+    return ", ".join(f"{list(left_out.values()).count(reason)} are {reason}" for reason in reasons)
