@@ -1,0 +1,79 @@
+"""Labelled images, by name or as given, in memory as tensors; augmentation that is seeded and replayable."""
+
+import dataclasses
+import difflib
+import os
+from pathlib import Path
+
+from landscape.data.augment import augment, draws
+from landscape.data.cifar import load_cifar
+from landscape.data.digits import load_digits
+from landscape.data.given import load_factory, load_folder, load_npz
+from landscape.data.images import Images
+from landscape.errors import LandscapeError
+
+__all__ = ["NAMES", "Images", "augment", "data_root", "draws", "load"]
+
+NAMES = ("digits", "cifar10", "cifar100")
+SPLITS = ("train", "test")
+
+
+def data_root(root: Path | str | None = None) -> Path:
+    """Folder of downloaded sets: `root`, else the environment's ``LANDSCAPE_DATA``, else ``data`` here."""
+    return Path(root or os.environ.get("LANDSCAPE_DATA") or "data")
+
+
+def load(
+    specification: str | Path,
+    split: str = "train",
+    *,
+    root: Path | str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Images:
+    """Images by name, path or factory.
+
+    Parameters
+    ----------
+    specification
+        ``digits``, ``cifar10``, ``cifar100``; the path of an ``.npz`` or of a folder of pictures by class; or
+        ``MODULE:FACTORY``.
+    split
+        ``train`` or ``test``.
+    root
+        Folder of the CIFAR archives, default `data_root`.
+    mean, std
+        Normalisation of uint8 images, a number a channel on the [0, 1] scale; default: the set's own, if it has one.
+
+    Raises
+    ------
+    LandscapeError
+        When there is no such set, or it is empty, damaged or inconsistent.
+    """
+    name = str(specification)
+    if split not in SPLITS:
+        raise LandscapeError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    images = _load(name, split, data_root(root))
+    changes = {key: tuple(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
+    return dataclasses.replace(images, **changes) if changes else images  # type: ignore[arg-type]
+
+
+def _load(name: str, split: str, root: Path) -> Images:
+    if name == "digits":
+        return load_digits(split)
+    if name in NAMES:
+        return load_cifar(name, split, root)
+    path = Path(name)
+    if path.is_dir():
+        return load_folder(path, split)
+    if path.is_file():
+        return load_npz(path, split)
+    if ":" in name:
+        return load_factory(name, split)
+    near = difflib.get_close_matches(name, NAMES, n=2)
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"give {', '.join(NAMES)}, an .npz, a folder or MODULE:FACTORY"
+    )
+    raise LandscapeError(f"no data {name!r}, neither a known set nor a file here: {hint}")

@@ -1,0 +1,312 @@
+import dataclasses
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from landscape import data
+from landscape.errors import LandscapeError
+
+
+def made(count=7, size=6, padding=2, flip=True, **changes):
+    stream = torch.Generator().manual_seed(1)
+    return data.Images(
+        images=torch.randint(1, 256, (count, 3, size, size), generator=stream).to(torch.uint8),
+        labels=torch.arange(count) % 3,
+        classes=3,
+        name="made",
+        split="train",
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+        crop_padding=padding,
+        flip=flip,
+        **changes,
+    )
+
+
+def refused(*words):
+    return pytest.raises(LandscapeError, match="(?s)" + ".*".join(words))
+
+
+class TestImages:
+    def test_batch_is_scaled_and_normalised(self):
+        images = made()
+        expected = images.images[2:5].double() / 255
+        expected = (expected - torch.tensor([0.5, 0.4, 0.3])[:, None, None].double()) / torch.tensor(
+            [0.2, 0.3, 0.4], dtype=torch.float64
+        )[:, None, None]
+        assert torch.allclose(images.batch(2, 5, torch.float64), expected, atol=1e-6)
+        assert images.batch(2, 5).dtype == torch.float32
+
+    def test_float_images_are_used_as_they_are(self):
+        images = dataclasses.replace(made(), images=torch.randn(7, 3, 6, 6), mean=None, std=None)
+        assert torch.equal(images.batch(0, 7), images.images)
+
+    def test_subsets_are_seeded_nested_and_the_whole_keeps_its_order(self):
+        images = made()
+        small, large = images.subset(3, 5), images.subset(6, 5)
+        assert torch.equal(small.images, large.images[:3])
+        assert not torch.equal(large.labels, images.subset(6, 6).labels)
+        assert images.subset(7, 5) is images
+
+    def test_hash_sees_pixels_labels_order_and_normalisation(self):
+        images = made()
+        others = [
+            images.select(torch.tensor([1, 0, 2, 3, 4, 5, 6])),
+            dataclasses.replace(images, labels=(images.labels + 1) % 3),
+            dataclasses.replace(images, mean=(0.5, 0.4, 0.2)),
+        ]
+        assert len({images.sha256, *(other.sha256 for other in others)}) == 4
+        assert made().sha256 == images.sha256
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"labels": torch.full((7,), 3)}, ["label 3 of image 0", "out of range"]),
+            ({"labels": torch.full((7,), -1)}, ["label -1", "out of range"]),
+            ({"labels": torch.zeros(6, dtype=torch.int64)}, ["7 images"]),
+            ({"images": torch.zeros(7, 6, 6)}, ["shape"]),
+            ({"images": torch.zeros(0, 3, 6, 6), "mean": None, "std": None}, ["no images"]),
+            ({"mean": (0.5,)}, ["mean", "3 channels"]),
+            ({"std": (0.0, 1.0, 1.0)}, ["positive"]),
+            ({"images": torch.zeros(7, 3, 6, 6)}, ["used as they are"]),
+        ],
+    )
+    def test_inconsistent_sets_are_refused(self, changes, words):
+        with refused(*words):
+            dataclasses.replace(made(), **changes)
+
+    def test_asking_for_too_many_is_refused(self):
+        with refused("7 images", "8"):
+            made().subset(8, 0)
+
+
+class TestAugmentation:
+    def test_every_crop_is_that_of_the_zero_padded_raw_image(self):
+        images = made().images
+        drawn = torch.tensor([[y, x, m] for y, x, m in [(0, 0, 0), (4, 4, 0), (2, 2, 1), (1, 3, 1)] * 2])[:7]
+        cropped = data.augment(images, drawn, padding=2)
+        padded = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
+        for index, (row, column, mirrored) in enumerate(drawn.tolist()):
+            expected = padded[index, :, row : row + 6, column : column + 6]
+            expected = expected[:, :, ::-1] if mirrored else expected
+            assert np.array_equal(cropped[index].numpy(), expected)
+
+    def test_grouping_into_batches_changes_nothing(self):
+        images = made(50).images
+        drawn = data.draws(50, seed=3, epoch=2, padding=2, flip=True)
+        whole = data.augment(images, drawn, padding=2)
+        parts = [data.augment(images[rows], drawn[rows], padding=2) for rows in torch.arange(50).split(7)]
+        assert torch.equal(whole, torch.cat(parts))
+
+    def test_draws_are_uniform_and_depend_on_seed_and_epoch(self):
+        drawn = data.draws(9000, seed=0, padding=1, flip=True)
+        counts = torch.bincount(drawn[:, 0] * 6 + drawn[:, 1] * 2 + drawn[:, 2], minlength=18)
+        assert ((counts - 500).abs() < 5 * 500**0.5).all()
+        assert torch.equal(drawn, data.draws(9000, seed=0, padding=1, flip=True))
+        for other in ({"seed": 1}, {"seed": 0, "epoch": 1}):
+            assert not torch.equal(drawn, data.draws(9000, padding=1, flip=True, **other))
+        assert data.draws(100, seed=0, padding=1, flip=False)[:, 2].sum() == 0
+
+    def test_frozen_set_replays_and_is_not_augmented_twice(self):
+        images = made()
+        frozen = images.augmented(4)
+        assert torch.equal(frozen.images, images.augmented(4).images)
+        assert not torch.equal(frozen.images, images.images)
+        assert torch.equal(frozen.augmented(9).images, frozen.images)
+        assert (images.augmented(5).images == 0).any()  # raw zeros, not the mean, come in at the border
+
+    def test_the_global_generator_is_neither_read_nor_moved(self):
+        before = torch.get_rng_state()
+        made().augmented(4)
+        made().subset(3, 1)
+        data.load("digits")
+        assert torch.equal(before, torch.get_rng_state())
+
+
+class TestDigits:
+    def test_parts_are_disjoint_stratified_and_fixed(self):
+        train, test = data.load("digits", "train"), data.load("digits", "test")
+        assert (len(train), len(test)) == (1438, 359)
+        assert train.shape == (3, 16, 16)
+        shares = torch.bincount(test.labels) / (torch.bincount(train.labels) + torch.bincount(test.labels))
+        assert ((shares - 0.2).abs() < 0.01).all()
+        rows = {image.numpy().tobytes() for image in train.images}
+        assert not rows & {image.numpy().tobytes() for image in test.images}
+        pixels = train.batch(0, len(train))
+        assert abs(pixels.mean()) < 1e-3
+        assert abs(pixels.std() - 1) < 1e-3
+
+
+def binary_records(count, labels, label_bytes):
+    stream = np.random.default_rng(0)
+    pixels = stream.integers(0, 256, (count, 3072), dtype=np.uint8)
+    coarse = np.zeros((count, label_bytes - 1), dtype=np.uint8)
+    return pixels, np.concatenate([coarse, np.asarray(labels, dtype=np.uint8)[:, None], pixels], axis=1).tobytes()
+
+
+def python_batch(pixels, labels, key):
+    # As the archives are: protocol 2, keys that are byte strings.
+    return pickle.dumps({b"data": pixels, key: labels, b"batch_label": b"one"}, protocol=2)
+
+
+class TestCifar:
+    @pytest.mark.parametrize("packed", [False, True])
+    @pytest.mark.parametrize("version", ["binary", "python"])
+    def test_cifar100_by_every_archive(self, tmp_path, version, packed):
+        labels = [3, 99, 0, 42]
+        pixels, records = binary_records(4, labels, 2)
+        folder, file, content = {
+            "binary": ("cifar-100-binary", "test.bin", records),
+            "python": ("cifar-100-python", "test", python_batch(pixels, labels, b"fine_labels")),
+        }[version]
+        if packed:
+            with tarfile.open(tmp_path / f"cifar-100-{version}.tar.gz", "w:gz") as archive:
+                member = tarfile.TarInfo(f"{folder}/{file}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        else:
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / file).write_bytes(content)
+        images = data.load("cifar100", "test", root=tmp_path)
+        assert images.labels.tolist() == labels
+        assert np.array_equal(images.images.numpy(), pixels.reshape(4, 3, 32, 32))
+        assert (images.classes, images.crop_padding, images.flip) == (100, 4, True)
+        assert images.mean == (0.5071, 0.4867, 0.4408)
+        assert images.images.clone().add_(1).dtype == torch.uint8
+
+    @pytest.mark.parametrize("version", ["bin", "py"])
+    def test_cifar10_joins_its_five_batches_in_order(self, tmp_path, version):
+        folder = tmp_path / f"cifar-10-batches-{version}"
+        folder.mkdir()
+        for number in range(1, 6):
+            pixels, records = binary_records(2, [number, 9 - number], 1)
+            if version == "bin":
+                (folder / f"data_batch_{number}.bin").write_bytes(records)
+            else:
+                (folder / f"data_batch_{number}").write_bytes(python_batch(pixels, [number, 9 - number], b"labels"))
+        images = data.load("cifar10", "train", root=tmp_path)
+        assert images.labels.tolist() == [1, 8, 2, 7, 3, 6, 4, 5, 5, 4]
+        assert images.classes == 10
+
+    def test_a_pickle_that_would_execute_code_does_not(self, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return (open, (str(tmp_path / "executed"), "w"))
+
+        (tmp_path / "cifar-100-python").mkdir()
+        (tmp_path / "cifar-100-python" / "test").write_bytes(pickle.dumps({b"data": Evil()}, protocol=2))
+        with refused("not a CIFAR python batch", "open"):
+            data.load("cifar100", "test", root=tmp_path)
+        assert not (tmp_path / "executed").exists()
+
+    def test_damage_is_told(self, tmp_path):
+        with refused("no cifar100 under", "cifar-100-binary", "--data-root"):
+            data.load("cifar100", "test", root=tmp_path)
+        folder = tmp_path / "cifar-100-binary"
+        folder.mkdir()
+        with refused("has no test.bin"):
+            data.load("cifar100", "test", root=tmp_path)
+        _, records = binary_records(3, [1, 2, 100], 2)
+        (folder / "test.bin").write_bytes(records[:-1])
+        with refused("whole records"):
+            data.load("cifar100", "test", root=tmp_path)
+        (folder / "test.bin").write_bytes(records)
+        with refused("label 100 of image 2", "out of range"):
+            data.load("cifar100", "test", root=tmp_path)
+        (folder / "test.bin").write_bytes(b"")
+        with refused("no images"):
+            data.load("cifar100", "test", root=tmp_path)
+        (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"garbage")
+        with refused("cannot be read"):
+            data.load("cifar10", "test", root=tmp_path)
+
+
+class TestGiven:
+    def test_npz_of_floats_and_of_bytes(self, tmp_path):
+        floats = np.random.default_rng(0).normal(size=(4, 2, 5, 6)).astype(np.float32)
+        np.savez(tmp_path / "f.npz", images=floats, labels=np.array([0, 1, 4, 1], dtype=np.int32))
+        images = data.load(tmp_path / "f.npz")
+        assert images.classes == 5
+        assert np.array_equal(images.batch(0, 4).numpy(), floats)
+        pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+        np.savez(tmp_path / "b.npz", images=pixels, labels=np.zeros(4, dtype=np.uint8))
+        plain = data.load(tmp_path / "b.npz").batch(0, 4)
+        assert torch.allclose(plain, torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+        shifted = data.load(tmp_path / "b.npz", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).batch(0, 4)
+        assert torch.allclose(shifted, (plain - 0.5) / 0.25)
+
+    @pytest.mark.parametrize(
+        ("arrays", "words"),
+        [
+            ({"images": np.zeros((2, 1, 4, 4))}, ["no array 'labels'"]),
+            ({"images": np.zeros((2, 1, 4, 4)), "labels": np.array([0.5, 1.0])}, ["integers"]),
+            ({"images": np.zeros((2, 1, 4, 4)), "labels": np.array([0, -1])}, ["label -1 of image 1"]),
+            ({"images": np.zeros((2, 1, 4, 4)), "labels": np.array([0, 1, 2])}, ["2 images"]),
+            ({"images": np.zeros((0, 1, 4, 4)), "labels": np.zeros(0, dtype=int)}, ["no images"]),
+            ({"images": np.zeros((2, 4, 4)), "labels": np.array([0, 1])}, ["shape"]),
+            ({"images": np.zeros((2, 1, 4, 4), dtype=np.int32), "labels": np.array([0, 1])}, ["int32"]),
+            ({"images": np.full((2, 1, 4, 4), np.nan), "labels": np.array([0, 1])}, ["image 0 has non-finite"]),
+            ({"images": np.array([{}], dtype=object), "labels": np.array([0])}, ["plain arrays"]),
+        ],
+    )
+    def test_bad_npz(self, tmp_path, arrays, words):
+        np.savez(tmp_path / "bad.npz", **arrays)
+        with refused(*words):
+            data.load(tmp_path / "bad.npz")
+
+    def test_garbage_and_missing_files(self, tmp_path):
+        (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 not really")
+        with refused("not a readable"):
+            data.load(tmp_path / "bad.npz")
+        with refused("neither a known set nor a file", "digits"):
+            data.load("digit")
+
+    def test_folder_by_class(self, tmp_path):
+        for split in ("train", "val"):
+            for label, name in enumerate(["ants", "bees"]):
+                (tmp_path / split / name).mkdir(parents=True)
+                PIL.Image.new("RGB", (5, 4), (10, 20, 30 + label)).save(tmp_path / split / name / "one.png")
+        images = data.load(tmp_path, "test")
+        assert (images.shape, images.labels.tolist(), images.classes) == ((3, 4, 5), [0, 1], 2)
+        assert images.images[1, :, 0, 0].tolist() == [10, 20, 31]
+        PIL.Image.new("RGB", (6, 4)).save(tmp_path / "train" / "bees" / "two.png")
+        with refused("two.png is 6x4", "one size"):
+            data.load(tmp_path, "train")
+        (tmp_path / "train" / "bees" / "two.png").write_bytes(b"no picture")
+        with refused("two.png is not a readable picture"):
+            data.load(tmp_path, "train")
+
+    def test_empty_folder(self, tmp_path):
+        with refused("holds no pictures"):
+            data.load(tmp_path)
+
+    def test_factory_in_a_file(self, tmp_path):
+        (tmp_path / "mine.py").write_text(
+            "import torch\n"
+            "def pairs(split):\n"
+            "    n = 3 if split == 'train' else 2\n"
+            "    return torch.utils.data.TensorDataset(torch.ones(n, 1, 4, 4), torch.arange(n))\n"
+            "def tensors():\n    return torch.zeros(2, 1, 4, 4), torch.tensor([0, 1])\n"
+            "def wrong():\n    return 7\n"
+            "def fails():\n    raise RuntimeError('two\\nlines')\n"
+        )
+        assert data.load(f"{tmp_path}/mine.py:pairs", "test").labels.tolist() == [0, 1]
+        assert data.load(f"{tmp_path}/mine.py:pairs", "train").classes == 3
+        assert data.load(f"{tmp_path}/mine.py:tensors").shape == (1, 4, 4)
+        for name, words in {
+            "wrong": ["Dataset"],
+            "fails": ["two lines"],
+            "absent": ["has no 'absent'"],
+        }.items():
+            with refused(*words) as caught:
+                data.load(f"{tmp_path}/mine.py:{name}")
+            assert "\n" not in str(caught.value)
+        with refused("no file"):
+            data.load(f"{tmp_path}/other.py:pairs")
+        with refused("importing"):
+            data.load("no_such_module:pairs")
