@@ -55,8 +55,7 @@ class Protocol:
     split
         ``train`` or ``test`` images.
     images
-        Number of images, a seeded sample without replacement, or None for all of them. The default takes a sample
-        that a laptop evaluates in seconds; every number measured on a sample carries its sampling error.
+        Number of images, a seeded sample without replacement, or None for all of them.
     subset_seed
         Seed of the sample.
     dtype
@@ -75,7 +74,7 @@ class Protocol:
     normalization: Normalization = "filter"
     one_dimensional: OneDimensional = "zero"
     split: Split = "train"
-    images: int | None = 2000
+    images: int | None = None
     subset_seed: int = 0
     dtype: DataType = "float32"
     device: DeviceClass = "cpu"

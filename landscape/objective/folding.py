@@ -95,14 +95,15 @@ class _CountUses(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        # Property reads such as .shape take the tensor but not its values.
-        if getattr(function, "__name__", "") != "__get__":
+        result = function(*args, **kwargs)
+        # Reads of a shape or a type take the tensor but not its values.
+        if any(isinstance(entry, Tensor) for entry in (result if isinstance(result, (list, tuple)) else (result,))):
             for value in (*args, *kwargs.values()):
                 for entry in value if isinstance(value, (list, tuple)) else (value,):
                     if isinstance(entry, Tensor):
                         self.uses[id(entry)] += 1
                         self._alive.append(entry)
-        return function(*args, **kwargs)
+        return result
 
 
 def pairs(model: nn.Module, forward: Callable[[], Any]) -> list[tuple[str, str]]:

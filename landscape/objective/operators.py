@@ -1,0 +1,269 @@
+"""Curvature as symmetric operators on flat vectors: Hessian, generalised Gauss-Newton, empirical Fisher.
+
+A product differentiates a graph. Graphs of as many micro-batches as the memory budget allows are built once and kept;
+those of the others are built anew for every product, but only once for all vectors that are multiplied together.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from landscape.errors import LandscapeError
+from landscape.objective.convolution import CheapDoubleBackward
+from landscape.objective.objective import Objective, available_memory
+
+Kind = Literal["hessian", "ggn", "fisher"]
+Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How products are computed: what ``--plan`` prints."""
+
+    micro_batch: int
+    micro_batches: int
+    kept: int
+    bytes_each: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.micro_batches} micro-batches of {self.micro_batch} images, graphs of {self.kept} kept "
+            f"({self.kept * self.bytes_each / 2**20:.0f} MiB), {self.micro_batches - self.kept} recomputed; "
+            "batch norm folded where a convolution feeds it, channels-last"
+        )
+
+
+class CurvatureOperator:
+    r"""A symmetric operator :math:`v \mapsto A v` on flat vectors (P,) or (P, k), at one point of weight space.
+
+    ``hessian``
+        :math:`\nabla^2 L`, the L2 term included.
+    ``ggn``
+        :math:`\frac1N\sum_n J_n^\top (\nabla_f^2 \ell_n) J_n` plus the Hessian of the L2 term: positive semi-definite
+        for a convex loss; what is left of the Hessian holds all its negative curvature (Schraudolph 2002).
+    ``fisher``
+        The empirical Fisher :math:`\frac1N\sum_n g_n g_n^\top` of the examples' gradients, without the L2 term. (The
+        Fisher matrix of the model's own distribution is the GGN for cross-entropy.)
+
+    Parameters
+    ----------
+    objective
+        What is differentiated.
+    kind
+        Which matrix.
+    point
+        Flat parameters (P,), or None for the network's own.
+    sample
+        Which draw of the dropout masks; held for all products, since an operator that redraws is not symmetric.
+    first, last
+        Only these examples (a mini-batch), as if they were all there are; everything by default.
+
+    Attributes
+    ----------
+    products
+        Number of products with a single vector so far.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        kind: Kind = "hessian",
+        *,
+        point: Tensor | None = None,
+        sample: int = 0,
+        first: int | None = None,
+        last: int | None = None,
+    ) -> None:
+        if kind not in _GRAPHS:
+            raise LandscapeError(f"unknown operator {kind!r}: choose one of {', '.join(_GRAPHS)}")
+        self.objective = objective
+        self.kind: Kind = kind
+        self.size = objective.size
+        self.dtype = objective.dtype
+        self.device = objective.device
+        self.products = 0
+        self._sample = sample
+        whole = first is None and last is None
+        self._ranges = objective.micro_batches(first, last)
+        # Each micro-batch's loss is its share of the mean over all N examples; of a mini-batch, over the mini-batch.
+        covered = sum(stop - start for start, stop in self._ranges)
+        self._scale = 1.0 if whole else objective.images / max(covered, 1)
+        with objective._prepared(point, sample) as parameters:
+            self._leaves = [value.detach().clone().requires_grad_() for value in parameters]
+        self._kept: list[Product] = []
+        self._bytes_each: int | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What is kept and what recomputed; measures the first micro-batch if no product has been taken yet."""
+        self._keep()
+        return Plan(self.objective.micro_batch, len(self._ranges), len(self._kept), self._bytes_each or 0)
+
+    def _graph(self, place: int) -> Product:
+        start, stop = self._ranges[place]
+        with torch.enable_grad(), CheapDoubleBackward():
+            return _GRAPHS[self.kind](self.objective, self._leaves, start, stop, self._sample)
+
+    def _keep(self) -> None:
+        """Build the graphs that the budget allows, the first time."""
+        if self._bytes_each is not None or not self._ranges:
+            return
+        budget = self.objective.memory
+        if budget is None:
+            budget = available_memory(self.device) // 2
+        counter = _SavedBytes(self._leaves)
+        with torch.autograd.graph.saved_tensors_hooks(counter.pack, counter.unpack):
+            self._graph(0)
+        self._bytes_each = counter.total
+        allowed = min(len(self._ranges), budget // max(counter.total, 1))
+        self._kept = [self._graph(place) for place in range(allowed)]
+        _log.debug("%s products: %s", self.kind, self.plan)
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Multiply flat vectors (P,) or (P, k); raises torch.OutOfMemoryError only below micro-batches of 1."""
+        columns = vectors if vectors.dim() == 2 else vectors[:, None]
+        total = torch.zeros_like(columns)
+        for _, product in self.batch_products(columns):
+            total += product
+        total = self.objective.reduced(total)
+        self.products += columns.shape[1]
+        if self.kind != "fisher":
+            total += self.objective.l2_product([leaf.detach() for leaf in self._leaves], columns)
+        return total if vectors.dim() == 2 else total[:, 0]
+
+    def batch_products(self, columns: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
+        """Range (start, stop) and contribution (P, k) of each micro-batch to the product, without the L2 term."""
+        while True:
+            try:
+                self._keep()
+                break
+            except torch.OutOfMemoryError:
+                self.halve()
+        space = self.objective.space
+        parts = [space.split(column) for column in columns.to(self.dtype).T.contiguous()]
+        for place, bounds in enumerate(self._ranges):
+            product = self._kept[place] if place < len(self._kept) else self._graph(place)
+            result = torch.stack([space.flatten(product(part)) for part in parts], dim=1)
+            yield bounds, result if self._scale == 1.0 else result * self._scale
+
+    def batch_quotients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Rayleigh quotients :math:`v^\top A_b v` of each micro-batch *b*'s own mean, for orthonormal columns (P, k).
+
+        Returns
+        -------
+        quotients : Tensor
+            (B, k), float64, without the L2 term. Their weighted mean is the quotient of the whole.
+        counts : Tensor
+            (B,) examples in each micro-batch.
+        """
+        rows, counts = [], []
+        for (start, stop), product in self.batch_products(vectors):
+            share = (stop - start) / self.objective.images * self._scale
+            rows.append((vectors * product).sum(0, dtype=torch.float64) / share)
+            counts.append(stop - start)
+        self.products += vectors.shape[1]
+        return torch.stack(rows), torch.tensor(counts)
+
+    def halve(self) -> None:
+        """Go on with micro-batches half as large, after the device ran out of memory."""
+        if self.objective.micro_batch == 1:
+            raise LandscapeError("out of memory with micro-batches of one image: use a smaller network or --device cpu")
+        self.objective.micro_batch //= 2
+        _log.warning("out of memory: micro-batches of %d from here on", self.objective.micro_batch)
+        first, last = self._ranges[0][0], self._ranges[-1][1]
+        self._kept, self._bytes_each = [], None
+        self._ranges = self.objective.micro_batches(first, last)
+
+
+class _SavedBytes:
+    """Adds up the storages that a graph saves, each once, the parameters not."""
+
+    def __init__(self, leaves: Sequence[Tensor]) -> None:
+        self._seen = {leaf.untyped_storage().data_ptr() for leaf in leaves}
+        self.total = 0
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor
+
+    @staticmethod
+    def unpack(tensor: Tensor) -> Tensor:
+        return tensor
+
+
+def _differentiate(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Vector-Jacobian product on a graph that is kept; what does not depend on the inputs gives zeros."""
+    pairs = [(output, cotangent) for output, cotangent in zip(outputs, cotangents, strict=True) if output.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(value) for value in inputs]
+    return torch.autograd.grad(
+        [output for output, _ in pairs],
+        inputs,
+        [cotangent for _, cotangent in pairs],
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+
+
+def _hessian_graph(objective: Objective, leaves: Sequence[Tensor], start: int, stop: int, sample: int) -> Product:
+    loss = objective.batch_loss(leaves, start, stop, sample=sample)
+    gradients = torch.autograd.grad(loss, leaves, create_graph=True)
+    return lambda vectors: _differentiate(gradients, leaves, vectors)
+
+
+def _output_graph(
+    objective: Objective, leaves: Sequence[Tensor], start: int, stop: int, sample: int
+) -> tuple[Tensor, Tensor, Tensor, Callable[[Sequence[Tensor]], Tensor], Callable[[Tensor], Sequence[Tensor]]]:
+    """Outputs, the loss's gradient in them, the outputs that carry that graph, and the maps J v and J' u."""
+    outputs = objective.outputs(leaves, start, stop, sample=sample)
+    free = outputs.detach().requires_grad_()
+    loss = objective.loss(free, objective.labels(start, stop)) * ((stop - start) / objective.images)
+    (loss_gradient,) = torch.autograd.grad(loss, free, create_graph=True)
+    # J' u is linear in u: differentiating it in u gives J v by reverse mode alone.
+    dummy = torch.zeros_like(outputs).requires_grad_()
+    pulled = torch.autograd.grad(outputs, leaves, dummy, create_graph=True)
+
+    def push(vectors: Sequence[Tensor]) -> Tensor:
+        return _differentiate(pulled, [dummy], vectors)[0]
+
+    def pull(cotangent: Tensor) -> Sequence[Tensor]:
+        return _differentiate([outputs], leaves, [cotangent])
+
+    return outputs, free, loss_gradient, push, pull
+
+
+def _ggn_graph(objective: Objective, leaves: Sequence[Tensor], start: int, stop: int, sample: int) -> Product:
+    _, free, loss_gradient, push, pull = _output_graph(objective, leaves, start, stop, sample)
+    return lambda vectors: pull(_differentiate([loss_gradient], [free], [push(vectors)])[0])
+
+
+def _fisher_graph(objective: Objective, leaves: Sequence[Tensor], start: int, stop: int, sample: int) -> Product:
+    _, _, loss_gradient, push, pull = _output_graph(objective, leaves, start, stop, sample)
+    residual = loss_gradient.detach()
+
+    def product(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
+        # The residuals carry the 1/N of the mean; the outer product needs it once, not twice.
+        tangent = push(vectors)
+        inner = (residual * tangent).flatten(1).sum(1) * objective.images
+        return pull(residual * inner.view([-1] + [1] * (residual.dim() - 1)))
+
+    return product
+
+
+_GRAPHS: dict[str, Callable[[Objective, Sequence[Tensor], int, int, int], Product]] = {
+    "hessian": _hessian_graph,
+    "ggn": _ggn_graph,
+    "fisher": _fisher_graph,
+}
