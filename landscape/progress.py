@@ -23,6 +23,8 @@ class Progress:
         What one step is, e.g. ``"product"``.
     quiet
         Show nothing.
+    done
+        Steps that an earlier run has finished.
     """
 
     def __init__(
@@ -30,14 +32,21 @@ class Progress:
     ) -> None:
         # tqdm reads None as "off unless standard error is a terminal".
         disable = True if quiet else None
+        self._done = done
         self._bar = tqdm(
             total=total, initial=done, desc=description, unit=unit, file=sys.stderr, disable=disable, dynamic_ncols=True
         )
+
+    @property
+    def done(self) -> int:
+        """Steps so far."""
+        return self._done
 
     def update(self, steps: int = 1, **facts: object) -> None:
         """Advance by `steps` and show `facts` (name=value) behind the bar."""
         if facts:
             self._bar.set_postfix({name: str(value) for name, value in facts.items()}, refresh=False)
+        self._done += steps
         self._bar.update(steps)
 
     def close(self) -> None:

@@ -79,6 +79,8 @@ class Objective:
         The network's own parameters, flat, (P,).
     images
         Number of examples *N*.
+    population
+        Number of images that they are a sample of.
 
     Raises
     ------
@@ -109,6 +111,7 @@ class Objective:
         self._cross_entropy = self.loss is nn.functional.cross_entropy
         self.sharded = sharded
 
+        self.population = len(data)
         self.data = examples(data, protocol)
         self.images = len(self.data)
         self.first, self.last = distributed.shard(self.images) if sharded else (0, self.images)

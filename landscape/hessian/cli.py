@@ -1,0 +1,181 @@
+"""Command line of the Hessian instrument."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+
+from landscape import command
+from landscape.hessian.picture import draw
+from landscape.hessian.spectrum import PARTS, spectrum
+from landscape.objective import CurvatureOperator
+from landscape.result import require_same_protocol
+
+INSTRUMENT = "landscape.hessian"
+DESCRIPTION = """Hessian spectrum of the regularised loss at a network's weights.
+
+Top eigenvalues with guaranteed bounds, smallest eigenvalue, trace with standard error, spectral density."""
+
+
+def parser() -> command.Parser:
+    """The arguments."""
+    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
+    spectrum_group = made.add_argument_group("spectrum")
+    spectrum_group.add_argument("--top", type=command.positive, default=5, metavar="K", help="eigenvalues (default: 5)")
+    spectrum_group.add_argument("--which", choices=("LA", "SA", "LM", "BE"), default="LA", help="which end")
+    spectrum_group.add_argument(
+        "--only", choices=PARTS, action="append", metavar="PART", help="top, trace or density; may repeat"
+    )
+    spectrum_group.add_argument("--operator", choices=("hessian", "ggn", "fisher"), default="hessian")
+    spectrum_group.add_argument("--tolerance", type=float, default=1e-4, help="relative error of the eigenvalues")
+    spectrum_group.add_argument("--trace-products", type=command.positive, default=30, metavar="N")
+    spectrum_group.add_argument("--probes", type=command.positive, default=4, metavar="N", help="of the density")
+    spectrum_group.add_argument("--steps", type=command.positive, default=50, metavar="N", help="of each probe")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, draw."""
+    arguments = parser().parse_args(argv)
+    subjects = command.subjects(arguments)
+    if arguments.plan:
+        command.report(
+            arguments,
+            table=lambda: "\n".join(plan(arguments, subject) for subject in subjects),
+            facts=lambda: {"plan": [plan(arguments, subject) for subject in subjects]},
+        )
+        return 0
+    results = [measured(arguments, subject) for subject in subjects]
+    differences = require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
+    if arguments.plot is not None:
+        draw(results, arguments.plot)
+    facts = [to_json(result) for result in results]
+    command.report(
+        arguments,
+        table=lambda: table(results, differences),
+        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
+    )
+    return 0
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What decides the result besides checkpoint, data, protocol and seed."""
+    return {
+        "top": arguments.top,
+        "which": arguments.which,
+        "only": [part for part in PARTS if part in (arguments.only or PARTS)],
+        "operator": arguments.operator,
+        "tolerance": arguments.tolerance,
+        "trace_products": arguments.trace_products,
+        "probes": arguments.probes,
+        "steps": arguments.steps,
+    }
+
+
+def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
+    """The spectrum of one subject, from the cache when it is there."""
+    chosen = settings(arguments)
+    asked = command.question(arguments, INSTRUMENT, subject, chosen)
+
+    def measure() -> xarray.Dataset:
+        objective = command.objective(arguments, subject, sharded=True)
+        return spectrum(objective, **chosen, seed=arguments.seed, quiet=arguments.quiet)
+
+    return command.answer(asked, measure, force=arguments.force)
+
+
+def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
+    """Products, seconds and memory that the measurement will cost, by taking one product."""
+    chosen = settings(arguments)
+    objective = command.objective(arguments, subject, sharded=True)
+    operator = CurvatureOperator(objective, arguments.operator)
+    vector = torch.ones_like(objective.point)
+    operator(vector)
+    started = time.perf_counter()
+    operator(vector)
+    seconds = time.perf_counter() - started
+    # Lanczos takes about 3 products a pair on spectra of trained classifiers, and as many again for what comes around.
+    products = {
+        "top": 4 * arguments.top + 20,
+        "trace": arguments.trace_products,
+        "density": arguments.probes * arguments.steps,
+    }
+    total = sum(products[part] for part in chosen["only"])
+    return (
+        f"{subject.name}: {objective.size} parameters, {objective.images} images; about {total} products of "
+        f"{seconds:.2g} s, {total * seconds:.0f} s in all; {operator.plan}"
+    )
+
+
+def to_json(result: xarray.Dataset) -> dict[str, Any]:
+    """The JSON that DESIGN of the command promises: numbers, provenance, nothing else."""
+    import json
+
+    facts: dict[str, Any] = {}
+    if "eigenvalue" in result:
+        facts |= {
+            "eigenvalues": result["eigenvalue"].values.tolist(),
+            "residuals": result["residual"].values.tolist(),
+            "errors": result["error"].values.tolist(),
+            "sampling_stderr": result["sampling_stderr"].values.tolist(),
+            "converged": bool(result["converged"].values.all()),
+            "smallest_eigenvalue": float(result["smallest_eigenvalue"]),
+            "smallest_residual": float(result["smallest_residual"]),
+        }
+    if "trace" in result:
+        facts |= {"trace": float(result["trace"]), "trace_stderr": float(result["trace_stderr"])}
+    if "node" in result:
+        facts["density"] = {"nodes": result["node"].values.tolist(), "weights": result["weight"].values.tolist()}
+    attributes = result.attrs
+    return facts | {
+        "name": attributes["name"],
+        "operator": attributes["operator"],
+        "hvps": int(attributes["products"]),
+        "seconds": float(attributes["seconds"]),
+        "parameters": int(attributes["parameters"]),
+        "images": int(attributes["images"]),
+        "weight_decay": float(attributes["weight_decay"]),
+        "protocol": json.loads(attributes["protocol"]),
+        "protocol_hash": attributes["protocol_hash"],
+        "checkpoint_sha256": attributes["checkpoint_sha256"],
+    }
+
+
+def table(results: Sequence[xarray.Dataset], differences: Sequence[str] = ()) -> str:
+    """The numbers side by side, with what they mean below."""
+    head = ["", *[str(result.attrs["name"]) for result in results]]
+    rows: list[list[str]] = []
+    if all("eigenvalue" in result for result in results):
+        for place in range(max(result.sizes["rank"] for result in results)):
+            rows.append([f"eigenvalue {place + 1}", *[_eigenvalue(result, place) for result in results]])
+        rows.append(["smallest eigenvalue", *[f"{float(result['smallest_eigenvalue']):.5g}" for result in results]])
+    if all("trace" in result for result in results):
+        rows.append(
+            ["trace", *[f"{float(result['trace']):.5g} ± {float(result['trace_stderr']):.2g}" for result in results]]
+        )
+    for name, label in (("parameters", "parameters"), ("images", "images"), ("products", "products")):
+        rows.append([label, *[f"{int(result.attrs[name]):,}" for result in results]])
+    rows.append(["seconds", *[f"{float(result.attrs['seconds']):.1f}" for result in results]])
+    first = results[0].attrs
+    notes = [
+        f"{first['operator']} of the mean loss plus L2 term on {first['data']}, protocol {first['protocol_hash']}.",
+        "± is one standard error: of eigenvalues, for the choice of images (their numerical error is below it); of the "
+        "trace, for its random vectors.",
+    ]
+    if not all(bool(result["converged"].values.all()) for result in results if "converged" in result):
+        notes.append("* not converged: the true eigenvalue lies within the bound in brackets, not closer.")
+    return "\n".join([command.columns(head, rows), *notes, *differences])
+
+
+def _eigenvalue(result: xarray.Dataset, place: int) -> str:
+    if place >= result.sizes["rank"]:
+        return ""
+    value, stderr = float(result["eigenvalue"][place]), float(result["sampling_stderr"][place])
+    text = f"{value:.5g}" + (f" ± {stderr:.2g}" if np.isfinite(stderr) and stderr > 0 else "")
+    if not bool(result["converged"][place]):
+        text += f" [{float(result['residual'][place]):.1g}]*"
+    return text

@@ -1,0 +1,174 @@
+"""The spectrum of one network's Hessian: top eigenvalues, trace and density, each with what is known about its error."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import xarray
+from torch import Tensor
+
+from landscape.eigen import Eigenpairs, eigenpairs, spectral_density, trace
+from landscape.eigen.lanczos import Which
+from landscape.errors import LandscapeError
+from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.operators import Kind
+from landscape.progress import Progress
+
+Part = Literal["top", "trace", "density"]
+PARTS: tuple[Part, ...] = ("top", "trace", "density")
+
+
+def spectrum(
+    objective: Objective,
+    *,
+    top: int = 5,
+    which: Which = "LA",
+    only: Sequence[Part] = PARTS,
+    operator: Kind = "hessian",
+    tolerance: float = 1e-4,
+    trace_products: int = 30,
+    probes: int = 4,
+    steps: int = 50,
+    sample: int = 0,
+    seed: int = 0,
+    quiet: bool = True,
+    keep_vectors: Callable[[Eigenpairs], None] | None = None,
+) -> xarray.Dataset:
+    r"""Top eigenvalues, smallest eigenvalue, trace and spectral density of the curvature at the network's weights.
+
+    Parameters
+    ----------
+    objective
+        The function whose curvature is measured.
+    top
+        Number of eigenvalues.
+    which
+        ``LA`` the largest, ``SA`` the smallest, ``LM`` the largest in magnitude, ``BE`` both ends.
+    only
+        Which of ``top``, ``trace`` and ``density`` to measure.
+    operator
+        ``hessian``, ``ggn`` or ``fisher``; see :class:`landscape.objective.CurvatureOperator`.
+    tolerance
+        Wanted relative error of the eigenvalues. The default, 1e-4, is what float32 products allow, and far below what
+        the choice of images costs.
+    trace_products
+        Products spent on the trace. 30 give about 1 % on spectra with a few large outliers (XTrace).
+    probes, steps
+        Random vectors and Lanczos steps each of the density. 4 x 50 show its shape and a band in minutes on a laptop;
+        its outliers are exact in any case, since the top eigenpairs are taken out.
+    sample
+        Which draw of the dropout masks.
+    seed
+        Seed of the starting and probe vectors.
+    quiet
+        No progress bar.
+    keep_vectors
+        Called with the top eigenpairs, whose vectors the result does not hold.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``eigenvalue`` (rank) with ``residual`` (the true eigenvalue lies within it), ``error`` (the sharper estimate
+        that `tolerance` is compared with), ``converged`` and ``sampling_stderr`` (what the choice of images costs,
+        with the finite-population correction: zero when all images were used); ``smallest_eigenvalue``; ``trace`` with
+        ``trace_stderr``; ``node`` and ``weight`` (probe, step) of the density, total weight 1 a probe.
+
+    Raises
+    ------
+    LandscapeError
+        For unknown parts, or when a product is not finite.
+    """
+    unknown = [part for part in only if part not in PARTS]
+    if unknown or not only:
+        raise LandscapeError(f"unknown part {', '.join(unknown) or '(none)'}: choose among {', '.join(PARTS)}")
+    curvature = CurvatureOperator(objective, operator, sample=sample)
+    variables: dict[str, object] = {}
+    coordinates: dict[str, object] = {}
+    pairs: Eigenpairs | None = None
+
+    if "top" in only or "density" in only:
+        with Progress(None, "eigenvalues", unit="product", quiet=quiet) as bar:
+
+            def show(products: int, values: np.ndarray, residuals: np.ndarray) -> None:
+                leading = f"{values[0]:.4g} ± {residuals[0]:.1g}" if len(values) else "-"
+                bar.update(1, largest=leading)
+
+            pairs = eigenpairs(curvature, top, which=which, tolerance=tolerance, seed=seed, callback=show)
+    if "top" in only:
+        assert pairs is not None
+        if keep_vectors is not None:
+            keep_vectors(pairs)
+        with Progress(None, "smallest eigenvalue", unit="product", quiet=quiet) as bar:
+            bottom = eigenpairs(
+                curvature,
+                1,
+                which="SA",
+                tolerance=max(tolerance, 1e-3),
+                seed=seed,
+                confidence=0,
+                callback=lambda *_: bar.update(),
+            )
+        coordinates["rank"] = np.arange(1, len(pairs.values) + 1)
+        variables |= {
+            "eigenvalue": ("rank", pairs.values, {"long_name": "eigenvalue", "units": "nats"}),
+            "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
+            "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|"}),
+            "converged": ("rank", pairs.converged.astype(np.int8)),
+            "sampling_stderr": ("rank", sampling_error(curvature, pairs.vectors)),
+            "smallest_eigenvalue": ((), float(bottom.values[0])),
+            "smallest_residual": ((), float(bottom.residuals[0])),
+            "missed_probability": ((), pairs.missed_probability),
+        }
+    if "trace" in only:
+        with Progress(trace_products, "trace", unit="product", quiet=quiet) as bar:
+            estimate = trace(
+                curvature, products=trace_products, seed=seed, callback=lambda done: bar.update(done - bar.done)
+            )
+        variables |= {"trace": ((), estimate.value), "trace_stderr": ((), estimate.stderr)}
+    if "density" in only:
+        with Progress(probes * steps, "density", unit="product", quiet=quiet) as bar:
+            density = spectral_density(
+                curvature,
+                probes=probes,
+                steps=steps,
+                seed=seed,
+                deflate=pairs,
+                callback=lambda done: bar.update(done - bar.done),
+            )
+        variables |= {"node": (("probe", "step"), density.nodes), "weight": (("probe", "step"), density.weights)}
+    plan = curvature.plan
+    return xarray.Dataset(
+        variables,
+        coordinates,
+        attrs={
+            "operator": operator,
+            "which": which,
+            "products": curvature.products,
+            "parameters": objective.size,
+            "images": objective.images,
+            "left_out": len(objective.left_out),
+            "plan": str(plan),
+        },
+    )
+
+
+def sampling_error(curvature: CurvatureOperator, vectors: Tensor) -> np.ndarray:
+    r"""Standard error (k,) of each eigenvalue that comes from having looked at some images only.
+
+    First order: :math:`\lambda` moves by :math:`v^\top (\Delta A)\, v` when the images change, so that the spread of the
+    micro-batches' Rayleigh quotients :math:`v^\top A_b v` tells it, weighted by their sizes, with the
+    finite-population correction :math:`1 - n/N` for *n* of *N* images. NaN with fewer than two micro-batches and images
+    left out.
+    """
+    objective = curvature.objective
+    quotients, counts = curvature.batch_quotients(vectors)
+    weights = counts.to(quotients)[:, None]
+    batches = float(objective.reduced(torch.tensor(float(len(counts)), device=quotients.device)))
+    mean = objective.reduced((weights * quotients).sum(0)) / objective.images
+    spread = objective.reduced((weights.square() * (quotients - mean).square()).sum(0))
+    if objective.images == objective.population:
+        return np.zeros(len(mean))
+    if batches < 2:
+        return np.full(len(mean), np.nan)
+    correction = 1 - objective.images / objective.population
+    return (spread * correction * batches / (batches - 1)).sqrt().div(objective.images).cpu().numpy()

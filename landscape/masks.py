@@ -1,0 +1,284 @@
+"""Where dropout masks come from: one mechanism for our dropout layers, torch's, and bare functional calls.
+
+Monte-Carlo dropout is a random function of the weights. To measure anything about it, its masks must be switched off,
+held fixed, or drawn anew *and* replayed later: here they are functions of an address (seed, sample, call, example), so
+that results depend neither on how examples are grouped into batches nor on what else was computed before.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from landscape.randomness import generator
+
+# Masks of so many consecutive examples come from one generator: seeding costs microseconds, so that small batches of
+# small maps would otherwise feel it.
+BLOCK = 16
+_LEVELS = 2**16
+
+
+def keep_level(rate: float) -> int:
+    """How many of the 65,536 values of a 16-bit number keep an element at that dropout rate."""
+    return round((1 - rate) * _LEVELS)
+
+
+def keep_mask(bits: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
+    """Mask values, 0 or 1 / k, from uniform 16-bit numbers; k is the probability of keeping, a multiple of 2^-16.
+
+    Scaling by the rounded probability keeps the mean exactly one.
+    """
+    level = keep_level(rate)
+    if level == 0:
+        return torch.zeros_like(bits, dtype=dtype)
+    # A signed 16-bit number is below level - 2^15 with probability level / 2^16.
+    return (bits < level - _LEVELS // 2).to(dtype).mul_(_LEVELS / level)
+
+
+def _draw(words: Tensor, source: torch.Generator) -> None:
+    """Fill with raw 64-bit random numbers.
+
+    Four mask values are cut from each: the framework's own dropout draws a number for each value, and costs more than
+    the convolution beside it.
+    """
+    words.random_(-(2**63), None, generator=source)
+
+
+class Masks(TorchFunctionMode):
+    """A context within which every dropout draws its masks from here; see `off`, `addressed` and `stream`.
+
+    Attributes
+    ----------
+    calls
+        Dropout calls that have been active since the last `address` (or since entering).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    @staticmethod
+    def off() -> "Masks":
+        """Every dropout is the identity."""
+        return _Off()
+
+    @staticmethod
+    def addressed(seed: int = 0) -> "Masks":
+        """Masks are a function of (seed, sample, call within the forward pass, position of the example).
+
+        Every dropout with a positive rate is active, whatever its training flag. Call `address` before each forward
+        pass.
+        """
+        return _Addressed(seed)
+
+    @staticmethod
+    def stream(source: torch.Generator) -> "Masks":
+        """Masks are drawn one after the other from a generator: the fastest, for training.
+
+        torch's own dropout follows its training flag; ours is always on.
+        """
+        return _Stream(source)
+
+    def address(self, *, first_example: int = 0, sample: int = 0) -> None:
+        """Say that the rows of the next batch are examples `first_example`, `first_example` + 1, ... of `sample`."""
+        self.calls = 0
+
+    def active(self, rate: float, training: bool) -> bool:
+        """Whether a dropout of that rate and training flag masks anything here."""
+        raise TypeError("use Masks.off, Masks.addressed or Masks.stream")
+
+    def mask(self, shape: torch.Size, rate: float, like: Tensor) -> Tensor:
+        """Mask values (N, ...) of a shape, 0 or 1 / k, in the dtype and on the device of `like`."""
+        raise TypeError("use Masks.off, Masks.addressed or Masks.stream")
+
+    def __enter__(self) -> "Masks":
+        self._token = _current.set(self)
+        super().__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        _current.reset(self._token)
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        replaced = _REPLACED.get(function)
+        return function(*args, **(kwargs or {})) if replaced is None else replaced(self, *args, **(kwargs or {}))
+
+
+class _Off(Masks):
+    def active(self, rate: float, training: bool) -> bool:
+        return False
+
+
+class _Addressed(Masks):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._seed = seed
+        self._first_example = 0
+        self._sample = 0
+
+    def address(self, *, first_example: int = 0, sample: int = 0) -> None:
+        self.calls, self._first_example, self._sample = 0, first_example, sample
+
+    def active(self, rate: float, training: bool) -> bool:
+        return rate > 0
+
+    def mask(self, shape: torch.Size, rate: float, like: Tensor) -> Tensor:
+        call, self.calls = self.calls, self.calls + 1
+        first, last = self._first_example, self._first_example + shape[0]
+        each = shape[1:].numel()
+        # A block of 16 examples is a whole number of words, whatever an example's size.
+        words_each = BLOCK * each // 4
+        blocks = range(first // BLOCK, -(-last // BLOCK))
+        words = torch.empty(len(blocks) * words_each, dtype=torch.int64, device=like.device)
+        for place, block in enumerate(blocks):
+            source = generator(self._seed, "mask", self._sample, call, block, device=like.device)
+            needed = min(last - block * BLOCK, BLOCK) * each
+            _draw(words[place * words_each : place * words_each + -(-needed // 4)], source)
+        start = (first - blocks.start * BLOCK) * each
+        bits = words.view(torch.int16)[start : start + shape.numel()]
+        return _shaped(keep_mask(bits, rate, like.dtype), shape)
+
+
+class _Stream(Masks):
+    def __init__(self, source: torch.Generator) -> None:
+        super().__init__()
+        self._source = source
+
+    def active(self, rate: float, training: bool) -> bool:
+        return rate > 0 and training
+
+    def mask(self, shape: torch.Size, rate: float, like: Tensor) -> Tensor:
+        self.calls += 1
+        words = torch.empty((shape.numel() + 3) // 4, dtype=torch.int64, device=like.device)
+        _draw(words, self._source)
+        return _shaped(keep_mask(words.view(torch.int16)[: shape.numel()], rate, like.dtype), shape)
+
+
+def _shaped(values: Tensor, shape: torch.Size) -> Tensor:
+    # Masks of feature maps are laid out channels last, whatever the map's own layout, so that one address means one
+    # mask; our engines compute channels last, and no copy is made.
+    if len(shape) == 4:
+        examples, channels, height, width = shape
+        return values.view(examples, height, width, channels).permute(0, 3, 1, 2)
+    return values.view(shape)
+
+
+_current: ContextVar[Masks | None] = ContextVar("masks", default=None)
+_fallback: dict[torch.device, torch.Generator] = {}
+
+
+def dropout(features: Tensor, rate: float) -> Tensor:
+    """Monte-Carlo dropout, always on unless `Masks.off` is in force.
+
+    Parameters
+    ----------
+    features
+        (N, ...), any floating-point type.
+    rate
+        Probability of zeroing an element, rounded to a multiple of 2^-16.
+
+    Notes
+    -----
+    Outside any `Masks`, masks come from a generator of this module's own: the global one is never moved.
+    """
+    masks = _current.get()
+    if masks is None:
+        source = _fallback.setdefault(features.device, generator(0, "mask", device=features.device))
+        masks = _Stream(source)
+    if not masks.active(rate, training=True):
+        return features
+    return features * masks.mask(features.shape, rate, features)
+
+
+def _functional_dropout(
+    masks: Masks, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    if not masks.active(p, training):
+        return input
+    return input * masks.mask(input.shape, p, input)
+
+
+def _functional_channel_dropout(
+    masks: Masks, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    if not masks.active(p, training):
+        return input
+    drawn = masks.mask(input.shape[:2], p, input)
+    return input * drawn.view([*input.shape[:2], *[1] * (input.dim() - 2)])
+
+
+def _alpha(masks: Masks, input: Tensor, shape: torch.Size, p: float, training: bool) -> Tensor:
+    # Klambauer et al. 2017 (arXiv 1706.02515): dropped elements take SELU's negative saturation value, and an affine
+    # map restores mean 0 and variance 1.
+    if not masks.active(p, training):
+        return input
+    saturation = -1.7580993408473766
+    keep = (masks.mask(shape, p, input) != 0).to(input.dtype).view([*shape, *[1] * (input.dim() - len(shape))])
+    q = keep_level(p) / _LEVELS
+    if q == 0:
+        return torch.zeros_like(input)
+    scale = (q + saturation**2 * q * (1 - q)) ** -0.5
+    return scale * (input * keep + saturation * (1 - keep)) - scale * (1 - q) * saturation
+
+
+def _functional_alpha_dropout(
+    masks: Masks, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
+    return _alpha(masks, input, input.shape, p, training)
+
+
+def _functional_feature_alpha_dropout(
+    masks: Masks, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
+    return _alpha(masks, input, input.shape[:2], p, training)
+
+
+def _attention(
+    masks: Masks,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if not masks.active(dropout_p, training=True):
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
+        scores = scores.masked_fill(future, -torch.inf)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    weights = scores.softmax(-1)
+    return weights * masks.mask(weights.shape, dropout_p, weights) @ value
+
+
+def _torch_dropout(masks: Masks, input: Tensor, p: float, train: bool) -> Tensor:
+    return _functional_dropout(masks, input, p, train)
+
+
+_REPLACED: dict[Any, Callable[..., Tensor]] = {
+    functional.dropout: _functional_dropout,
+    functional.dropout1d: _functional_channel_dropout,
+    functional.dropout2d: _functional_channel_dropout,
+    functional.dropout3d: _functional_channel_dropout,
+    functional.alpha_dropout: _functional_alpha_dropout,
+    functional.feature_alpha_dropout: _functional_feature_alpha_dropout,
+    functional.scaled_dot_product_attention: _attention,
+    torch.dropout: _torch_dropout,
+}
