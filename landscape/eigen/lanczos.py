@@ -1,0 +1,499 @@
+"""A few extreme eigenpairs of a symmetric operator: block, thick-restarted Lanczos with full reorthogonalisation.
+
+Search space. The basis V has orthonormal rows of three kinds, in this order: *deflated* rows (given eigenvectors, never
+multiplied), *processed* rows (their products are known) and *pending* rows (directions that the products led to). With
+H = V A V_processed', filled in by the orthogonalisation itself, the relation A V_processed' = V' H holds to rounding
+after every step. Starting blocks, restarts, breakdowns and random directions are all only rows moved between kinds.
+
+Residuals. For a Ritz pair y = V_processed' s, with theta, s an eigenpair of the symmetric part of the processed block
+of H, the relation gives ||A y - theta y|| = ||H s - [theta s; 0]|| without one more product. The *full* matrix H is used and
+not the tridiagonal one, so noise of the products (a float32 network is not exactly symmetric) enters the residual
+instead of being assumed away. A rounding allowance of a few units of the last place of ||A|| is added. Some eigenvalue
+of A then lies within the residual of theta: |lambda - theta| <= ||A y - theta y||.
+
+Copies. Products of one starting vector see one copy of a multiple eigenvalue. When everything wanted has converged, a
+random direction orthogonal to the search space is followed for a few products: a missed eigenvector u orthogonal to
+the space, A u = lambda u, has overlap g with it, and the Lanczos polynomial p of that run obeys |p(lambda)| <= 1/|g|
+(Hochstenbach 2013, "Probabilistic upper bounds for the matrix two-norm"). The law of g on the sphere is known, so the
+probability that a copy beyond the last wanted value escaped has a bound, which is reported (`missed_probability`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import scipy.linalg
+import torch
+from scipy.special import betainc
+from torch import Tensor
+
+from landscape.eigen.operator import Operator, Products, orthogonalise, random_direction, rotate_rows
+from landscape.errors import LandscapeError
+
+Which = Literal["LA", "SA", "LM", "BE"]
+
+# Eigenvalues below this share of the largest one are resolved relative to it: relative accuracy of a zero has no meaning.
+
+_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenvalues, each with what is known about its error.
+
+    Attributes
+    ----------
+    values
+        (k,) float64; descending for LA, LM (by magnitude) and BE, ascending for SA.
+    vectors
+        (n, k) orthonormal, in the operator's dtype on its device.
+    residuals
+        (k,) ||A y - theta y||: an eigenvalue of A lies within this distance of the value, always.
+    errors
+        (k,) the sharper estimate min(residual, ||R||^2 / gap), which takes the rest of the spectrum to lie where the
+        search space saw it (Li and Li 2005, "A note on eigenvalues of perturbed Hermitian matrices").
+    converged
+        (k,) bool: error <= tolerance * max(|value|, 1e-3 of the largest Ritz value) + rounding.
+    products
+        Products with the operator.
+    missed_probability
+        Bound on the probability that an eigenvector orthogonal to the search space, with an eigenvalue beyond the last
+        returned one, was missed: a further copy of a multiple eigenvalue. 1 when it was not looked for.
+    """
+
+    values: np.ndarray
+    vectors: Tensor
+    residuals: np.ndarray
+    errors: np.ndarray
+    converged: np.ndarray
+    products: int
+    missed_probability: float
+
+
+@dataclass(frozen=True)
+class _Ritz:
+    """Ritz pairs of a search space, ascending."""
+
+    values: np.ndarray
+    coefficients: np.ndarray
+    residuals: np.ndarray
+    errors: np.ndarray
+    scale: float
+    rounding: float
+
+
+class _SearchSpace:
+    """Orthonormal rows and the projected operator; see the head of this module."""
+
+    def __init__(self, products: Products, capacity: int, deflated: Tensor | None) -> None:
+        operator = products.operator
+        self.products = products
+        self.deflated = 0 if deflated is None else deflated.shape[1]
+        self.processed = 0
+        self.pending = 0
+        self.capacity = capacity + self.deflated
+        # Uninitialised memory: on a CPU the system hands out pages only when rows are written.
+        self.rows = torch.empty(self.capacity + 1, operator.size, dtype=operator.dtype, device=operator.device)
+        self.projected = np.zeros((self.capacity + 1, self.capacity + 1))
+        self.scale = 0.0
+        self.lost = 0.0
+        if deflated is not None:
+            self.rows[: self.deflated] = deflated.T
+
+    @property
+    def used(self) -> int:
+        return self.deflated + self.processed + self.pending
+
+    @property
+    def block(self) -> slice:
+        """The processed rows."""
+        return slice(self.deflated, self.deflated + self.processed)
+
+    @property
+    def full(self) -> bool:
+        """Whether the rows already span everything."""
+        return self.used >= self.products.operator.size
+
+    def add(self, vector: Tensor) -> bool:
+        """Make what is new in a direction pending; False when nothing is."""
+        before = float(torch.linalg.vector_norm(vector))
+        if self.full or before == 0:
+            return False
+        remainder, _, norm = orthogonalise(vector, self.rows[: self.used])
+        if norm <= 100 * torch.finfo(vector.dtype).eps * before:
+            return False
+        self.rows[self.used] = remainder / norm
+        self.projected[self.used, :] = 0
+        self.pending += 1
+        return True
+
+    def aim(self, direction: np.ndarray) -> None:
+        """Rotate the first pending rows so that the first one is the combination `direction` (k,) of them."""
+        count, norm = len(direction), np.linalg.norm(direction)
+        if count < 2 or norm == 0:
+            return
+        # Columns of the rotation: the direction, completed to an orthonormal basis.
+        rotation = np.linalg.qr(np.column_stack([direction / norm, np.eye(count)]))[0]
+        rows = slice(self.block.stop, self.block.stop + count)
+        rotate_rows(self.rows[rows], rotation)
+        self.projected[rows, self.block] = rotation.T @ self.projected[rows, self.block]
+
+    def swap(self, first: int, second: int) -> None:
+        """Exchange two pending rows, counted from the first pending one."""
+        order = [self.block.stop + first, self.block.stop + second]
+        self.rows[order] = self.rows[order[::-1]]
+        self.projected[order] = self.projected[order[::-1]]
+
+    def step(self) -> float:
+        """Multiply the first pending row; its product's new part becomes the last pending row. Returns its norm."""
+        index = self.deflated + self.processed
+        product = self.products(self.rows[index])
+        # By symmetry the product leans on the rows whose products leaned on this one.
+        symmetric = np.abs(self.projected[index, : self.used])
+        near = [*np.flatnonzero(symmetric > 1e-3 * symmetric.max(initial=0)).tolist(), index]
+        remainder, coefficients, norm = orthogonalise(product, self.rows[: self.used], near if len(near) < 6 else ())
+        self.projected[: self.used, index] = coefficients
+        self.scale = max(self.scale, float(np.hypot(np.linalg.norm(coefficients), norm)))
+        used = self.used
+        self.processed += 1
+        self.pending -= 1
+        # Below a few units of the last place of ||A|| the remainder is rounding, not a direction.
+        if norm <= 16 * torch.finfo(product.dtype).eps * self.scale or used >= self.products.operator.size:
+            self.lost = float(np.hypot(self.lost, norm))
+            return 0.0
+        self.rows[used] = remainder / norm
+        self.projected[used, :] = 0
+        self.projected[used, index] = norm
+        self.pending += 1
+        return norm
+
+    def ritz(self) -> _Ritz:
+        """Ritz pairs, ascending, with residuals and sharper error estimates."""
+        block = self.projected[self.block, self.block]
+        values, coefficients = scipy.linalg.eigh((block + block.T) / 2)
+        inside = block @ coefficients - coefficients * values
+        others = np.r_[0 : self.deflated, self.block.stop : self.used]
+        outside = self.projected[others, self.block] @ coefficients
+        relation = np.sqrt((inside**2).sum(axis=0) + (outside**2).sum(axis=0) + self.lost**2)
+        scale = max(self.scale, float(np.abs(values).max(initial=0)))
+        epsilon = torch.finfo(self.rows.dtype).eps
+        # Rounding of the products, of the coefficients and of y = V s: a few units of the last place, growing with the
+        # number of terms.
+        rounding = 8 * epsilon * np.sqrt(max(self.processed, 1)) * scale
+        residuals = relation * (1 + 100 * epsilon) + rounding
+        return _Ritz(values, coefficients, residuals, _sharper(values, residuals), scale, rounding)
+
+    def restart(self, ritz: _Ritz, keep: np.ndarray) -> None:
+        """Thick restart (Wu and Simon 2000): replace the processed rows by the Ritz vectors `keep`."""
+        rotation = ritz.coefficients[:, keep]
+        block = self.projected[self.block, self.block]
+        others = np.r_[0 : self.deflated, self.block.stop : self.used]
+        coupling = self.projected[others, self.block] @ rotation
+        kept = rotation.T @ block @ rotation
+        # What the relation loses by dropping the other Ritz vectors is noise of the products (zero for a symmetric H).
+        dropped = np.delete(ritz.coefficients, keep, axis=1)
+        self.lost = float(np.hypot(self.lost, np.linalg.norm(dropped.T @ block @ rotation, 2) if dropped.size else 0))
+        rotate_rows(self.rows[self.block], rotation)
+        pending_from = self.block.stop
+        self.processed = len(keep)
+        for row in range(self.pending):
+            self.rows[self.block.stop + row] = self.rows[pending_from + row]
+        self.projected[:] = 0
+        self.projected[self.block, self.block] = kept
+        others = np.r_[0 : self.deflated, self.block.stop : self.used]
+        self.projected[others, self.block] = coupling
+
+    def vectors(self, coefficients: np.ndarray) -> Tensor:
+        """Ritz vectors (n, k) of coefficients (processed, k)."""
+        matrix = torch.from_numpy(np.ascontiguousarray(coefficients)).to(self.rows)
+        return self.rows[self.block].T @ matrix
+
+
+def _sharper(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+    """min(residual, ||R||^2 / gap) for ascending Ritz values.
+
+    For every group of Ritz pairs with joint residual ||R|| <= (sum of squared residuals)^(1/2), an eigenvalue of the
+    group is off by at most ||R||^2 / gap, gap being its distance to the spectrum outside the group, which is taken to
+    lie within the residuals of the other Ritz values. Groups: each value alone, the i largest, the i smallest.
+    """
+    count = len(values)
+    best = residuals.copy()
+    distance = np.abs(values[:, None] - values[None, :]) - residuals[None, :]
+    np.fill_diagonal(distance, np.inf)
+    gap = distance.min(axis=1)
+    with np.errstate(divide="ignore"):
+        best = np.where(gap > 0, np.minimum(best, residuals**2 / np.where(gap > 0, gap, 1)), best)
+    for sign in (1, -1):
+        ordered = sign * values[::sign]
+        radius = residuals[::sign]
+        # Upper edge of everything before position j; joint residual of everything from j on.
+        edge = np.maximum.accumulate(np.r_[-np.inf, (ordered + radius)[:-1]])
+        joint = np.cumsum(radius[::-1] ** 2)[::-1]
+        gaps = ordered[None, :] - edge[:, None]
+        allowed = (np.arange(count)[:, None] <= np.arange(count)[None, :]) & (gaps > 0)
+        allowed[0] = False
+        bound = np.where(allowed, joint[:, None] / np.where(allowed, gaps, 1), np.inf).min(axis=0)
+        best = np.minimum(best, bound[::sign])
+    return best
+
+
+def _goal(ritz: _Ritz, tolerance: float) -> np.ndarray:
+    """Error at which each Ritz value has converged; what cannot be had in this precision is not waited for."""
+    return tolerance * np.maximum(np.abs(ritz.values), _FLOOR * ritz.scale) + 2 * ritz.rounding
+
+
+def _wanted(values: np.ndarray, count: int, which: Which) -> np.ndarray:
+    """Indices into ascending `values` of the wanted ones, in the order in which they are reported."""
+    count = min(count, len(values))
+    if which == "LA":
+        return np.arange(len(values))[::-1][:count]
+    if which == "SA":
+        return np.arange(count)
+    if which == "LM":
+        return np.argsort(-np.abs(values), kind="stable")[:count]
+    low = count // 2
+    return np.r_[np.arange(len(values))[::-1][: count - low], np.arange(low)[::-1]]
+
+
+@dataclass
+class _CopyCheck:
+    """A run from a random direction outside the search space, looking for copies that the space cannot see.
+
+    With q_i its vectors, u a missed eigenvector orthogonal to the space and to all that the space can still lead to,
+    <u, q_i> = <u, q_0> p_i(lambda): the three-term recurrence holds whatever else of the space is taken out of q_i.
+    """
+
+    dimension: int
+    started: int
+    diagonal: list[float] = field(default_factory=list)
+    offdiagonal: list[float] = field(default_factory=list)
+    spoilt: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has met an invariant subspace."""
+        return bool(self.offdiagonal) and self.offdiagonal[-1] == 0
+
+    def values(self) -> np.ndarray:
+        """Ritz values of the run alone."""
+        return scipy.linalg.eigvalsh_tridiagonal(np.array(self.diagonal), np.array(self.offdiagonal[:-1]))
+
+    def missed(self, ends: list[tuple[int, float]]) -> float:
+        """Bound on the probability that an eigenvector with sign * eigenvalue >= level was missed, at any of `ends`."""
+        if self.spoilt or not self.diagonal:
+            return 1.0
+        total = 0.0
+        for sign, level in ends:
+            distance = level - sign * self.values()
+            if self.ended and distance.min() >= 0:
+                continue  # an invariant subspace holds every eigenvector that the direction overlaps with
+            if distance.min() <= 0:
+                return 1.0
+            logarithm = float(np.log(distance).sum() - np.log(self.offdiagonal).sum())
+            if logarithm <= 0:
+                return 1.0
+            if self.dimension > 1:
+                total += float(betainc(0.5, (self.dimension - 1) / 2, np.exp(-2 * logarithm)))
+        return min(1.0, total)
+
+    def found(self, ends: list[tuple[int, float]]) -> bool:
+        """Whether the run has met a value beyond a level."""
+        values = self.values()
+        return any(bool((sign * values > level).any()) for sign, level in ends)
+
+
+def _ends(values: np.ndarray, chosen: np.ndarray, which: Which, margin: float) -> list[tuple[int, float]]:
+    """(sign, level) of the ends beyond which a missed eigenvalue would change the answer."""
+    picked = values[chosen]
+    if which == "LA":
+        return [(1, picked.min() + margin)]
+    if which == "SA":
+        return [(-1, -picked.max() + margin)]
+    if which == "LM":
+        level = np.abs(picked).min() + margin
+        return [(1, level), (-1, level)]
+    low = len(picked) // 2
+    ends = [(1, picked[: len(picked) - low].min() + margin)]
+    return [*ends, (-1, -picked[len(picked) - low :].max() + margin)] if low else ends
+
+
+def eigenpairs(
+    operator: Operator,
+    count: int = 5,
+    *,
+    which: Which = "LA",
+    tolerance: float = 1e-4,
+    start: Tensor | None = None,
+    seed: int = 0,
+    max_products: int | None = None,
+    basis_limit: int | None = None,
+    deflate: Eigenpairs | None = None,
+    confidence: float = 0.95,
+    callback: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
+) -> Eigenpairs:
+    """Extreme eigenpairs A y = theta y, each with a guaranteed bound |lambda - theta| <= ||A y - theta y||.
+
+    Parameters
+    ----------
+    operator
+        Symmetric, see `Operator`.
+    count
+        How many; fewer come back when the dimension is smaller.
+    which
+        "LA" the largest, "SA" the smallest, "LM" the largest in magnitude, "BE" both ends (half from each, the odd one
+        from the top).
+    tolerance
+        Wanted relative error of every eigenvalue, measured by `Eigenpairs.errors`. The error is quadratic in the
+        residual, so 1e-4 (well under what sampling the images costs) needs residuals of about 1e-2 only.
+    start
+        Starting vector (n,) or block (n, b), e.g. eigenvectors of a neighbouring problem; random by default.
+    seed
+        Of the random directions.
+    max_products
+        Give up after so many (default 300, or 40 for each wanted pair if that is more); unconverged pairs say so.
+    basis_limit
+        Rows kept at most before a thick restart: memory is basis_limit * n numbers. Default: 60 or 3 * count + 20.
+    deflate
+        Pairs already known: the search stays orthogonal to their vectors.
+    confidence
+        Wanted certainty that no copy of a multiple eigenvalue was missed. At most a third as many products as the pairs
+        themselves took (and at least 4) are spent on it; what was reached is in `missed_probability`. 0 spends none.
+        The bound is for the worst case, and each further digit costs 1 to 3 products.
+    callback
+        Called after every product with (products, current wanted values, their residuals).
+
+    Returns
+    -------
+    Eigenpairs
+
+    Raises
+    ------
+    LandscapeError
+        For a product that is not finite, a start of the wrong shape, and impossible settings.
+
+    References
+    ----------
+    Wu and Simon 2000 (thick restart); Ruhe 1979 (band Lanczos); Hochstenbach 2013 (the bound on missed copies).
+    """
+    size = operator.size
+    if count < 1:
+        raise LandscapeError(f"eigenpairs: count is {count}; ask for at least 1")
+    if which not in ("LA", "SA", "LM", "BE"):
+        raise LandscapeError(f"eigenpairs: which is {which!r}; choose LA, SA, LM or BE")
+    products = Products(operator)
+    known = 0 if deflate is None else deflate.vectors.shape[1]
+    count = min(count, size - known)
+    if count < 1:
+        raise LandscapeError(f"eigenpairs: all {size} dimensions are deflated already; deflate fewer pairs")
+    block = 1 if start is None or start.ndim == 1 else start.shape[1]
+    if start is not None and start.shape[0] != size:
+        raise LandscapeError(
+            f"eigenpairs: start has {start.shape[0]} entries, the operator {size}; give (n,) or (n, b)"
+        )
+    limit = basis_limit if basis_limit is not None else max(60, 3 * count + 20) + 2 * block
+    # The check may add one pending row; a restart must free room for at least one product beyond the kept pairs.
+    smallest = count + block + 4
+    if limit < smallest and limit < size:
+        raise LandscapeError(f"eigenpairs: basis_limit {limit} is too small for {count} pairs; give {smallest} or more")
+    budget = max_products if max_products is not None else max(300, 40 * count)
+    if budget < 1:
+        raise LandscapeError(f"eigenpairs: max_products is {budget}; allow at least 1")
+
+    space = _SearchSpace(products, min(limit, size - known), None if deflate is None else deflate.vectors)
+    fresh = 0
+
+    def add_random() -> None:
+        nonlocal fresh
+        while not space.full:
+            fresh += 1
+            if space.add(random_direction(operator, seed, "lanczos", fresh)):
+                return
+
+    if start is not None:
+        for column in start.reshape(size, -1).T:
+            space.add(column.to(device=operator.device, dtype=operator.dtype))
+        if space.pending == 0:
+            raise LandscapeError("eigenpairs: the start is zero or lies in the deflated space; give another or none")
+    else:
+        add_random()
+
+    check: _CopyCheck | None = None
+    check_limit = 0
+    on_check = False
+    missed = 1.0
+    while True:
+        if space.pending and products.count < budget:
+            row = space.deflated + space.processed
+            norm = space.step()
+            if check is not None and on_check:
+                check.diagonal.append(float(space.projected[row, row]))
+                check.offdiagonal.append(norm)
+            elif check is not None and norm > 0:
+                space.swap(space.pending - 2, space.pending - 1)  # the check's row stays last
+        ritz = space.ritz()
+        chosen = _wanted(ritz.values, count, which)
+        if callback is not None:
+            callback(products.count, ritz.values[chosen], ritz.residuals[chosen])
+        goal = _goal(ritz, tolerance)
+        converged = ritz.errors <= goal
+        done = len(chosen) == count and bool(converged[chosen].all())
+        if space.pending == 0 and space.full:
+            missed = 0.0
+            break
+        if check is not None and check.diagonal:
+            ends = _ends(ritz.values, chosen, which, float(goal[chosen].max()))
+            check.spoilt = check.spoilt or check.found(ends)
+            missed = check.missed(ends)
+        if products.count >= budget or (done and confidence <= 0):
+            break
+        if done and check is not None and not check.spoilt:
+            spent = len(check.diagonal)
+            if missed <= 1 - confidence or spent >= check_limit or check.ended:
+                break
+        start_check = done and (check is None or check.spoilt)
+        if start_check and space.capacity < size and count + space.pending + 6 > space.capacity:
+            break  # no room for a check within basis_limit
+        if space.used >= space.capacity - (5 if start_check else 0) and space.capacity < size:
+            # Keep the wanted pairs and half of the rest of the room: more kept pairs converge sooner, more room gives
+            # longer polynomials between restarts.
+            room = space.capacity - space.pending - 2
+            keep = min(space.processed, count + max(1, (room - count) // 2))
+            space.restart(ritz, np.sort(_wanted(ritz.values, keep, which)))
+            ritz = space.ritz()
+            chosen = _wanted(ritz.values, count, which)
+            converged = ritz.errors <= _goal(ritz, tolerance)
+            if check is not None:
+                check.spoilt = True  # its vectors are mixed into the kept ones
+        if start_check:
+            check_limit = min(max(4, products.count // 3), space.capacity - space.used - 1)
+            check = _CopyCheck(size - space.used, products.count)
+            missed = 1.0
+            add_random()
+        elif check is not None and check.ended:
+            check = None
+        if space.pending == 0:
+            add_random()
+
+        # Which direction to spend the next product on: that of the wanted pair farthest from its goal, else the check's.
+        on_check = check is not None and done
+        if not on_check and space.processed and space.pending > 1:
+            worst = chosen[int(np.argmax(np.where(converged[chosen], 0, ritz.residuals[chosen])))]
+            leading = space.projected[space.block.stop : space.used, space.block] @ ritz.coefficients[:, worst]
+            on_check = check is not None and abs(leading[-1]) >= np.linalg.norm(leading[:-1])
+            if not on_check:
+                space.aim(leading if check is None else leading[:-1])
+        if not on_check and check is not None and space.pending == 1:
+            on_check = True
+        if on_check:
+            space.swap(0, space.pending - 1)
+
+    return Eigenpairs(
+        values=ritz.values[chosen],
+        vectors=space.vectors(ritz.coefficients[:, chosen]),
+        residuals=ritz.residuals[chosen],
+        errors=ritz.errors[chosen],
+        converged=converged[chosen],
+        products=products.count,
+        missed_probability=missed,
+    )
