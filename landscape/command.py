@@ -83,9 +83,15 @@ def instrument_parser(instrument: str, description: str) -> Parser:
     subject.add_argument("--mean", type=numbers, metavar="R,G,B", help="mean of each channel, for uint8 images")
     subject.add_argument("--std", type=numbers, metavar="R,G,B", help="standard deviation of each channel")
     subject.add_argument(
-        "--images", type=count_or_all, default=None, metavar="N|all", help=f"a seeded sample (default: {DEFAULT_IMAGES})"
+        "--images",
+        type=count_or_all,
+        default=None,
+        metavar="N|all",
+        help=f"a seeded sample (default: {DEFAULT_IMAGES})",
     )
-    subject.add_argument("--batch", type=positive, metavar="N", help="images a forward pass (default: what fits the cache)")
+    subject.add_argument(
+        "--batch", type=positive, metavar="N", help="images a forward pass (default: what fits the cache)"
+    )
     subject.add_argument("--weight-decay", type=float, metavar="X", help="default: the recipe's; 0 without one")
     subject.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained recipes")
 
@@ -198,9 +204,7 @@ def subjects(arguments: argparse.Namespace) -> list[Subject]:
 def _subject(arguments: argparse.Namespace, name: str, on: "torch.device") -> Subject:
     from landscape import checkpoint, data
 
-    loaded = checkpoint.load(
-        checkpoint_path(name, arguments), model=arguments.model, num_classes=arguments.num_classes
-    )
+    loaded = checkpoint.load(checkpoint_path(name, arguments), model=arguments.model, num_classes=arguments.num_classes)
     recipe = loaded.recipe or {}
     source = arguments.data or recipe.get("data", {}).get("name")
     if source is None:
@@ -216,7 +220,9 @@ def _subject(arguments: argparse.Namespace, name: str, on: "torch.device") -> Su
     if arguments.images != "all":
         protocol = protocol.replace(images=arguments.images or min(DEFAULT_IMAGES, len(images)))
     if protocol.images is not None and protocol.images > len(images):
-        raise LandscapeError(f"--images {protocol.images} is beyond the {len(images)} images of {images.name} ({images.split})")
+        raise LandscapeError(
+            f"--images {protocol.images} is beyond the {len(images)} images of {images.name} ({images.split})"
+        )
     weight_decay = arguments.weight_decay
     if weight_decay is None:
         weight_decay = float(recipe.get("training", {}).get("weight_decay", 0.0))
@@ -298,9 +304,7 @@ class Question:
         return self.path.with_name(f".{self.path.name}.journal")
 
 
-def question(
-    arguments: argparse.Namespace, instrument: str, subject: Subject, settings: Mapping[str, Any]
-) -> Question:
+def question(arguments: argparse.Namespace, instrument: str, subject: Subject, settings: Mapping[str, Any]) -> Question:
     """The question that a command line asks of a subject."""
     out = arguments.out
     if out is not None and len(arguments.checkpoints) > 1:
@@ -309,9 +313,7 @@ def question(
     return Question(instrument=instrument, subject=subject, settings=settings, seed=arguments.seed, out=out)
 
 
-def answer(
-    asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: bool = False
-) -> "xarray.Dataset":
+def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: bool = False) -> "xarray.Dataset":
     """The result from the cache, or measured now and kept; under torchrun rank 0 writes.
 
     Parameters

@@ -89,7 +89,9 @@ class Journal:
             if not keep:
                 self._append(header)
         except OSError as error:
-            raise LandscapeError(f"cannot write the journal {self.path}: {error.strerror}; choose another --out") from None
+            raise LandscapeError(
+                f"cannot write the journal {self.path}: {error.strerror}; choose another --out"
+            ) from None
 
     def _files(self) -> list[Path]:
         siblings = sorted(self._base.parent.glob(f"{self._base.name}.[0-9]*"))

@@ -138,9 +138,7 @@ def require_same_protocol(datasets: Sequence[xarray.Dataset], *, allow_mismatch:
     """
     first, *rest = (protocol_of(dataset) for dataset in datasets)
     lines = [
-        f"{name}: {mine} against {theirs}"
-        for other in rest
-        for name, (mine, theirs) in first.difference(other).items()
+        f"{name}: {mine} against {theirs}" for other in rest for name, (mine, theirs) in first.difference(other).items()
     ]
     if lines and not allow_mismatch:
         raise LandscapeError(

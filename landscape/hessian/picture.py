@@ -57,7 +57,9 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
             axes.set_title("spectral density (line, band: standard error over probes) and top eigenvalues (marks)")
         axes.legend()
     if path is not None:
-        plotting.save(made, path, {"command": results[0].attrs.get("command", ""), "results": [_source(r) for r in results]})
+        plotting.save(
+            made, path, {"command": results[0].attrs.get("command", ""), "results": [_source(r) for r in results]}
+        )
     return made
 
 

@@ -28,7 +28,17 @@ def _backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     stride, padding, dilation, groups = geometry
     found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
-        output_gradient, images, weight, [weight.shape[0]], stride, padding, dilation, False, [0] * len(stride), groups, wanted
+        output_gradient,
+        images,
+        weight,
+        [weight.shape[0]],
+        stride,
+        padding,
+        dilation,
+        False,
+        [0] * len(stride),
+        groups,
+        wanted,
     )
     return found
 

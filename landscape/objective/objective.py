@@ -133,9 +133,7 @@ class Objective:
         unused = self._unused(network, parameters)
         with self._frozen_randomness(network) as masks:
             masks.address(first_example=0, sample=0)
-            folding.prepare(
-                network, lambda: network(self.batch(0, 2)), batch_statistics=protocol.batch_norm == "batch"
-            )
+            folding.prepare(network, lambda: network(self.batch(0, 2)), batch_statistics=protocol.batch_norm == "batch")
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         self._inner_names = {name: names[id(parameter)] for name, parameter in parameters.items()}
         self.space = ParameterSpace(parameters.items(), selection=protocol.parameters, unused=unused)
@@ -440,7 +438,9 @@ def require_finite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             bad = int((~tensor.isfinite()).sum())
-            raise LandscapeError(f"{name} holds {bad} values that are not finite: the checkpoint is damaged or diverged")
+            raise LandscapeError(
+                f"{name} holds {bad} values that are not finite: the checkpoint is damaged or diverged"
+            )
 
 
 def available_memory(device: torch.device) -> int:

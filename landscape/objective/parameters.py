@@ -37,7 +37,11 @@ class ParameterSpace:
     """
 
     def __init__(
-        self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, selection: str = "all", unused: Sequence[str] = ()
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        selection: str = "all",
+        unused: Sequence[str] = (),
     ) -> None:
         self.names: list[str] = []
         self.shapes: list[torch.Size] = []

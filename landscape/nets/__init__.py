@@ -1,0 +1,8 @@
+"""The paper's networks by the authors' names, their smoothing layers and heads."""
+
+from landscape.nets.dropout import MCDropout
+from landscape.nets.families import FAMILIES, build, names, parameter_count
+from landscape.nets.heads import HEADS
+from landscape.nets.smoothing import VARIANTS, Blur
+
+__all__ = ["FAMILIES", "HEADS", "VARIANTS", "Blur", "MCDropout", "build", "names", "parameter_count"]
