@@ -1,9 +1,10 @@
-"""The spectrum of one network's Hessian: top eigenvalues, trace and density, each with what is known about its error."""
+"""The spectrum of one network's curvature: top eigenvalues, trace and density, each with its error."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 import xarray
 from torch import Tensor
 
@@ -155,7 +156,7 @@ def spectrum(
 def sampling_error(curvature: CurvatureOperator, vectors: Tensor) -> np.ndarray:
     r"""Standard error (k,) of each eigenvalue that comes from having looked at some images only.
 
-    First order: :math:`\lambda` moves by :math:`v^\top (\Delta A)\, v` when the images change, so that the spread of the
+    First order: :math:`\lambda` moves by :math:`v^\top (\Delta A)\, v` when the images change: the spread of the
     micro-batches' Rayleigh quotients :math:`v^\top A_b v` tells it, weighted by their sizes, with the
     finite-population correction :math:`1 - n/N` for *n* of *N* images. NaN with fewer than two micro-batches and images
     left out.

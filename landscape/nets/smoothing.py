@@ -55,7 +55,7 @@ class Blur(nn.Module):
         outer = torch.outer(taps, taps)
         self.register_buffer("kernel", (outer / outer.sum()).float(), persistent=False)
         self.taps = len(kernel)
-        self.box = bool((taps == taps[0]).all())
+        self.box = len(set(kernel)) == 1
         self.padding = padding
 
     def forward(self, features: Tensor) -> Tensor:
@@ -64,10 +64,9 @@ class Blur(nn.Module):
             before = after = self.taps // 2
         else:
             before, after = self.taps // 2, (self.taps - 1) // 2
-        if self.box and before == after:
+        if self.box and before == after and self.padding in ("grow", "zero"):
             # A box is an average pooling whose zeros count: the fastest kernel there is for it.
-            if self.padding in ("grow", "zero"):
-                return functional.avg_pool2d(features, self.taps, 1, before)
+            return functional.avg_pool2d(features, self.taps, 1, before)
         mode = {"grow": "constant", "zero": "constant"}.get(self.padding, self.padding)
         padded = functional.pad(features, (before, after, before, after), mode=mode)
         weight = self.kernel.to(features.dtype).expand(features.shape[1], 1, self.taps, self.taps)

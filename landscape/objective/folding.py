@@ -1,7 +1,7 @@
-"""Batch norm as what it is at test time: an affine map, folded into the convolution before it where there is one.
+r"""Batch norm as what it is at test time: an affine map, folded into the convolution before it where there is one.
 
-With running statistics, batch norm is :math:`y = s x + t`, :math:`s = \\gamma / \\sqrt{\\sigma^2 + \\epsilon}`,
-:math:`t = \\beta - \\mu s`. Folding it into the weights of the convolution that feeds it is exact, and differentiable
+With running statistics, batch norm is :math:`y = s x + t`, :math:`s = \gamma / \sqrt{\sigma^2 + \epsilon}`,
+:math:`t = \beta - \mu s`. Folding it into the weights of the convolution that feeds it is exact, and differentiable
 with respect to the original parameters when *s* and *t* are computed from them in the graph. The framework's double
 backward of batch norm is the largest single waste of a Hessian-vector product in evaluation mode.
 """

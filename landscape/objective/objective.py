@@ -131,7 +131,7 @@ class Objective:
         if protocol.batch_norm == "recalibrated" and self._norms:
             self._statistics = copy.deepcopy(network)
         unused = self._unused(network, parameters)
-        with self._frozen_randomness(network) as masks:
+        with self._frozen_randomness() as masks:
             masks.address(first_example=0, sample=0)
             folding.prepare(network, lambda: network(self.batch(0, 2)), batch_statistics=protocol.batch_norm == "batch")
         names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -159,7 +159,7 @@ class Objective:
 
         handles = [module.register_forward_hook(watch) for module in network.modules()]
         try:
-            outputs = [self._first_outputs(network, count) for _ in range(2)]
+            outputs = self._twice(network, count)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             if isinstance(error, (LandscapeError, torch.OutOfMemoryError)):
                 raise
@@ -190,10 +190,14 @@ class Objective:
         return largest
 
     @torch.no_grad()
-    def _first_outputs(self, network: nn.Module, count: int) -> Tensor:
-        with self._frozen_randomness(network) as masks:
-            masks.address(first_example=0, sample=0)
-            return logits(network(self.batch(0, count)))
+    def _twice(self, network: nn.Module, count: int) -> list[Tensor]:
+        """Outputs of the same examples, twice over, with the same dropout masks."""
+        outputs = []
+        with self._frozen_randomness() as masks:
+            for _ in range(2):
+                masks.address(first_example=0, sample=0)
+                outputs.append(logits(network(self.batch(0, count))))
+        return outputs
 
     def _choose_micro_batch(self, activation_bytes: int) -> int:
         if self.protocol.batch_norm == "batch":
@@ -208,7 +212,7 @@ class Objective:
         wanted = {name: value for name, value in parameters.items() if value.requires_grad}
         if not wanted:
             return []
-        with self._frozen_randomness(network) as masks, torch.enable_grad():
+        with self._frozen_randomness() as masks, torch.enable_grad():
             masks.address(first_example=0, sample=0)
             total = logits(network(self.batch(0, min(2, self.images)))).sum()
             if not total.requires_grad:
@@ -217,7 +221,7 @@ class Objective:
         return [name for name, gradient in zip(wanted, gradients, strict=True) if gradient is None]
 
     @contextmanager
-    def _frozen_randomness(self, network: nn.Module) -> Iterator[Masks]:
+    def _frozen_randomness(self) -> Iterator[Masks]:
         """Masks by protocol; whatever else a network draws comes from a forked global generator."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), self._masks() as masks:

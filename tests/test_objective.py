@@ -1,0 +1,237 @@
+import copy
+
+import pytest
+import torch
+from nets_for_tests import Dense, small_images, small_net
+from torch import nn
+
+from landscape.errors import LandscapeError
+from landscape.nets import MCDropout
+from landscape.objective import CurvatureOperator, Objective, folding
+from landscape.protocol import Protocol
+from landscape.randomness import generator
+
+EXACT = Protocol(dtype="float64")
+
+
+def relative(found: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((found.double() - truth).norm() / truth.norm())
+
+
+def objective(net: nn.Module | None = None, **settings: object) -> Objective:
+    settings = {"protocol": EXACT, "micro_batch": 10} | settings
+    return Objective(net or small_net(), small_images(), **settings)
+
+
+@pytest.fixture(scope="module")
+def dense() -> Dense:
+    return Dense(small_net(), small_images(), weight_decay=0.1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
+@pytest.mark.parametrize("kind", ["hessian", "ggn", "fisher"])
+@pytest.mark.parametrize("memory", [None, 0])
+def test_products_agree_with_the_dense_matrix(
+    dense: Dense, dtype: str, tolerance: float, kind: str, memory: int | None
+) -> None:
+    measured = objective(weight_decay=0.1, protocol=Protocol(dtype=dtype), memory=memory)
+    operator = CurvatureOperator(measured, kind)
+    vectors = torch.randn(measured.size, 3, generator=generator(1), dtype=torch.float64)
+    truth = getattr(dense, kind) @ vectors
+    assert relative(operator(vectors.to(measured.dtype)), truth) < tolerance
+    assert relative(operator(vectors[:, 0].to(measured.dtype)), truth[:, 0]) < tolerance
+    assert operator.products == 4
+    assert operator.plan.kept == (4 if memory is None else 0)
+
+
+def test_value_and_gradient_agree_with_the_dense_ones(dense: Dense) -> None:
+    measured = objective(weight_decay=0.1)
+    terms = measured.value()
+    assert terms.loss == pytest.approx(dense.loss, rel=1e-12)
+    assert terms.loss == terms.cross_entropy + terms.l2
+    assert terms.l2 == pytest.approx(0.05 * float(dense.point.square().sum()), rel=1e-12)
+    assert relative(measured.gradient(), dense.gradient) < 1e-12
+
+
+def test_a_ragged_last_batch_weighs_as_much_as_its_size() -> None:
+    values = {size: objective(micro_batch=size).value().loss for size in (1, 7, 36, 37)}
+    assert max(values.values()) - min(values.values()) < 1e-12
+
+
+def test_weight_decay_moves_every_eigenvalue_by_exactly_itself() -> None:
+    vectors = torch.randn(objective().size, 2, generator=generator(0), dtype=torch.float64)
+    plain = CurvatureOperator(objective())(vectors)
+    decayed = CurvatureOperator(objective(weight_decay=0.3))(vectors)
+    assert torch.allclose(decayed - plain, 0.3 * vectors, atol=1e-12)
+
+
+def test_the_unsquared_reading_of_weight_decay_against_automatic_differentiation() -> None:
+    measured = objective(weight_decay=0.2, protocol=EXACT.replace(l2="unsquared"))
+    vector = torch.randn(measured.size, generator=generator(0), dtype=torch.float64)
+
+    def l2(point: torch.Tensor) -> torch.Tensor:
+        return 0.2 * sum(part.norm() for part in point.split(measured.space.sizes))
+
+    truth = torch.autograd.functional.hvp(l2, measured.point, vector)[1]
+    parameters = measured.space.split(measured.point)
+    assert torch.allclose(measured.l2_product(parameters, vector[:, None])[:, 0], truth, atol=1e-12)
+    assert measured.value().l2 == pytest.approx(float(l2(measured.point)), rel=1e-12)
+
+
+def test_the_users_model_is_left_exactly_as_it_was() -> None:
+    net = small_net().train()
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = copy.deepcopy(net.state_dict())
+    state = torch.random.get_rng_state()
+    measured = objective(net, weight_decay=0.1)
+    measured.gradient()
+    CurvatureOperator(measured)(measured.point)
+    assert net.training
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(bool((parameter.grad == 1).all()) and parameter.requires_grad for parameter in net.parameters())
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_batch_norm_is_folded_where_only_it_sees_the_convolution() -> None:
+    net = small_net()
+    images = small_images().batch(0, 4)
+    truth = net(images)
+    assert ("5.conv", "5.bn") not in folding.pairs(net, lambda: net(images))
+    folding.prepare(net, lambda: net(images))
+    kinds = [type(module) for module in net.modules()]
+    assert kinds.count(folding.FoldedConvolution) == 4
+    assert kinds.count(folding.AffineNorm) == 2
+    assert not any(isinstance(module, nn.BatchNorm2d) and module.training for module in net.modules())
+    assert torch.allclose(net(images), truth, atol=1e-5)
+
+
+def test_frozen_and_unused_parameters_are_left_out_and_said_so() -> None:
+    net = small_net()
+    net[0].weight.requires_grad_(False)
+    net.register_parameter("never", nn.Parameter(torch.ones(3)))
+    measured = objective(net)
+    assert measured.left_out == {"0.weight": "frozen", "never": "unused"}
+    assert measured.size == sum(p.numel() for p in net.parameters()) - 72 - 3
+
+
+def test_some_parameters_alone_give_the_block_of_the_matrix(dense: Dense) -> None:
+    measured = objective(weight_decay=0.1)
+    part = measured.restricted([name for name in measured.names if name.startswith("3.")])
+    where = torch.cat(
+        [
+            torch.arange(place.start, place.stop)
+            for name, place in measured.space.slices().items()
+            if name.startswith("3.")
+        ]
+    )
+    vector = torch.randn(part.size, generator=generator(0), dtype=torch.float64)
+    assert relative(CurvatureOperator(part)(vector), dense.hessian[where][:, where] @ vector) < 1e-12
+
+
+def test_a_mini_batch_counts_as_if_it_were_everything() -> None:
+    data = small_images()
+    mini = CurvatureOperator(objective(), first=10, last=20)
+    alone = Objective(small_net(), data.select(torch.arange(10, 20)), protocol=EXACT)
+    vector = torch.randn(alone.size, generator=generator(0), dtype=torch.float64)
+    assert torch.allclose(mini(vector), CurvatureOperator(alone)(vector), atol=1e-12)
+
+
+def test_rayleigh_quotients_of_micro_batches_average_to_the_whole() -> None:
+    operator = CurvatureOperator(objective())
+    vectors = torch.linalg.qr(torch.randn(operator.size, 2, generator=generator(0), dtype=torch.float64)).Q
+    quotients, counts = operator.batch_quotients(vectors)
+    whole = (vectors * operator(vectors)).sum(0)
+    assert torch.allclose((quotients * counts[:, None]).sum(0) / 37, whole, atol=1e-12)
+
+
+def dropout_net() -> nn.Module:
+    net = small_net()
+    return nn.Sequential(*list(net)[:4], MCDropout(0.4), *list(net)[4:]).eval()
+
+
+def test_fixed_masks_are_a_function_of_seed_and_sample_and_not_of_batches() -> None:
+    fixed = EXACT.replace(dropout="fixed")
+    first, second = (objective(dropout_net(), protocol=fixed, micro_batch=size) for size in (5, 37))
+    assert first.value().loss == pytest.approx(second.value().loss, rel=1e-13)
+    assert first.value(sample=1).loss != first.value(sample=0).loss
+    assert objective(dropout_net(), protocol=fixed.replace(mask_seed=1)).value().loss != first.value().loss
+    vector = torch.randn(first.size, generator=generator(0), dtype=torch.float64)
+    operator = CurvatureOperator(first)
+    assert torch.equal(operator(vector), operator(vector))
+
+
+def test_with_dropout_off_the_network_is_the_one_without_dropout() -> None:
+    assert objective(dropout_net()).value().loss == pytest.approx(objective().value().loss, rel=1e-13)
+
+
+def test_batch_statistics_are_those_of_each_batch() -> None:
+    net = small_net()
+    measured = objective(net, protocol=EXACT.replace(batch_norm="batch"), micro_batch=37)
+    trained = copy.deepcopy(net).double().train()
+    data = small_images()
+    with torch.no_grad():
+        truth = nn.functional.cross_entropy(trained(data.images.double()), data.labels)
+    assert measured.value().loss == pytest.approx(float(truth), rel=1e-12)
+
+
+def test_recalibrated_statistics_do_not_depend_on_the_stored_ones() -> None:
+    protocol = EXACT.replace(batch_norm="recalibrated")
+    net = small_net()
+    losses = [objective(net, protocol=protocol).value().loss]
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+    losses.append(objective(net, protocol=protocol).value().loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    measured = objective(net, protocol=protocol)
+    away = measured.value(measured.point * 1.1).loss
+    assert away != losses[0]
+    assert measured.value().loss == pytest.approx(losses[0], rel=1e-12)
+
+
+class Noisy(nn.Module):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features + torch.randn_like(features)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda: nn.Sequential(small_net(), Noisy()), "different outputs for the same images"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), small_net()), r"cannot take images of shape \(2, 6, 6\)"),
+        (lambda: small_net(classes=2), "label 2 in random is beyond the network's 2 outputs"),
+        (lambda: small_net().requires_grad_(False), "no parameter counts"),
+    ],
+)
+def test_what_would_be_silently_wrong_is_refused(net: object, message: str) -> None:
+    with pytest.raises(LandscapeError, match=message):
+        Objective(net(), small_images())
+
+
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    net = small_net()
+    net[3].conv2.weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(LandscapeError, match=r"^3\.conv2\.weight holds 1 values that are not finite"):
+        objective(net)
+
+
+def test_attention_has_a_second_derivative() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project = nn.Linear(2, 12)
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            tokens = self.project(images.flatten(2).mT)
+            query, key, value = tokens.chunk(3, dim=-1)
+            mixed = nn.functional.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])
+            return self.out(mixed[:, 0].mean(1))
+
+    net = Attention()
+    measured = Objective(net, small_images(), protocol=EXACT)
+    vector = torch.randn(measured.size, generator=generator(0), dtype=torch.float64)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        truth = Dense(net, small_images()).hessian @ vector
+    assert relative(CurvatureOperator(measured)(vector), truth) < 1e-12
