@@ -1,0 +1,106 @@
+"""Arguments and output of ``python -m landscape.training``."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from landscape import command
+from landscape.errors import LandscapeError
+
+DESCRIPTION = """Train networks by recipe, or find them trained.
+
+Interrupted at any moment, the same command goes on from the last finished epoch, to the same bits."""
+
+
+def _parser() -> command.Parser:
+    parser = command.Parser("landscape.training", DESCRIPTION)
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE[@SEED]", help="names; --list shows them")
+    parser.add_argument("--list", action="store_true", help="show the recipes and leave")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of recipes without @SEED (default: 0)")
+    parser.add_argument("--epochs", type=command.positive, metavar="N", help="another length, kept under its own name")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
+    parser.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained recipes")
+    parser.add_argument(
+        "--max-seconds", type=float, metavar="S", help="stop in time behind an epoch; call again to go on"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of convolutions (default: bfloat16 where the processor has it)",
+    )
+    parser.add_argument("--half", action="store_true", help="store the weights in half precision")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no table")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train, and say where the checkpoints are."""
+    arguments = _parser().parse_args(argv)
+    import torch
+
+    from landscape import checkpoint, training
+
+    if arguments.list:
+        rows = [[recipe.name, recipe.summary] for recipe in training.RECIPES.values()]
+        rows += [
+            [f"{data}-paper-MODEL", f"any network by name on {data}, the paper's recipe"]
+            for data in ("cifar10", "cifar100")
+        ]
+        print(command.columns(["recipe", "what it is"], rows))
+        return 0
+    if not arguments.recipes:
+        raise LandscapeError("no recipe named: give one, or --list to see them")
+    device = command.device(arguments)
+    wanted = [training.parse(name, arguments.seed) for name in arguments.recipes]
+    finished = []
+    for recipe, seed in wanted:
+        if arguments.epochs is not None:
+            recipe = recipe.replace(epochs=arguments.epochs)
+        path = training.find(recipe, seed=seed, cache=arguments.cache)
+        if path is None:
+            target = training.file_of(recipe, seed, arguments.cache)
+            command.require_writable(target)
+            path = training.train(
+                recipe,
+                target,
+                seed=seed,
+                root=arguments.data_root,
+                device=device,
+                compute=arguments.precision,
+                dtype=torch.float16 if arguments.half else None,
+                max_seconds=arguments.max_seconds,
+                quiet=arguments.quiet,
+            )
+        if path is None:
+            print(f"{recipe.name}, seed {seed}: stopped in time; the same command goes on", file=sys.stderr)
+        else:
+            last = checkpoint.read_history(path)[-1]
+            finished.append({"recipe": recipe.name, "seed": seed, "checkpoint": str(path), **last})
+    if arguments.json:
+        print(json.dumps({"checkpoints": finished, "finished": len(finished) == len(wanted)}))
+    elif not arguments.quiet and finished:
+        print(_table(finished))
+        print("test accuracy and NLL (nats) are of one dropout sample an image")
+    return 0
+
+
+def _table(finished: list[dict]) -> str:
+    return command.columns(
+        ["recipe", "seed", "epochs", "train accuracy", "test accuracy", "test NLL", "checkpoint"],
+        [
+            [
+                row["recipe"],
+                str(row["seed"]),
+                str(row["epoch"]),
+                f"{row['train_accuracy']:.2%}",
+                f"{row['test_accuracy']:.2%}",
+                f"{row['test_nll']:.3f}",
+                row["checkpoint"],
+            ]
+            for row in finished
+        ],
+    )

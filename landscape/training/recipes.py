@@ -1,0 +1,165 @@
+"""How networks are trained, as data: one `Recipe` a name."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from landscape import nets
+from landscape.errors import LandscapeError
+from landscape.training.schedule import OneCycle, Schedule, Steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a trained network, but for the seed and the machine.
+
+    Parameters
+    ----------
+    name, summary
+        The name, which is also that of its files, and one line on what it is for.
+    model
+        Arguments of `nets.build`.
+    data
+        A name, path or factory for `data.load`.
+    epochs, batch
+        Passes over the training set after any warm-up epochs, and images a step; the last, smaller batch of an epoch
+        counts.
+    learning_rate, schedule
+        The peak, and its course.
+    weight_decay
+        SGD's; the L2 term of the objective is weight_decay / 2 times the squared norm of all parameters.
+    momentum
+        SGD's, without Nesterov's correction.
+    augmentation
+        Crop and flip as suits the data.
+    """
+
+    name: str
+    summary: str
+    model: Mapping[str, Any]
+    data: str
+    epochs: int
+    batch: int
+    learning_rate: float
+    schedule: Schedule
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    augmentation: bool = True
+
+    def __post_init__(self) -> None:
+        for what in ("epochs", "batch", "learning_rate"):
+            if getattr(self, what) <= 0:
+                raise LandscapeError(f"recipe {self.name}: {what} is {getattr(self, what)}: give a positive number")
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs with the warm-up."""
+        return self.epochs + self.schedule.warmup_epochs
+
+    def header(self, seed: int) -> dict[str, Any]:
+        """What a checkpoint's header says of this recipe with `seed`, JSON-ready."""
+        return {
+            "recipe": self.name,
+            "model": dict(self.model),
+            "data": {"name": self.data},
+            "training": {
+                "epochs": self.epochs,
+                "batch": self.batch,
+                "learning_rate": self.learning_rate,
+                "schedule": {"kind": type(self.schedule).__name__, **_jsonable(dataclasses.asdict(self.schedule))},
+                "weight_decay": self.weight_decay,
+                "momentum": self.momentum,
+                "augmentation": self.augmentation,
+            },
+            "seed": seed,
+        }
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with some fields changed; when `epochs` changes and the name does not, the name says so."""
+        if changes.get("epochs", self.epochs) != self.epochs and "name" not in changes:
+            changes["name"] = f"{self.name}-epochs{changes['epochs']}"
+        return dataclasses.replace(self, **changes)
+
+
+def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _digits(name: str, model: str, summary: str) -> Recipe:
+    return Recipe(
+        name=f"digits-{name}",
+        summary=summary,
+        model={"name": model, "num_classes": 10, "width": 16},
+        data="digits",
+        epochs=20,
+        batch=64,
+        learning_rate=0.1,
+        schedule=OneCycle(),
+    )
+
+
+def _small(name: str, model: str, summary: str, **arguments: Any) -> Recipe:
+    return Recipe(
+        name=f"cifar100-small-{name}",
+        summary=summary,
+        model={"name": model, "num_classes": 100, "width": 16, **arguments},
+        data="cifar100",
+        epochs=10,
+        batch=128,
+        learning_rate=0.1,
+        schedule=OneCycle(),
+    )
+
+
+_LISTED = (
+    _digits("plain", "resnet_mcdo_18", "MC-dropout ResNet-18 on digits, a minute on a laptop"),
+    _digits("smooth", "resnet_mcdo_smoothing_18", "the same with spatial smoothing"),
+    _digits("deterministic", "resnet_dnn_18", "deterministic ResNet-18 on digits"),
+    _digits("deterministic-smooth", "resnet_dnn_smoothing_18", "the same with spatial smoothing"),
+    _small("mcdo", "resnet_mcdo_18", "width-16 MC-dropout ResNet-18 on CIFAR-100, short one-cycle schedule for a CPU"),
+    _small("mcdo-smooth", "resnet_mcdo_smoothing_18", "the same with spatial smoothing"),
+    _small("dnn", "resnet_dnn_18", "width-16 deterministic ResNet-18 on CIFAR-100, short one-cycle schedule"),
+    _small("dnn-smooth", "resnet_dnn_smoothing_18", "the same with spatial smoothing"),
+    _small("mcdo-mlp", "resnet_mcdo_18", "width-16 MC-dropout ResNet-18 with an MLP head instead of GAP", head="mlp"),
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _LISTED}
+
+# CIFAR sets of the paper, for every network by the authors' name: "cifar100-paper-resnet_mcdo_18".
+_PAPER = {"cifar10-paper-": ("cifar10", 10), "cifar100-paper-": ("cifar100", 100)}
+
+
+def _paper(name: str, model: str, data: str, classes: int) -> Recipe:
+    """The paper's CIFAR recipe (PAPER section 3): 200 epochs behind one of warm-up, lr x0.2 at 60, 120 and 160."""
+    return Recipe(
+        name=name,
+        summary=f"{model} at full width on {data} by the paper's recipe, for a GPU",
+        model={"name": model, "num_classes": classes},
+        data=data,
+        epochs=200,
+        batch=128,
+        learning_rate=0.1,
+        schedule=Steps(shares=(0.3, 0.6, 0.8), factor=0.2, warmup_epochs=1),
+    )
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name: one of `RECIPES`, or ``cifar10-paper-MODEL``, ``cifar100-paper-MODEL``.
+
+    Raises
+    ------
+    LandscapeError
+        For an unknown name, with the nearest ones.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    models = nets.names()
+    for prefix, (data, classes) in _PAPER.items():
+        model = name.removeprefix(prefix)
+        if name.startswith(prefix) and model in models:
+            return _paper(name, model, data, classes)
+    known = [*RECIPES, *(prefix + model for prefix in _PAPER for model in models)]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"choose one of {', '.join(RECIPES)} or cifar100-paper-MODEL"
+    raise LandscapeError(f"no recipe {name!r}: {hint}")

@@ -1,0 +1,265 @@
+"""The training loop: a recipe in, a checkpoint out, resumable after every epoch to the same bits."""
+
+import io
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from landscape import checkpoint, data, nets
+from landscape.data import Images
+from landscape.errors import LandscapeError
+from landscape.masks import Masks
+from landscape.progress import Progress
+from landscape.randomness import generator
+from landscape.training.recipes import Recipe
+
+EVALUATION_BATCH = 500
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def precision(wanted: str, device: torch.device) -> torch.dtype:
+    """Type that convolutions compute in: bfloat16 where the processor multiplies it natively, else float32.
+
+    Parameters
+    ----------
+    wanted
+        ``auto``, or ``float32`` or ``bfloat16`` to overrule.
+
+    Notes
+    -----
+    Without instructions for it bfloat16 is emulated, slower than float32. Weights, their updates and batch-norm
+    statistics are float32 in both cases.
+    """
+    if wanted not in PRECISIONS:
+        raise LandscapeError(f"unknown precision {wanted!r}: choose one of {', '.join(PRECISIONS)}")
+    if wanted != "auto":
+        return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        facts = Path("/proc/cpuinfo")
+        flags = facts.read_text().split() if facts.is_file() else []
+        native = "avx512_bf16" in flags or "amx_bf16" in flags
+    return torch.bfloat16 if native else torch.float32
+
+
+@dataclass
+class _Run:
+    """One training in progress: what is needed to take a step, and to write it down."""
+
+    recipe: Recipe
+    seed: int
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    train: Images
+    test: Images
+    compute: torch.dtype
+    history: list[dict[str, Any]]
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.device
+
+    def forward(self, raw: torch.Tensor, images: Images, *purpose: str | int) -> torch.Tensor:
+        """Logits, float32, of raw images; dropout masks come from the stream that `purpose` names."""
+        inputs = images.normalized(raw).contiguous(memory_format=torch.channels_last)
+        masks = Masks.stream(generator(self.seed, "mask", *purpose, device=self.device))
+        with masks, torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32):
+            return self.model(inputs).float()
+
+    def epoch(self, number: int, bar: Progress) -> None:
+        """One pass over the training set, then one over the test set, and a line in the history."""
+        began = time.perf_counter()
+        recipe, train, count = self.recipe, self.train, len(self.train)
+        order = torch.randperm(count, generator=generator(self.seed, "order", number)).to(self.device)
+        padding, flip = (train.crop_padding, train.flip) if recipe.augmentation else (0, False)
+        drawn = data.draws(count, seed=self.seed, epoch=number, padding=padding, flip=flip).to(self.device)
+        batches = _batches(order, recipe.batch)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        seen, told = 0, 0
+        rate = 0.0
+        self.model.train()
+        for step, rows in enumerate(batches):
+            share = recipe.schedule.share(number * len(batches) + step, len(batches), recipe.epochs)
+            rate = recipe.learning_rate * share
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            raw = train.images[rows]
+            if padding or flip:
+                raw = data.augment(raw, drawn[rows], padding=padding)
+            labels = train.labels[rows]
+            outputs = self.forward(raw, train, number, step)
+            loss = functional.cross_entropy(outputs, labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            loss_sum += loss.detach() * len(rows)
+            correct += (outputs.detach().argmax(1) == labels).sum()
+            seen += len(rows)
+            # On a GPU reading a number waits for all that is queued: not at every step.
+            if self.device.type == "cpu" or step % 20 == 19 or step == len(batches) - 1:
+                facts = {"loss": f"{float(loss_sum) / seen:.3f}", "accuracy": f"{float(correct) / seen:.1%}"}
+                bar.update(step + 1 - told, epoch=number + 1, **facts)
+                told = step + 1
+        mean_loss = float(loss_sum) / seen
+        if not mean_loss < float("inf"):
+            raise LandscapeError(
+                f"training {recipe.name} diverged in epoch {number + 1} (loss {mean_loss}): lower the learning rate"
+            )
+        test_nll, test_accuracy = self.evaluate(number)
+        self.history.append(
+            {
+                "epoch": number + 1,
+                "learning_rate": rate,
+                "train_cross_entropy": mean_loss,
+                "train_l2": self.l2(),
+                "train_accuracy": float(correct) / seen,
+                "test_nll": test_nll,
+                "test_accuracy": test_accuracy,
+                "seconds": round(time.perf_counter() - began, 2),
+            }
+        )
+
+    @torch.no_grad()
+    def evaluate(self, number: int) -> tuple[float, float]:
+        """Mean negative log-likelihood and accuracy on the test set, one pass (one dropout sample)."""
+        self.model.eval()
+        loss_sum, correct = 0.0, 0
+        for start in range(0, len(self.test), EVALUATION_BATCH):
+            labels = self.test.labels[start : start + EVALUATION_BATCH]
+            outputs = self.forward(self.test.images[start : start + EVALUATION_BATCH], self.test, number, "test", start)
+            loss_sum += float(functional.cross_entropy(outputs.double(), labels, reduction="sum"))
+            correct += int((outputs.argmax(1) == labels).sum())
+        return loss_sum / len(self.test), correct / len(self.test)
+
+    @torch.no_grad()
+    def l2(self) -> float:
+        """The L2 term, weight_decay / 2 times the squared norm of all parameters, as it stands."""
+        squares = sum(float(parameter.double().square().sum()) for parameter in self.model.parameters())
+        return self.recipe.weight_decay / 2 * squares
+
+
+def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Rows of each step. A last batch of a single example is left out: batch norm has no variance of it."""
+    batches = list(order.split(size))
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+
+def train(
+    recipe: Recipe,
+    path: Path,
+    *,
+    seed: int = 0,
+    root: Path | str | None = None,
+    device: torch.device | str = "cpu",
+    compute: str = "auto",
+    dtype: torch.dtype | None = None,
+    max_seconds: float | None = None,
+    quiet: bool = False,
+) -> Path | None:
+    """Train a network and write its checkpoint.
+
+    After each epoch the state is written beside `path` (``.state``); when this function is called again after an
+    interruption it continues from there, and on the same machine ends with the same bits as if never interrupted:
+    order, augmentation and masks of a step are functions of (seed, epoch, step).
+
+    Parameters
+    ----------
+    recipe, seed
+        What to train.
+    path
+        The checkpoint to write.
+    root
+        Folder of downloaded data (`data.load`).
+    device, compute
+        Where, and in which precision (`precision`).
+    dtype
+        Type to store the weights in (`checkpoint.save`).
+    max_seconds
+        Stop after the epoch behind which another would end later than this.
+    quiet
+        Show no progress.
+
+    Returns
+    -------
+    Path or None
+        The checkpoint; None when stopped by `max_seconds`, in which case calling again continues.
+
+    Raises
+    ------
+    LandscapeError
+        When data are missing, a file cannot be written, or the loss is no longer finite.
+    """
+    began = time.perf_counter()
+    device = torch.device(device)
+    train_images = data.load(recipe.data, "train", root=root).to(device)
+    test_images = data.load(recipe.data, "test", root=root).to(device)
+    for images in (train_images, test_images):
+        images.require_labels_below(recipe.model["num_classes"])
+    model = nets.build(**recipe.model, seed=seed).to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+    )
+    run = _Run(recipe, seed, model, optimizer, train_images, test_images, precision(compute, device), [])
+    state = path.with_name(f"{path.name}.state")
+    _restore(run, state)
+    steps = len(_batches(torch.arange(len(train_images)), recipe.batch))
+    done = len(run.history)
+    with Progress(recipe.total_epochs * steps, f"{recipe.name}, seed {seed}", quiet=quiet, done=done * steps) as bar:
+        for number in range(done, recipe.total_epochs):
+            run.epoch(number, bar)
+            checkpoint.write_whole(state, _state(run))
+            longest = max(epoch["seconds"] for epoch in run.history[done:])
+            late = max_seconds is not None and time.perf_counter() - began + longest > max_seconds
+            if late and number + 1 < recipe.total_epochs:
+                return None
+    header = recipe.header(seed) | {
+        "run": {
+            "device": device.type,
+            "precision": str(run.compute).removeprefix("torch."),
+            "torch": str(torch.__version__),
+            "data_sha256": train_images.sha256,
+        }
+    }
+    checkpoint.save(path, model.state_dict(), recipe=header, history=run.history, dtype=dtype)
+    state.unlink(missing_ok=True)
+    return path
+
+
+def _identity(run: _Run) -> str:
+    """What a state must agree with to be continued."""
+    return json.dumps(run.recipe.header(run.seed) | {"data_sha256": run.train.sha256}, sort_keys=True)
+
+
+def _state(run: _Run) -> bytes:
+    buffer = io.BytesIO()
+    content = {
+        "identity": _identity(run),
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "history": json.dumps(run.history),
+    }
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _restore(run: _Run, path: Path) -> None:
+    """Take up an interrupted training, when there is one of the same recipe, seed and data."""
+    if not path.is_file():
+        return
+    try:
+        content = torch.load(path, map_location=run.device, weights_only=True)
+        if content["identity"] != _identity(run):
+            return
+        run.model.load_state_dict(content["model"])
+        run.optimizer.load_state_dict(content["optimizer"])
+        run.history = json.loads(content["history"])
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise LandscapeError(f"{path} is damaged ({type(error).__name__}): delete it to train from the start") from None
