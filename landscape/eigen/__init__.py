@@ -1,6 +1,24 @@
 """Eigenpairs, spectral densities and traces of symmetric operators known only by their products with vectors."""
 
+from landscape.eigen.density import DensityCurve, SpectralDensity
+from landscape.eigen.estimate import Estimate, mean_of
 from landscape.eigen.lanczos import Eigenpairs, eigenpairs
 from landscape.eigen.operator import Operator, dense
+from landscape.eigen.quadrature import spectral_density
+from landscape.eigen.trace import Moments, frobenius, moments, trace
 
-__all__ = ["Eigenpairs", "Operator", "dense", "eigenpairs"]
+__all__ = [
+    "DensityCurve",
+    "Eigenpairs",
+    "Estimate",
+    "Moments",
+    "Operator",
+    "SpectralDensity",
+    "dense",
+    "eigenpairs",
+    "frobenius",
+    "mean_of",
+    "moments",
+    "spectral_density",
+    "trace",
+]

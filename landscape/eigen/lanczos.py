@@ -6,8 +6,8 @@ H = V A V_processed', filled in by the orthogonalisation itself, the relation A 
 after every step. Starting blocks, restarts, breakdowns and random directions are all only rows moved between kinds.
 
 Residuals. For a Ritz pair y = V_processed' s, with theta, s an eigenpair of the symmetric part of the processed block
-of H, the relation gives ||A y - theta y|| = ||H s - [theta s; 0]|| without one more product. The *full* matrix H is used and
-not the tridiagonal one, so noise of the products (a float32 network is not exactly symmetric) enters the residual
+of H, the relation gives ||A y - theta y|| = ||H s - [theta s; 0]|| without one more product. The *full* matrix H is
+used and not the tridiagonal one, so noise of the products (a float32 network is not exactly symmetric) enters the residual
 instead of being assumed away. A rounding allowance of a few units of the last place of ||A|| is added. Some eigenvalue
 of A then lies within the residual of theta: |lambda - theta| <= ||A y - theta y||.
 
@@ -33,8 +33,7 @@ from landscape.errors import LandscapeError
 
 Which = Literal["LA", "SA", "LM", "BE"]
 
-# Eigenvalues below this share of the largest one are resolved relative to it: relative accuracy of a zero has no meaning.
-
+# Eigenvalues below this share of the largest one are resolved relative to it: a zero has no relative accuracy.
 _FLOOR = 1e-3
 
 
@@ -72,7 +71,7 @@ class Eigenpairs:
 
 
 @dataclass(frozen=True)
-class _Ritz:
+class Ritz:
     """Ritz pairs of a search space, ascending."""
 
     values: np.ndarray
@@ -83,7 +82,7 @@ class _Ritz:
     rounding: float
 
 
-class _SearchSpace:
+class SearchSpace:
     """Orthonormal rows and the projected operator; see the head of this module."""
 
     def __init__(self, products: Products, capacity: int, deflated: Tensor | None) -> None:
@@ -168,7 +167,7 @@ class _SearchSpace:
         self.pending += 1
         return norm
 
-    def ritz(self) -> _Ritz:
+    def ritz(self) -> Ritz:
         """Ritz pairs, ascending, with residuals and sharper error estimates."""
         block = self.projected[self.block, self.block]
         values, coefficients = scipy.linalg.eigh((block + block.T) / 2)
@@ -182,9 +181,9 @@ class _SearchSpace:
         # number of terms.
         rounding = 8 * epsilon * np.sqrt(max(self.processed, 1)) * scale
         residuals = relation * (1 + 100 * epsilon) + rounding
-        return _Ritz(values, coefficients, residuals, _sharper(values, residuals), scale, rounding)
+        return Ritz(values, coefficients, residuals, _sharper(values, residuals), scale, rounding)
 
-    def restart(self, ritz: _Ritz, keep: np.ndarray) -> None:
+    def restart(self, ritz: Ritz, keep: np.ndarray) -> None:
         """Thick restart (Wu and Simon 2000): replace the processed rows by the Ritz vectors `keep`."""
         rotation = ritz.coefficients[:, keep]
         block = self.projected[self.block, self.block]
@@ -238,7 +237,7 @@ def _sharper(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     return best
 
 
-def _goal(ritz: _Ritz, tolerance: float) -> np.ndarray:
+def _goal(ritz: Ritz, tolerance: float) -> np.ndarray:
     """Error at which each Ritz value has converged; what cannot be had in this precision is not waited for."""
     return tolerance * np.maximum(np.abs(ritz.values), _FLOOR * ritz.scale) + 2 * ritz.rounding
 
@@ -400,7 +399,7 @@ def eigenpairs(
     if budget < 1:
         raise LandscapeError(f"eigenpairs: max_products is {budget}; allow at least 1")
 
-    space = _SearchSpace(products, min(limit, size - known), None if deflate is None else deflate.vectors)
+    space = SearchSpace(products, min(limit, size - known), None if deflate is None else deflate.vectors)
     fresh = 0
 
     def add_random() -> None:
@@ -475,7 +474,7 @@ def eigenpairs(
         if space.pending == 0:
             add_random()
 
-        # Which direction to spend the next product on: that of the wanted pair farthest from its goal, else the check's.
+        # The next product goes to the wanted pair farthest from its goal, else to the check.
         on_check = check is not None and done
         if not on_check and space.processed and space.pending > 1:
             worst = chosen[int(np.argmax(np.where(converged[chosen], 0, ritz.residuals[chosen])))]
