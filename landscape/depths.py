@@ -55,6 +55,11 @@ class Point:
     layout: Layout = "NCHW"
     extra_tokens: int = 0
 
+    @property
+    def module_name(self) -> str:
+        """Name of the module, without the number of the call."""
+        return self.name.partition(":")[0]
+
     def as_map(self, output: Any) -> Tensor:
         """What the module returned, as a map (N, channels, height, width): class tokens dropped, the grid recovered."""
         features = first_tensor(output)
@@ -218,7 +223,7 @@ def watch(model: nn.Module, depths: Depths, visit: Callable[[int, Tensor], None]
         calls.clear()
 
     handles = [model.register_forward_pre_hook(start)]
-    for name in dict.fromkeys(point.name.partition(":")[0] for point in depths.points):
+    for name in dict.fromkeys(point.module_name for point in depths.points):
         handles.append(modules[name].register_forward_hook(hook(name)))
     try:
         yield

@@ -29,6 +29,10 @@ class Prefix:
         self._release()
         self._recording = True
 
+    def covers(self, name: str) -> bool:
+        """Whether the module of that name is replayed, itself or within another."""
+        return name in self._kept or any(outer in self._kept for outer in _outer(name))
+
     def _release(self) -> None:
         for name in self._kept:
             self._model.get_submodule(name).__dict__.pop("forward", None)
@@ -57,7 +61,7 @@ class Prefix:
         }
         self._kept = {name: kept for name, kept in whole.items() if not any(outer in whole for outer in _outer(name))}
         for name, (output, _) in self._kept.items():
-            self._model.get_submodule(name).forward = lambda *_, kept=output, **__: kept  # type: ignore[method-assign]
+            self._model.get_submodule(name).forward = lambda *_, kept=output, **__: kept
 
 
 def _outer(name: str) -> Iterator[str]:

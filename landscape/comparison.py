@@ -1,0 +1,90 @@
+"""Two networks compared on the same images: paired differences by stage, with intervals."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray
+
+from landscape.errors import LandscapeError
+
+# Two-sided 95 % of the normal distribution: samples of images are in the hundreds and more.
+Z95 = 1.959964
+
+
+def stage_ends(result: xarray.Dataset) -> list[int]:
+    """Index of the last block or smoothing layer of each stage, in order."""
+    ends: dict[int, int] = {}
+    for place, (stage, kind) in enumerate(zip(result["stage"].values, result["kind"].values, strict=True)):
+        if kind != "subsampling":
+            ends[int(stage)] = place
+    return list(ends.values())
+
+
+def paired(baseline: xarray.Dataset, other: xarray.Dataset, variable: str) -> xarray.Dataset:
+    r"""Effect of `other` against `baseline` on a quantity of single images, stage by stage.
+
+    Parameters
+    ----------
+    baseline, other
+        Results of one instrument on the same images, with `variable` over ``(point, image)``.
+    variable
+        For example ``model_std_of_image``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``stage``: ``difference`` (mean over images of other - baseline) with ``difference_stderr``; ``ratio`` of
+        the two means with ``ratio_stderr`` (delta method, paired); ``effect_size``, the difference in standard
+        deviations of the paired differences (Cohen's :math:`d_z`); ``interval`` of the difference and
+        ``ratio_interval`` (95 %, normal). The intervals are over images, for these two networks; seeds are another
+        source of variation.
+
+    Raises
+    ------
+    LandscapeError
+        When images or stages differ.
+    """
+    if baseline.attrs.get("data_sha256") != other.attrs.get("data_sha256") or not np.array_equal(
+        baseline["image"].values, other["image"].values
+    ):
+        raise LandscapeError("the two results are of different images: measure both networks on the same ones")
+    first, second = (result[variable].values[stage_ends(result)] for result in (baseline, other))
+    if len(first) != len(second):
+        raise LandscapeError(f"the networks have {len(first)} and {len(second)} stages: compare ones of equal stages")
+    images = first.shape[1]
+    difference = second - first
+    ratio = second.mean(1) / first.mean(1)
+    influence = (second - ratio[:, None] * first) / first.mean(1)[:, None]
+    spread = difference.std(1, ddof=1)
+    made = xarray.Dataset(
+        {
+            "difference": ("stage", difference.mean(1)),
+            "difference_stderr": ("stage", spread / np.sqrt(images)),
+            "effect_size": (
+                "stage",
+                np.divide(difference.mean(1), spread, where=spread > 0, out=np.zeros(len(spread))),
+            ),
+            "ratio": ("stage", ratio),
+            "ratio_stderr": ("stage", influence.std(1, ddof=1) / np.sqrt(images)),
+        },
+        coords={"stage": np.arange(len(first))},
+        attrs={"variable": variable, "images": images},
+    )
+    for name, target in (("difference", "interval"), ("ratio", "ratio_interval")):
+        value, stderr = made[name].values, made[f"{name}_stderr"].values
+        made[target] = (("stage", "bound"), np.stack([value - Z95 * stderr, value + Z95 * stderr], axis=1))
+    return made
+
+
+def ordered_union(names: Sequence[Sequence[str]]) -> list[str]:
+    """All names, each once, in an order that keeps the order of every list."""
+    union: list[str] = []
+    for some in names:
+        place = 0
+        for name in some:
+            if name in union:
+                place = union.index(name) + 1
+            else:
+                union.insert(place, name)
+                place += 1
+    return union

@@ -1,0 +1,188 @@
+"""Command line of the feature-map instrument."""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import xarray
+
+from landscape import command, comparison, distributed
+from landscape.errors import LandscapeError
+from landscape.feature_maps import maps, picture, uncertainty
+from landscape.forward import Passes
+from landscape.journal import Journal
+from landscape.result import require_same_protocol
+
+INSTRUMENT = "landscape.feature_maps"
+DESCRIPTION = """Model and data uncertainty of feature maps by depth, over Monte-Carlo dropout passes.
+
+model_std: standard deviation over dropout masks; data_std: over positions within a pass; relative: divided by the map's
+own root mean square. Of several networks, the first is the one that the others are compared with, image by image."""
+
+
+def parser() -> command.Parser:
+    """The arguments."""
+    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
+    # The paper's figure is on test images, with masks drawn anew.
+    made.set_defaults(split="test", dropout="fresh")
+    group = made.add_argument_group("feature maps")
+    group.add_argument("--passes", type=command.positive, default=50, metavar="T", help="masks an image (default: 50)")
+    add_blocks(group)
+    group.add_argument("--image", type=int, metavar="K", help="show the maps of image K of the split instead")
+    return made
+
+
+def add_blocks(group: Any) -> None:
+    """The argument that names blocks."""
+    group.add_argument(
+        "--blocks", metavar="PATTERN,...", help="names of blocks, e.g. 'layer*.*'; default: by structure"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, draw."""
+    arguments = parser().parse_args(argv)
+    subjects = command.subjects(arguments)
+    if arguments.plan:
+        lines = [plan(arguments, subject) for subject in subjects]
+        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
+        return 0
+    results = [measured(arguments, subject) for subject in subjects]
+    differences = require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
+    shown = arguments.image is not None
+    if arguments.plot is not None and distributed.is_main():
+        (picture.draw_maps if shown else picture.draw)(results, arguments.plot)
+    facts = [maps.to_json(result) if shown else to_json(result) for result in results]
+    command.report(
+        arguments,
+        table=lambda: "\n".join([*differences, maps.table(results) if shown else table(results)]),
+        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
+    )
+    return 0
+
+
+def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
+    """The result of one subject, from the cache when it is there."""
+    settings = {"passes": arguments.passes, "blocks": arguments.blocks, "image": arguments.image}
+    asked = command.question(arguments, INSTRUMENT, subject, settings)
+    common = {
+        "protocol": subject.protocol,
+        "passes": arguments.passes,
+        "blocks": arguments.blocks,
+        "device": command.device(arguments),
+    }
+
+    def measure(journal: Journal) -> xarray.Dataset:
+        model, data = subject.checkpoint.model, subject.data
+        if arguments.image is not None:
+            return maps.measure(model, data, arguments.image, **common)
+        return uncertainty.measure(model, data, **common, batch=arguments.batch, journal=journal, quiet=arguments.quiet)
+
+    return journaled(asked, measure, force=arguments.force)
+
+
+def journaled(asked: command.Question, measure: Callable[[Journal], xarray.Dataset], *, force: bool) -> xarray.Dataset:
+    """The answer to a question, measured piece by piece with a journal that is removed when the result is stored."""
+    journals: list[Journal] = []
+
+    def begin() -> xarray.Dataset:
+        journals.append(Journal(asked.journal, {"key": asked.key}, process=distributed.rank()))
+        try:
+            return measure(journals[0])
+        finally:
+            journals[0].close()
+
+    result = command.answer(asked, begin, force=force)
+    if journals and distributed.is_main():
+        journals[0].remove()
+    return result
+
+
+def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
+    """Passes and seconds that the measurement will cost, by timing a batch."""
+    runs = Passes(
+        subject.checkpoint.model,
+        subject.data,
+        protocol=subject.protocol,
+        blocks=arguments.blocks,
+        batch=arguments.batch,
+        device=command.device(arguments),
+    )
+    start, stop = runs.batches(0, len(runs))[0]
+    images = runs.images(start, stop)
+    runs.stochastic(images, start, range(1))
+    started = time.perf_counter()
+    runs.stochastic(images, start, range(2))
+    seconds = (time.perf_counter() - started) / 2 / (stop - start)
+    passes = arguments.passes if runs.dropout_calls else 1
+    entries = sum(point.channels * point.height * point.width for point in runs.depths.points)
+    memory = 4 * entries * runs.batch * runs.dtype.itemsize
+    return (
+        f"{subject.name}: {len(runs.depths)} points, {runs.dropout_calls} dropout layers; {len(runs)} images x "
+        f"{passes} passes at {seconds * 1e3:.2g} ms, about {len(runs) * passes * seconds:.0f} s and {memory / 2**20:.0f} MiB"
+    )
+
+
+def to_json(result: xarray.Dataset) -> dict[str, Any]:
+    """Everything but the values of single images."""
+    facts = {str(name): result[name].values.tolist() for name in result.variables if "image" not in result[name].dims}
+    return facts | provenance_facts(result)
+
+
+def provenance_facts(result: xarray.Dataset) -> dict[str, Any]:
+    """The attributes that every JSON carries."""
+    import json
+
+    attributes = {name: np.asarray(value).item() for name, value in result.attrs.items()}
+    return attributes | {name: json.loads(attributes[name]) for name in ("protocol", "settings")}
+
+
+def table(results: Sequence[xarray.Dataset]) -> str:
+    """One row a point; one group of columns a network; below, the paired comparison at the end of each stage."""
+    quantities = {"model_std": "model std", "relative_model_std": "relative", "data_std": "data std"}
+    head = ["point", "map"]
+    for place, _ in enumerate(results):
+        head += [f"{what} [{place + 1}]" for what in quantities.values()] + [f"masks' share [{place + 1}]"]
+    rows = []
+    for name in comparison.ordered_union([list(result["point"].values) for result in results]):
+        row: list[str] = [name, ""]
+        for result in results:
+            if name not in result["point"].values:
+                row += ["-"] * (len(quantities) + 1)
+                continue
+            point = result.sel(point=name)
+            row[1] = f"{int(point['channels'])}x{int(point['height'])}x{int(point['width'])}"
+            row += [f"{float(point[what]):.4g}±{float(point[f'{what}_stderr']):.1g}" for what in quantities]
+            masks, images = float(point["variance_between_masks"]), float(point["variance_between_images"])
+            row.append(f"{masks / (masks + images):.0%}" if masks + images > 0 else "-")
+        rows.append(row)
+    lines = [f"[{place + 1}] {legend(result)}" for place, result in enumerate(results)]
+    lines += ["", command.columns(head, rows), "± standard error over images"]
+    return "\n".join([*lines, *compared(results, "model_std_of_image", "model std")])
+
+
+def legend(result: xarray.Dataset) -> str:
+    """One line that says what was measured on what."""
+    attributes = result.attrs
+    return (
+        f"{attributes['name']} on {attributes['images']} images of {attributes['data']}, {attributes['passes']} passes"
+    )
+
+
+def compared(results: Sequence[xarray.Dataset], variable: str, what: str) -> list[str]:
+    """Lines with the ratio to the first network after each stage, where the networks can be compared."""
+    lines = []
+    for place, other in enumerate(results[1:], start=2):
+        try:
+            effect = comparison.paired(results[0], other, variable)
+        except LandscapeError as error:
+            lines.append(f"{what} [{place}] against [1]: {error}")
+            continue
+        cells = [
+            f"{float(effect['ratio'][stage]):.3f} ({low:.3f} to {high:.3f})"
+            for stage, (low, high) in enumerate(effect["ratio_interval"].values)
+        ]
+        lines.append(f"{what} [{place}] / [1] after each stage, 95 % over images: {', '.join(cells)}")
+    return lines

@@ -1,0 +1,281 @@
+"""How much feature maps vary: over Monte-Carlo dropout passes, over positions, over images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor, nn
+
+from landscape import distributed
+from landscape.data import Images
+from landscape.errors import LandscapeError
+from landscape.forward import Passes, gathered
+from landscape.journal import Journal
+from landscape.progress import Progress
+from landscape.protocol import Protocol
+
+Item = TypeVar("Item")
+
+# At most so many pieces of the journal.
+SHARES = 20
+# Groups of the delete-a-group jackknife that gives the standard error of the variance between images.
+GROUPS = 10
+# Between-image values are averages over channels, positions and (where there are any) passes.
+PER_IMAGE = {
+    "model_std": "standard deviation over masks",
+    "model_variance": "variance over masks",
+    "data_std": "standard deviation over positions within a pass",
+    "data_variance": "variance over positions within a pass",
+    "power": "mean square of the map",
+}
+
+
+def measure(
+    model: nn.Module,
+    data: Images,
+    *,
+    protocol: Protocol | None = None,
+    passes: int = 50,
+    blocks: str | None = None,
+    batch: int | None = None,
+    device: torch.device | str | None = None,
+    journal: Journal | None = None,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    r"""Model and data uncertainty of feature maps by depth.
+
+    For a map :math:`x_{ntcp}` over images *n*, passes *t*, channels *c* and positions *p*, with the variance over *t*
+    unbiased (divisor T - 1) and the variance over *p* that of the map as it is (divisor P):
+
+    .. math::
+
+       \text{model\_std} = \langle \sqrt{\mathrm{Var}_t x} \rangle_{ncp}, \qquad
+       \text{data\_std} = \langle \sqrt{\mathrm{Var}_p x} \rangle_{ntc}
+
+    and likewise the variances. A smaller map varies less: ``relative_model_std`` and ``relative_data_std`` are divided
+    by the map's own root mean square over everything. The law of total variance splits the variance of a map's entry
+    over images and masks, averaged over channels and positions, into ``variance_between_masks``
+    (:math:`\mathrm{E}_n \mathrm{Var}_t`) and ``variance_between_images`` (:math:`\mathrm{Var}_n \mathrm{E}_t`), both
+    unbiased, so that the latter may come out slightly negative where there is none.
+
+    One streaming pass: memory does not depend on the number of passes.
+
+    Parameters
+    ----------
+    model
+        Any network; dropout is found whether it is a module or a bare call.
+    data
+        Images; `protocol` says which of them.
+    protocol
+        See `Passes`; default: fresh masks, all test images.
+    passes
+        Monte-Carlo passes *T*, 50 as in the paper. A network without dropout is passed once, and its model uncertainty
+        is zero. The standard deviation of T values is biased by a factor of about 1 - 1 / (4 T - 4), the same for all
+        networks.
+    blocks, batch, device
+        See `Passes`.
+    journal
+        Keeps finished shares of the images.
+    quiet
+        Show no progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``point`` (in order of execution; coordinates ``kind``, ``stage``, ``depth``, ``channels``, ``height``,
+        ``width``, ``subsampled``): each quantity with ``_stderr``, its standard error over images; and over
+        ``(point, image)`` the values of single images (``model_std_of_image`` and so on), for pairing networks.
+
+    Raises
+    ------
+    LandscapeError
+        For less than 2 passes, fixed or no masks, or what `Passes` refuses.
+
+    Notes
+    -----
+    N. Park and S. Kim, "Blurs Behave Like Ensembles", ICML 2022 (arXiv 2105.12639), figure 4.
+    """
+    protocol = protocol or Protocol(dropout="fresh", split="test")
+    if protocol.dropout != "fresh":
+        raise LandscapeError(f"model uncertainty needs fresh masks, not {protocol.dropout!r}: give --dropout fresh")
+    if passes < 2:
+        raise LandscapeError(f"a variance over {passes} pass is none: give --passes 2 or more")
+    runs = Passes(model, data, protocol=protocol, blocks=blocks, batch=batch, device=device)
+    shares = split(runs.batches(0, len(runs)), SHARES)
+    finished: dict[int, Mapping[str, np.ndarray]] = {}
+    with Progress(len(runs), "feature maps", unit="image", quiet=quiet or not distributed.is_main()) as bar:
+        for share in distributed.share(range(len(shares))):
+            key = f"share {share}"
+            if journal is None or key not in journal:
+                piece = _share(runs, shares[share], passes=passes, bar=bar)
+                if journal is not None:
+                    journal.write(key, piece)
+                finished[share] = piece
+            else:
+                finished[share] = journal[key]
+                bar.update(shares[share][-1][1] - shares[share][0][0])
+    pieces = gathered(finished)
+    result = _whole(runs, [pieces[share] for share in range(len(shares))], passes)
+    result.attrs |= {
+        "images": len(runs),
+        "population": len(data),
+        "passes": passes if runs.dropout_calls else 1,
+        "dropout_calls": runs.dropout_calls,
+    }
+    return result
+
+
+def split(items: Sequence[Item], parts: int) -> list[Sequence[Item]]:
+    """The items in so many contiguous parts, or fewer, none empty."""
+    parts = min(parts, len(items))
+    return [items[len(items) * part // parts : len(items) * (part + 1) // parts] for part in range(parts)]
+
+
+class Streams:
+    """Running sums of the maps of one batch, point by point, about the first pass."""
+
+    def __init__(self) -> None:
+        self.first: dict[int, Tensor] = {}
+        self.sum: dict[int, Tensor] = {}
+        self.square: dict[int, Tensor] = {}
+        self.spatial: dict[int, list[Tensor]] = {}
+
+    def add(self, sample: int, place: int, features: Tensor) -> None:
+        """Take in the map of one pass."""
+        # Written out, since torch's own variance over positions is ten times slower on channels-last maps.
+        positions = features.permute(0, 2, 3, 1).flatten(1, 2)
+        centred = positions - positions.mean(1, keepdim=True)
+        variance = centred.square_().mean(1).double()
+        of_image = torch.stack([variance.sqrt().mean(1), variance.mean(1)])
+        if place not in self.first:
+            # Later layers may change a map in place.
+            self.first[place] = features.clone()
+            self.spatial[place] = [of_image]
+            return
+        self.spatial[place].append(of_image)
+        difference = features - self.first[place]
+        if place in self.sum:
+            self.sum[place] += difference
+            self.square[place].addcmul_(difference, difference)
+        else:
+            self.sum[place], self.square[place] = difference, difference.square()
+
+    def moments(self, place: int, passes: int) -> tuple[Tensor, Tensor]:
+        """Mean over passes, and unbiased variance, (N, C, H, W). About the first pass, float32 sums lose nothing."""
+        first = self.first[place]
+        if place not in self.sum:
+            return first, torch.zeros_like(first)
+        total = self.sum[place]
+        variance = (self.square[place] - total.square() / passes) / (passes - 1)
+        return first + total / passes, variance.clamp_(min=0)
+
+
+def _mean(features: Tensor) -> Tensor:
+    """Mean of each image's map, (N,) float64."""
+    rows = features if features.is_contiguous() else features.permute(0, 2, 3, 1)
+    return rows.flatten(1).mean(1).double()
+
+
+def _share(runs: Passes, batches: Sequence[tuple[int, int]], *, passes: int, bar: Progress) -> dict[str, np.ndarray]:
+    """Values of each image, and the sum over images of the mean map of each point, by group of the jackknife."""
+    points, first, last = len(runs.depths), batches[0][0], batches[-1][1]
+    of_image = {name: torch.empty(points, last - first, dtype=torch.float64) for name in (*PER_IMAGE, "square_of_mean")}
+    sums: dict[str, Tensor] = {}
+    group_of = group(np.arange(len(runs)), len(runs))
+    samples = range(passes if runs.dropout_calls else 1)
+    for start, stop in batches:
+        streams = Streams()
+        runs.stochastic(runs.images(start, stop), start, samples, streams.add)
+        here = slice(start - first, stop - first)
+        for place in range(points):
+            mean, variance = streams.moments(place, len(samples))
+            spatial = torch.stack(streams.spatial[place]).mean(0)
+            # Of a mean square, the divisor is T; of an unbiased variance, T - 1.
+            model_variance, square_of_mean = _mean(variance), _mean(mean.square())
+            values = {
+                "model_std": _mean(variance.sqrt()),
+                "model_variance": model_variance,
+                "data_std": spatial[0],
+                "data_variance": spatial[1],
+                "power": square_of_mean + model_variance * ((len(samples) - 1) / len(samples)),
+                "square_of_mean": square_of_mean,
+            }
+            for name, value in values.items():
+                of_image[name][place, here] = value.cpu()
+            for member in range(group_of[start], group_of[stop - 1] + 1):
+                inside = torch.from_numpy(group_of[start:stop] == member).to(mean.device)
+                key, total = f"sum of {place} in {member}", mean[inside].sum(0).double().cpu()
+                sums[key] = sums[key] + total if key in sums else total
+        bar.update(stop - start)
+    return {name: value.numpy() for name, value in (of_image | sums).items()}
+
+
+def _whole(runs: Passes, pieces: Sequence[Mapping[str, np.ndarray]], passes: int) -> xarray.Dataset:
+    """The result out of the shares, in their order."""
+    of_image = {
+        name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in (*PER_IMAGE, "square_of_mean")
+    }
+    images = of_image["power"].shape[1]
+    variables: dict[str, Any] = {}
+
+    def keep(name: str, value: np.ndarray, stderr: np.ndarray, what: str) -> None:
+        variables[name] = ("point", value, {"long_name": what})
+        variables[f"{name}_stderr"] = ("point", stderr, {"long_name": f"standard error over images of: {what}"})
+
+    for name, what in PER_IMAGE.items():
+        values = of_image[name]
+        keep(name, values.mean(1), _stderr(values), what)
+        variables[f"{name}_of_image"] = (("point", "image"), values, {"long_name": what})
+    root = np.sqrt(of_image["power"].mean(1))
+    for name in ("model_std", "data_std"):
+        ratio = of_image[name].mean(1) / root
+        # Delta method for a ratio of a mean to the root of a mean.
+        influence = of_image[name] / root[:, None] - ratio[:, None] * of_image["power"] / (2 * root[:, None] ** 2)
+        keep(
+            f"relative_{name}", ratio, _stderr(influence), f"{PER_IMAGE[name]}, relative to the map's root mean square"
+        )
+    draws = passes if runs.dropout_calls else 1
+    keep("variance_between_masks", variables["model_variance"][1], variables["model_variance_stderr"][1], "E_n Var_t")
+    keep("variance_between_images", *_between_images(pieces, of_image, draws), "Var_n E_t")
+    coordinates = runs.depths.coordinates() | {"image": np.arange(images)}
+    return xarray.Dataset(variables, coords=coordinates)
+
+
+def _stderr(values: np.ndarray) -> np.ndarray:
+    images = values.shape[1]
+    return values.std(1, ddof=1) / np.sqrt(images) if images > 1 else np.full(len(values), np.nan)
+
+
+def group(image: np.ndarray, images: int) -> np.ndarray:
+    """Jackknife group of an image: contiguous, of sizes that differ by one at most."""
+    return image * min(GROUPS, images) // images
+
+
+def _between_images(
+    pieces: Sequence[Mapping[str, np.ndarray]], of_image: Mapping[str, np.ndarray], passes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unbiased variance between images of the mean over masks, and its standard error by a delete-a-group jackknife."""
+    points, images = of_image["power"].shape
+    group_of = group(np.arange(images), images)
+    groups = group_of[-1] + 1
+    replicates = np.empty((groups + 1, points))
+    for place in range(points):
+        names = [f"sum of {place} in {member}" for member in range(groups)]
+        sums = [np.sum([piece[name] for piece in pieces if name in piece], axis=0) for name in names]
+        whole = np.sum(sums, axis=0)
+        # The last row leaves nothing out.
+        for left_out in range(groups + 1):
+            kept = group_of != left_out
+            count = kept.sum()
+            total = whole if left_out == groups else whole - sums[left_out]
+            spread = (
+                of_image["square_of_mean"][place, kept].mean() - np.square(total / count).mean() if count else np.nan
+            )
+            unbiased = spread * count / (count - 1) if count > 1 else np.nan
+            replicates[left_out, place] = unbiased - of_image["model_variance"][place, kept].mean() / passes
+    if groups < 3:
+        return replicates[-1], np.full(points, np.nan)
+    deviations = replicates[:-1] - replicates[:-1].mean(0)
+    return replicates[-1], np.sqrt((groups - 1) / groups * np.square(deviations).sum(0))
