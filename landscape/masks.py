@@ -9,15 +9,16 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from landscape.randomness import generator
+from landscape.randomness import derived_seed
 
-# Masks of so many consecutive examples come from one generator: seeding costs microseconds, so that small batches of
-# small maps would otherwise feel it.
+# Masks of so many consecutive examples come from one source: seeding one costs ten microseconds, which small maps would
+# otherwise feel.
 BLOCK = 16
 _LEVELS = 2**16
 
@@ -27,25 +28,38 @@ def keep_level(rate: float) -> int:
     return round((1 - rate) * _LEVELS)
 
 
-def keep_mask(bits: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
-    """Mask values, 0 or 1 / k, from uniform 16-bit numbers; k is the probability of keeping, a multiple of 2^-16.
+def keep_mask(bits: Tensor, rate: float, out: Tensor) -> Tensor:
+    """Fill `out` with mask values, 0 or 1 / k, from uniform signed 16-bit numbers; k is the probability of keeping.
 
-    Scaling by the rounded probability keeps the mean exactly one.
+    k is a multiple of 2^-16, and scaling by its exact inverse keeps the mean exactly one.
     """
     level = keep_level(rate)
-    if level == 0:
-        return torch.zeros_like(bits, dtype=dtype)
-    # A signed 16-bit number is below level - 2^15 with probability level / 2^16.
-    return (bits < level - _LEVELS // 2).to(dtype).mul_(_LEVELS / level)
+    if level == _LEVELS:
+        return out.fill_(1)
+    # A signed 16-bit number is below level - 2^15 with probability level / 2^16. A comparison that writes the wanted
+    # dtype costs a quarter of one that makes booleans and converts them.
+    torch.lt(bits, level - _LEVELS // 2, out=out)
+    return out.mul_(_LEVELS / level) if level else out
 
 
-def _draw(words: Tensor, source: torch.Generator) -> None:
-    """Fill with raw 64-bit random numbers.
+def _bits(seed: int, device: torch.device) -> Callable[[int], Tensor]:
+    """A source of uniform signed 16-bit numbers, cut from raw 64-bit random ones.
 
-    Four mask values are cut from each: the framework's own dropout draws a number for each value, and costs more than
-    the convolution beside it.
+    The framework's own dropout draws a number for each value, and costs more than the convolution beside it.
     """
-    words.random_(-(2**63), None, generator=source)
+    if device.type != "cpu":
+        return _device_bits(torch.Generator(device).manual_seed(seed))
+    # numpy's SFC64 fills memory twice as fast as torch's Mersenne Twister, and draws inside `torch.func.vmap` too.
+    source = np.random.SFC64(seed)
+    return lambda count: torch.from_numpy(source.random_raw(-(-count // 4)).view(np.int16)[:count])
+
+
+def _device_bits(source: torch.Generator) -> Callable[[int], Tensor]:
+    def draw(count: int) -> Tensor:
+        words = torch.empty(-(-count // 4), dtype=torch.int64, device=source.device)
+        return words.random_(-(2**63), None, generator=source).view(torch.int16)[:count]
+
+    return draw
 
 
 class Masks(TorchFunctionMode):
@@ -79,9 +93,12 @@ class Masks(TorchFunctionMode):
     def stream(source: torch.Generator) -> "Masks":
         """Masks are drawn one after the other from a generator: the fastest, for training.
 
-        torch's own dropout follows its training flag; ours is always on.
+        torch's own dropout follows its training flag; ours is always on. Features must be on the generator's device.
         """
-        return _Stream(source)
+        if source.device.type != "cpu":
+            return _Stream(_device_bits(source))
+        seed = int(torch.randint(2**63 - 1, (), generator=source))
+        return _Stream(_bits(seed, source.device))
 
     def address(self, *, first_example: int = 0, sample: int = 0) -> None:
         """Say that the rows of the next batch are examples `first_example`, `first_example` + 1, ... of `sample`."""
@@ -133,32 +150,30 @@ class _Addressed(Masks):
         call, self.calls = self.calls, self.calls + 1
         first, last = self._first_example, self._first_example + shape[0]
         each = shape[1:].numel()
-        # A block of 16 examples is a whole number of words, whatever an example's size.
-        words_each = BLOCK * each // 4
-        blocks = range(first // BLOCK, -(-last // BLOCK))
-        words = torch.empty(len(blocks) * words_each, dtype=torch.int64, device=like.device)
-        for place, block in enumerate(blocks):
-            source = generator(self._seed, "mask", self._sample, call, block, device=like.device)
-            needed = min(last - block * BLOCK, BLOCK) * each
-            _draw(words[place * words_each : place * words_each + -(-needed // 4)], source)
-        start = (first - blocks.start * BLOCK) * each
-        bits = words.view(torch.int16)[start : start + shape.numel()]
-        return _shaped(keep_mask(bits, rate, like.dtype), shape)
+        values = torch.empty(shape.numel(), dtype=like.dtype, device=like.device)
+        for block in range(first // BLOCK, -(-last // BLOCK)):
+            here = block * BLOCK
+            begin, end = max(first, here), min(last, here + BLOCK)
+            # On a GPU the numbers depend on how many are drawn at once: there a block is always drawn whole.
+            drawn = (end - here if like.device.type == "cpu" else BLOCK) * each
+            seed = derived_seed(self._seed, "mask", self._sample, call, block)
+            bits = _bits(seed, like.device)(drawn)[(begin - here) * each : (end - here) * each]
+            keep_mask(bits, rate, values[(begin - first) * each : (end - first) * each])
+        return _shaped(values, shape)
 
 
 class _Stream(Masks):
-    def __init__(self, source: torch.Generator) -> None:
+    def __init__(self, bits: Callable[[int], Tensor]) -> None:
         super().__init__()
-        self._source = source
+        self._bits = bits
 
     def active(self, rate: float, training: bool) -> bool:
         return rate > 0 and training
 
     def mask(self, shape: torch.Size, rate: float, like: Tensor) -> Tensor:
         self.calls += 1
-        words = torch.empty((shape.numel() + 3) // 4, dtype=torch.int64, device=like.device)
-        _draw(words, self._source)
-        return _shaped(keep_mask(words.view(torch.int16)[: shape.numel()], rate, like.dtype), shape)
+        values = torch.empty(shape.numel(), dtype=like.dtype, device=like.device)
+        return _shaped(keep_mask(self._bits(shape.numel()), rate, values), shape)
 
 
 def _shaped(values: Tensor, shape: torch.Size) -> Tensor:
@@ -171,7 +186,7 @@ def _shaped(values: Tensor, shape: torch.Size) -> Tensor:
 
 
 _current: ContextVar[Masks | None] = ContextVar("masks", default=None)
-_fallback: dict[torch.device, torch.Generator] = {}
+_fallback: dict[torch.device, Masks] = {}
 
 
 def dropout(features: Tensor, rate: float) -> Tensor:
@@ -190,8 +205,9 @@ def dropout(features: Tensor, rate: float) -> Tensor:
     """
     masks = _current.get()
     if masks is None:
-        source = _fallback.setdefault(features.device, generator(0, "mask", device=features.device))
-        masks = _Stream(source)
+        if features.device not in _fallback:
+            _fallback[features.device] = _Stream(_bits(derived_seed(0, "mask"), features.device))
+        masks = _fallback[features.device]
     if not masks.active(rate, training=True):
         return features
     return features * masks.mask(features.shape, rate, features)
