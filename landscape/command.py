@@ -236,7 +236,7 @@ def checkpoint_path(name: str, arguments: argparse.Namespace) -> Path:
         return path
     from landscape import training
 
-    return training.ensure(name, cache=arguments.cache, data_root=arguments.data_root, quiet=arguments.quiet)
+    return training.ensure(name, cache=arguments.cache, root=arguments.data_root, quiet=arguments.quiet)
 
 
 def objective(arguments: argparse.Namespace, subject: Subject, *, sharded: bool = False) -> "Objective":

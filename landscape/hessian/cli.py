@@ -112,7 +112,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
 
 
 def to_json(result: xarray.Dataset) -> dict[str, Any]:
-    """The JSON that DESIGN of the command promises: numbers, provenance, nothing else."""
+    """Numbers and provenance, JSON-ready."""
     import json
 
     facts: dict[str, Any] = {}

@@ -8,7 +8,7 @@ import xarray
 from matplotlib.figure import Figure
 
 from landscape import plotting
-from landscape.eigen import SpectralDensity
+from landscape.hessian.spectrum import density_of
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
@@ -29,10 +29,9 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
             color = plotting.COLORS[place % len(plotting.COLORS)]
             label = str(result.attrs.get("name", f"network {place + 1}"))
             if "node" in result:
-                density = SpectralDensity(nodes=result["node"].values, weights=result["weight"].values)
-                curve = density.curve()
-                axes.fill_between(curve.grid, curve.lower, curve.upper, color=color, alpha=0.2, linewidth=0)
-                axes.plot(curve.grid, curve.density, color=color, label=label)
+                curve = density_of(result).on_grid()
+                axes.fill_between(curve.centres, curve.lower, curve.upper, color=color, alpha=0.2, linewidth=0)
+                axes.plot(curve.centres, curve.density, color=color, label=label)
                 label = ""
             if "eigenvalue" in result:
                 # One row of marks a network, in the axes' lowest part, so that they do not hide each other.

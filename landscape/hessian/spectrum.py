@@ -8,7 +8,7 @@ import torch
 import xarray
 from torch import Tensor
 
-from landscape.eigen import Eigenpairs, eigenpairs, spectral_density, trace
+from landscape.eigen import Eigenpairs, SpectralDensity, eigenpairs, spectral_density, trace
 from landscape.eigen.lanczos import Which
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
@@ -72,7 +72,8 @@ def spectrum(
         ``eigenvalue`` (rank) with ``residual`` (the true eigenvalue lies within it), ``error`` (the sharper estimate
         that `tolerance` is compared with), ``converged`` and ``sampling_stderr`` (what the choice of images costs,
         with the finite-population correction: zero when all images were used); ``smallest_eigenvalue``; ``trace`` with
-        ``trace_stderr``; ``node`` and ``weight`` (probe, step) of the density, total weight 1 a probe.
+        ``trace_stderr``; ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node) of the density, total
+        weight 1 a probe, see `density_of`.
 
     Raises
     ------
@@ -85,6 +86,7 @@ def spectrum(
     curvature = CurvatureOperator(objective, operator, sample=sample)
     variables: dict[str, object] = {}
     coordinates: dict[str, object] = {}
+    attributes: dict[str, object] = {}
     pairs: Eigenpairs | None = None
 
     if "top" in only or "density" in only:
@@ -136,12 +138,18 @@ def spectrum(
                 deflate=pairs,
                 callback=lambda done: bar.update(done - bar.done),
             )
-        variables |= {"node": (("probe", "step"), density.nodes), "weight": (("probe", "step"), density.weights)}
+        variables |= {
+            "node": (("probe", "quadrature_node"), density.nodes),
+            "weight": (("probe", "quadrature_node"), density.weights),
+            "node_residual": (("probe", "quadrature_node"), density.residuals),
+        }
+        attributes = {"density_points": density.points}
     plan = curvature.plan
     return xarray.Dataset(
         variables,
         coordinates,
-        attrs={
+        attrs=attributes
+        | {
             "operator": operator,
             "which": which,
             "products": curvature.products,
@@ -150,6 +158,18 @@ def spectrum(
             "left_out": len(objective.left_out),
             "plan": str(plan),
         },
+    )
+
+
+def density_of(result: xarray.Dataset) -> SpectralDensity:
+    """The spectral density that a result holds, with all that it can do (curve, mass above a threshold)."""
+    return SpectralDensity(
+        nodes=result["node"].values,
+        weights=result["weight"].values,
+        residuals=result["node_residual"].values,
+        points=int(result.attrs["density_points"]),
+        size=int(result.attrs["parameters"]),
+        products=int(result.attrs["products"]),
     )
 
 

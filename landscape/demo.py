@@ -1,0 +1,26 @@
+"""``make demo``: train (or find) a smoothed and an unsmoothed network on digits, and compare their Hessian spectra."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from landscape import command
+
+RECIPES = ("digits-plain", "digits-smooth")
+PICTURE = Path("results/demo/hessian.png")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the main job on the embedded default and say where the picture is."""
+    from landscape.hessian import cli
+
+    parser = command.Parser("landscape.demo", __doc__ or "")
+    parser.parse_args(argv)
+    print(f"python -m landscape.hessian {' '.join(RECIPES)} --plot {PICTURE}", file=sys.stderr)
+    status = cli.main([*RECIPES, "--plot", str(PICTURE)])
+    print(f"\npicture: {PICTURE}")
+    return status
+
+
+if __name__ == "__main__":
+    command.launch("landscape.demo")
