@@ -1,0 +1,46 @@
+"""How good predicted probabilities are: metrics as plain functions, as mergeable sums, and over bootstrap samples."""
+
+from landscape.metrics.bootstrap import bootstrap, bootstrap_weights, interval
+from landscape.metrics.definitions import BINNINGS, METRICS, Estimate, Metric, Sums, values
+from landscape.metrics.examples import Examples, examples, log_mean_exp
+from landscape.metrics.functions import (
+    accuracy,
+    accuracy_90,
+    brier,
+    ece,
+    frequency_90,
+    iou,
+    iou_90,
+    nll,
+    signed_ece,
+    top5,
+    uncertain_90,
+)
+from landscape.metrics.metric_set import MetricSet
+
+__all__ = [
+    "BINNINGS",
+    "METRICS",
+    "Estimate",
+    "Examples",
+    "Metric",
+    "MetricSet",
+    "Sums",
+    "accuracy",
+    "accuracy_90",
+    "bootstrap",
+    "bootstrap_weights",
+    "brier",
+    "ece",
+    "examples",
+    "frequency_90",
+    "interval",
+    "iou",
+    "iou_90",
+    "log_mean_exp",
+    "nll",
+    "signed_ece",
+    "top5",
+    "uncertain_90",
+    "values",
+]
