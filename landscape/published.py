@@ -1,0 +1,130 @@
+"""The result files that Park & Kim published beside their papers: CSV without a header, read by position.
+
+Sources: github.com/xxxnell/how-do-vits-work, ``resources/results``, of "Blurs Behave Like Ensembles" (ICML 2022, arXiv
+2105.12639) and "How Do Vision Transformers Work?" (ICLR 2022, arXiv 2202.06709).
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import xarray
+
+from landscape.errors import LandscapeError
+
+_CUTOFFS = {"cutoff_0": 0.0, "cutoff_90": 0.9}
+_METRICS = (
+    "nll",
+    *_CUTOFFS,
+    "accuracy",
+    "accuracy_90",
+    "uncertain_0",
+    "uncertain_90",
+    "iou",
+    "iou_90",
+    "frequency_0",
+    "frequency_90",
+    "top5",
+    "brier",
+    "ece",
+)
+SURFACE_COLUMNS: dict[int, tuple[str, ...]] = {
+    16: ("alpha", "beta", *_METRICS),
+    # l1 and l2: sums over tensors of each tensor's norm, not squared.
+    19: ("alpha", "beta", "l1", "l2", *_METRICS, "signed_ece"),
+}
+CORRUPTED_COLUMNS: dict[int, tuple[str, ...]] = {
+    16: ("severity", "corruption", *_METRICS),
+    17: ("severity", "corruption", *_METRICS, "signed_ece"),
+}
+
+
+def read_surface(path: Path | str) -> xarray.Dataset:
+    """A published loss surface, e.g. ``cifar100_resnet_mcdo_18_x10_losslandscape.csv``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``(alpha, beta)``: ``nll`` (nats, as published, infinities included), ``accuracy``, ``accuracy_90``,
+        ``uncertain_0``, ``uncertain_90``, ``iou``, ``iou_90``, ``frequency_0``, ``frequency_90``, ``top5``, ``brier``,
+        ``ece``, and in the 19-column file ``l1``, ``l2`` (sums over tensors of unsquared norms) and ``signed_ece``.
+
+    Raises
+    ------
+    LandscapeError
+        When the file has another number of columns, text for a number, or is no complete grid.
+    """
+    columns = _columns(Path(path), SURFACE_COLUMNS)
+    # The authors' coordinates carry the rounding of a sum of steps.
+    coordinates = {name: np.round(_numbers(columns.pop(name), name, path), 9) for name in ("alpha", "beta")}
+    return _grid(coordinates, columns, Path(path))
+
+
+def read_corrupted(path: Path | str) -> xarray.Dataset:
+    """Published metrics on corrupted images, e.g. ``cifar100_alexnet_dnn_corrupted.csv``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``(severity, corruption)``; the variables of `read_surface` without the norms.
+
+    Raises
+    ------
+    LandscapeError
+        As `read_surface`.
+    """
+    columns = _columns(Path(path), CORRUPTED_COLUMNS)
+    severity = _numbers(columns.pop("severity"), "severity", path).astype(np.int64)
+    return _grid({"severity": severity, "corruption": np.array(columns.pop("corruption"))}, columns, Path(path))
+
+
+def _columns(path: Path, layouts: dict[int, tuple[str, ...]]) -> dict[str, list[str]]:
+    if not path.is_file():
+        raise LandscapeError(f"no file {path}: give the CSV that the authors published")
+    with open(path, newline="") as file:
+        rows = [row for row in csv.reader(file) if row]
+    counts = sorted({len(row) for row in rows})
+    if len(counts) != 1 or counts[0] not in layouts:
+        raise LandscapeError(
+            f"{path} has rows of {' and '.join(map(str, counts)) or 'no'} columns, not of "
+            f"{' or '.join(map(str, layouts))}: it is not the published file, or cut off"
+        )
+    names = layouts[counts[0]]
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+
+
+def _numbers(texts: list[str], name: str, path: Path | str) -> np.ndarray:
+    try:
+        return np.array([float(text) for text in texts])
+    except ValueError as error:
+        raise LandscapeError(
+            f"{path}: column {name} holds no number ({error}): the columns are not as published"
+        ) from None
+
+
+def _grid(coordinates: dict[str, np.ndarray], columns: dict[str, list[str]], path: Path) -> xarray.Dataset:
+    """The rows on the product of their coordinates, in order of first appearance (text) or size (numbers)."""
+    values = {name: _numbers(texts, name, path) for name, texts in columns.items()}
+    for name, cutoff in _CUTOFFS.items():
+        if not (values.pop(name) == cutoff).all():
+            raise LandscapeError(f"{path}: column {name} is not {cutoff} throughout: the columns are not as published")
+    axes = {
+        name: np.array(list(dict.fromkeys(given.tolist()))) if given.dtype.kind == "U" else np.unique(given)
+        for name, given in coordinates.items()
+    }
+    place = tuple(
+        np.array([list(axes[name]).index(entry) for entry in given.tolist()]) for name, given in coordinates.items()
+    )
+    shape = tuple(len(axis) for axis in axes.values())
+    filled = np.zeros(shape, dtype=int)
+    np.add.at(filled, place, 1)
+    if not (filled == 1).all():
+        raise LandscapeError(
+            f"{path} has {len(place[0])} rows for a grid of {' x '.join(map(str, shape))}: rows are missing or repeated"
+        )
+    variables = {}
+    for name, given in values.items():
+        table = np.empty(shape)
+        table[place] = given
+        variables[name] = (tuple(axes), table)
+    return xarray.Dataset(variables, coords=dict(axes), attrs={"name": f"published: {path.name}", "source": path.name})
