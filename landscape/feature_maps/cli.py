@@ -171,9 +171,11 @@ def legend(result: xarray.Dataset) -> str:
     )
 
 
-def compared(results: Sequence[xarray.Dataset], variable: str, what: str) -> list[str]:
-    """Lines with the ratio to the first network after each stage, where the networks can be compared."""
+def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, ratio: bool = True) -> list[str]:
+    """Lines with the ratio (or difference) to the first network after each stage, where they can be compared."""
     lines = []
+    name, sign = ("ratio", "/") if ratio else ("difference", "-")
+    interval = "ratio_interval" if ratio else "interval"
     for place, other in enumerate(results[1:], start=2):
         try:
             effect = comparison.paired(results[0], other, variable)
@@ -181,8 +183,8 @@ def compared(results: Sequence[xarray.Dataset], variable: str, what: str) -> lis
             lines.append(f"{what} [{place}] against [1]: {error}")
             continue
         cells = [
-            f"{float(effect['ratio'][stage]):.3f} ({low:.3f} to {high:.3f})"
-            for stage, (low, high) in enumerate(effect["ratio_interval"].values)
+            f"{float(effect[name][stage]):.3f} ({low:.3f} to {high:.3f})"
+            for stage, (low, high) in enumerate(effect[interval].values)
         ]
-        lines.append(f"{what} [{place}] / [1] after each stage, 95 % over images: {', '.join(cells)}")
+        lines.append(f"{what} [{place}] {sign} [1] after each stage, 95 % over images: {', '.join(cells)}")
     return lines

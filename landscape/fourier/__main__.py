@@ -1,0 +1,5 @@
+"""``python -m landscape.fourier CKPT...``."""
+
+from landscape.command import launch
+
+launch("landscape.fourier.cli")

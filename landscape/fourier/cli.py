@@ -1,0 +1,146 @@
+"""Command line of the Fourier instrument."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import xarray
+
+from landscape import command, comparison, distributed
+from landscape.feature_maps.cli import add_blocks, compared, journaled, legend, plan, to_json
+from landscape.fourier import amplitude, picture, transfer
+from landscape.fourier.spectrum import PATHS
+from landscape.journal import Journal
+from landscape.result import require_same_protocol
+
+INSTRUMENT = "landscape.fourier"
+DESCRIPTION = """Amplitude spectra of feature maps by depth.
+
+Delta log A(f): log amplitude at frequency f relative to that at 0, on the half-diagonal of the 2D spectrum (as the
+authors) or averaged over rings; with dropout's masks off and on, and of dropout's noise alone. With --transfer, the
+gain of each block for sinusoids at the operating point instead."""
+
+
+def parser() -> command.Parser:
+    """The arguments."""
+    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
+    made.set_defaults(split="test", dropout="fresh")
+    group = made.add_argument_group("spectra")
+    group.add_argument("--passes", type=command.positive, default=10, metavar="T", help="masks an image (default: 10)")
+    group.add_argument("--path", choices=PATHS, default=PATHS[0], help="shown in table and picture; both are kept")
+    group.add_argument("--window", choices=("hann",), help="taper the maps first (default: not, as the authors)")
+    add_blocks(group)
+    group.add_argument("--transfer", action="store_true", help="frequency response of each block instead")
+    group.add_argument("--points", type=command.positive, default=16, metavar="N", help="images of --transfer")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, draw."""
+    arguments = parser().parse_args(argv)
+    subjects = command.subjects(arguments)
+    if arguments.plan:
+        lines = [plan(arguments, subject) for subject in subjects]
+        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
+        return 0
+    results = [measured(arguments, subject) for subject in subjects]
+    differences = require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
+    if arguments.plot is not None and distributed.is_main():
+        if arguments.transfer:
+            picture.draw_transfer(results, arguments.plot)
+        else:
+            picture.draw(results, arguments.plot, path_in_plane=arguments.path)
+    facts = [to_json(result) for result in results]
+
+    def table() -> str:
+        shown = transfer_table(results) if arguments.transfer else amplitude_table(results, arguments.path)
+        return "\n".join([*differences, shown])
+
+    command.report(arguments, table=table, facts=lambda: facts[0] if len(facts) == 1 else {"results": facts})
+    return 0
+
+
+def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
+    """The result of one subject, from the cache when it is there."""
+    settings: dict[str, Any] = {"blocks": arguments.blocks}
+    if arguments.transfer:
+        settings |= {"transfer": arguments.points}
+    else:
+        settings |= {"passes": arguments.passes, "window": arguments.window}
+    asked = command.question(arguments, INSTRUMENT, subject, settings)
+    model, data, on = subject.checkpoint.model, subject.data, command.device(arguments)
+
+    def measure(journal: Journal) -> xarray.Dataset:
+        if arguments.transfer:
+            return transfer.measure(
+                model,
+                data,
+                protocol=subject.protocol,
+                images=arguments.points,
+                blocks=arguments.blocks,
+                device=on,
+                seed=arguments.seed,
+                quiet=arguments.quiet,
+            )
+        return amplitude.measure(
+            model,
+            data,
+            protocol=subject.protocol,
+            passes=arguments.passes,
+            window=arguments.window,
+            blocks=arguments.blocks,
+            batch=arguments.batch,
+            device=on,
+            journal=journal,
+            quiet=arguments.quiet,
+        )
+
+    return journaled(asked, measure, force=arguments.force)
+
+
+def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
+    """Delta log A(pi) of every point, masks off and on, and the noise against the signal there."""
+    head = ["point", "map"]
+    for place, result in enumerate(results):
+        head += [f"masks {mode} [{place + 1}]" for mode in result["dropout"].values]
+        head += [f"noise/signal at pi [{place + 1}]"] if "noise_to_signal" in result else []
+    rows = []
+    for name in comparison.ordered_union([list(result["point"].values) for result in results]):
+        row: list[str] = [name, ""]
+        for result in results:
+            known = name in result["point"].values
+            modes = result.sizes["dropout"]
+            if not known:
+                row += ["-"] * (modes + ("noise_to_signal" in result))
+                continue
+            point = result.sel(point=name, path=path)
+            row[1] = f"{int(point['channels'])}x{int(point['height'])}x{int(point['width'])}"
+            row += [
+                f"{float(point['delta_at_pi'][mode]):.3f}±{float(point['delta_at_pi_stderr'][mode]):.1g}"
+                for mode in range(modes)
+            ]
+            if "noise_to_signal" in result:
+                last = int(point["frequency"].notnull().sum()) - 1
+                row.append(f"{float(point['noise_to_signal'][last]):+.2f}")
+        rows.append(row)
+    lines = [f"[{place + 1}] {legend(result)}" for place, result in enumerate(results)]
+    lines += ["", command.columns(head, rows)]
+    lines.append(f"Delta log A(pi) on the {path.replace('_', ' ')}, natural logarithm, ± standard error over images")
+    ends = [result.sel(path=path).isel(dropout=-1) for result in results]
+    return "\n".join([*lines, *compared(ends, "delta_at_pi_of_image", "Delta log A(pi)", ratio=False)])
+
+
+def transfer_table(results: Sequence[xarray.Dataset]) -> str:
+    """Gain at a few frequencies, relative to the lowest, along the diagonal."""
+    shown = [0, 2, 4, 6, 8]
+    head = ["network", "up to", "gain at 0"]
+    head += [f"{float(results[0]['frequency'][place]):.2g} pi" for place in shown[1:]]
+    rows = []
+    for result in results:
+        along = result.sel(direction="diagonal")
+        for place, name in enumerate(result["point"].values):
+            relative = along["relative_gain"].values[place]
+            first = f"{float(along['gain'][place, 0]):.3g}"
+            rows.append([str(result.attrs["name"]), name, first, *(f"{relative[step]:.3f}" for step in shown[1:])])
+    note = "gain of the stretch from the point before, both axes at that frequency, relative to the gain at 0"
+    return "\n".join([command.columns(head, rows), note])
