@@ -32,14 +32,19 @@ DEFAULT_IMAGES = 2000
 
 
 def launch(module: str) -> NoReturn:
-    """Run the ``main(argv) -> int`` of a module and leave with its status.
+    """Run the ``main(argv) -> int`` of a module on this process's arguments and leave with its status."""
+    sys.exit(run(module, sys.argv[1:]))
 
-    Bad input is one line ``error: ...`` and status 2; Ctrl-C is status 130 without a traceback.
+
+def run(module: str, argv: Sequence[str]) -> int:
+    """Status of the ``main(argv)`` of a module.
+
+    Bad input is one line ``error: ...`` and status 2; Ctrl-C is status 130 without a traceback. Any other exception is
+    a defect of ours and keeps its traceback.
     """
-    status = INTERRUPTED
     try:
         try:
-            status = importlib.import_module(module).main(sys.argv[1:])
+            return int(importlib.import_module(module).main(argv))
         finally:
             if "torch" in sys.modules:
                 from landscape import distributed
@@ -47,10 +52,10 @@ def launch(module: str) -> NoReturn:
                 distributed.stop()
     except LandscapeError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = BAD_INPUT
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
-    sys.exit(status)
+        return INTERRUPTED
 
 
 class Parser(argparse.ArgumentParser):

@@ -127,7 +127,7 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
             "smallest_residual": float(result["smallest_residual"]),
         }
     if "trace" in result:
-        facts |= {"trace": float(result["trace"]), "trace_stderr": float(result["trace_stderr"])}
+        facts |= {name: float(result[name]) for name in ("trace", "trace_stderr", "l2_trace")}
     if "node" in result:
         facts["density"] = {"nodes": result["node"].values.tolist(), "weights": result["weight"].values.tolist()}
     attributes = result.attrs
@@ -157,6 +157,7 @@ def table(results: Sequence[xarray.Dataset], differences: Sequence[str] = ()) ->
         rows.append(
             ["trace", *[f"{float(result['trace']):.5g} ± {float(result['trace_stderr']):.2g}" for result in results]]
         )
+        rows.append(["  of it the L2 term's", *[f"{float(result['l2_trace']):.5g}" for result in results]])
     for name, label in (("parameters", "parameters"), ("images", "images"), ("products", "products")):
         rows.append([label, *[f"{int(result.attrs[name]):,}" for result in results]])
     rows.append(["seconds", *[f"{float(result.attrs['seconds']):.1f}" for result in results]])

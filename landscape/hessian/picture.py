@@ -48,12 +48,18 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
                 )
         if any("node" in result for result in results):
             axes.set_yscale("log")
+            # Below a tenth of what one eigenvalue spread over the whole range would be, there are only kernel tails.
+            floor = min(0.1 / (density_of(r).size * np.ptp(density_of(r).range)) for r in results if "node" in r)
+            top = max(float(density_of(r).on_grid().density.max()) for r in results if "node" in r)
+            axes.set_ylim(floor, 10 * top)
             axes.set_ylabel("spectral density (1 / nat)")
         else:
             axes.set_yticks([])
         axes.set_xlabel("eigenvalue of the Hessian (nats per unit of weight squared)")
         if marks:
-            axes.set_title("spectral density (line, band: standard error over probes) and top eigenvalues (marks)")
+            low, high = axes.get_xlim()
+            axes.set_xlim(low, min(high, 1.08 * max(marks)) if max(marks) > 0 else high)
+            axes.set_title("spectral density (band: 95 % over probes) and top eigenvalues (marks)")
         axes.legend()
     if path is not None:
         plotting.save(

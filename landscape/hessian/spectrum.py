@@ -17,6 +17,8 @@ from landscape.progress import Progress
 
 Part = Literal["top", "trace", "density"]
 PARTS: tuple[Part, ...] = ("top", "trace", "density")
+# Groups of images that the sampling error is read off; its own relative error is 1 / sqrt(2 (groups - 1)).
+_GROUPS = 16
 
 
 def spectrum(
@@ -72,7 +74,8 @@ def spectrum(
         ``eigenvalue`` (rank) with ``residual`` (the true eigenvalue lies within it), ``error`` (the sharper estimate
         that `tolerance` is compared with), ``converged`` and ``sampling_stderr`` (what the choice of images costs,
         with the finite-population correction: zero when all images were used); ``smallest_eigenvalue``; ``trace`` with
-        ``trace_stderr``; ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node) of the density, total
+        ``trace_stderr`` and ``l2_trace``, the L2 term's part of it;
+        ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node) of the density, total
         weight 1 a probe, see `density_of`.
 
     Raises
@@ -108,7 +111,6 @@ def spectrum(
                 which="SA",
                 tolerance=max(tolerance, 1e-3),
                 seed=seed,
-                confidence=0,
                 callback=lambda *_: bar.update(),
             )
         coordinates["rank"] = np.arange(1, len(pairs.values) + 1)
@@ -117,7 +119,7 @@ def spectrum(
             "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
             "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|"}),
             "converged": ("rank", pairs.converged.astype(np.int8)),
-            "sampling_stderr": ("rank", sampling_error(curvature, pairs.vectors)),
+            "sampling_stderr": ("rank", sampling_error(curvature, pairs.vectors, sample=sample)),
             "smallest_eigenvalue": ((), float(bottom.values[0])),
             "smallest_residual": ((), float(bottom.residuals[0])),
             "missed_probability": ((), pairs.missed_probability),
@@ -127,7 +129,11 @@ def spectrum(
             estimate = trace(
                 curvature, products=trace_products, seed=seed, callback=lambda done: bar.update(done - bar.done)
             )
-        variables |= {"trace": ((), estimate.value), "trace_stderr": ((), estimate.stderr)}
+        variables |= {
+            "trace": ((), estimate.value),
+            "trace_stderr": ((), estimate.stderr),
+            "l2_trace": ((), l2_trace(objective) if operator != "fisher" else 0.0),
+        }
     if "density" in only:
         with Progress(probes * steps, "density", unit="product", quiet=quiet) as bar:
             density = spectral_density(
@@ -161,6 +167,18 @@ def spectrum(
     )
 
 
+def l2_trace(objective: Objective) -> float:
+    r"""The part of the trace that the L2 term makes: :math:`wd\,P`, or for unsquared norms, tensor by tensor,
+    :math:`wd\,(P_t - 1) / \lVert w_t\rVert`.
+    """
+    if objective.protocol.l2 == "none":
+        return 0.0
+    if objective.protocol.l2 == "exact":
+        return objective.weight_decay * objective.size
+    tensors = objective.space.split(objective.point)
+    return objective.weight_decay * sum((tensor.numel() - 1) / float(tensor.norm()) for tensor in tensors)
+
+
 def density_of(result: xarray.Dataset) -> SpectralDensity:
     """The spectral density that a result holds, with all that it can do (curve, mass above a threshold)."""
     return SpectralDensity(
@@ -173,22 +191,24 @@ def density_of(result: xarray.Dataset) -> SpectralDensity:
     )
 
 
-def sampling_error(curvature: CurvatureOperator, vectors: Tensor) -> np.ndarray:
+def sampling_error(curvature: CurvatureOperator, vectors: Tensor, *, sample: int = 0) -> np.ndarray:
     r"""Standard error (k,) of each eigenvalue that comes from having looked at some images only.
 
     First order: :math:`\lambda` moves by :math:`v^\top (\Delta A)\, v` when the images change: the spread of the
     micro-batches' Rayleigh quotients :math:`v^\top A_b v` tells it, weighted by their sizes, with the
-    finite-population correction :math:`1 - n/N` for *n* of *N* images. NaN with fewer than two micro-batches and images
-    left out.
+    finite-population correction :math:`1 - n/N` for *n* of *N* images. NaN for a single image.
     """
     objective = curvature.objective
-    quotients, counts = curvature.batch_quotients(vectors)
+    if objective.images == objective.population:
+        return np.zeros(vectors.shape[1])
+    # Groups of the micro-batches' size when there are enough of them to see a spread, smaller ones otherwise.
+    group = min(objective.micro_batch, max(1, objective.images // _GROUPS))
+    groups = CurvatureOperator(objective, curvature.kind, sample=sample, micro_batch=group)
+    quotients, counts = (curvature if group == objective.micro_batch else groups).batch_quotients(vectors)
     weights = counts.to(quotients)[:, None]
     batches = float(objective.reduced(torch.tensor(float(len(counts)), device=quotients.device)))
     mean = objective.reduced((weights * quotients).sum(0)) / objective.images
     spread = objective.reduced((weights.square() * (quotients - mean).square()).sum(0))
-    if objective.images == objective.population:
-        return np.zeros(len(mean))
     if batches < 2:
         return np.full(len(mean), np.nan)
     correction = 1 - objective.images / objective.population

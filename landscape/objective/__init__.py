@@ -1,7 +1,8 @@
 """The objective: loss, gradient and curvature as functions of one flat parameter vector."""
 
+from landscape.objective.inference import Inference, Precision
 from landscape.objective.objective import Objective, Terms, require_finite
 from landscape.objective.operators import CurvatureOperator, Plan
 from landscape.objective.parameters import ParameterSpace
 
-__all__ = ["CurvatureOperator", "Objective", "ParameterSpace", "Plan", "Terms", "require_finite"]
+__all__ = ["CurvatureOperator", "Inference", "Objective", "ParameterSpace", "Plan", "Precision", "Terms", "require_finite"]

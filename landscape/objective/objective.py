@@ -267,11 +267,14 @@ class Objective:
         images = self.data.batch(start, min(stop, self.images), dtype=self.dtype)
         return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
-    def micro_batches(self, first: int | None = None, last: int | None = None) -> list[tuple[int, int]]:
+    def micro_batches(
+        self, first: int | None = None, last: int | None = None, *, size: int | None = None
+    ) -> list[tuple[int, int]]:
         """Ranges (start, stop) of the micro-batches between two examples, this process's share unless given."""
         first = self.first if first is None else first
         last = self.last if last is None else last
-        return [(start, min(start + self.micro_batch, last)) for start in range(first, last, self.micro_batch)]
+        size = size or self.micro_batch
+        return [(start, min(start + size, last)) for start in range(first, last, size)]
 
     def outputs(self, parameters: Sequence[Tensor], start: int, stop: int, *, sample: int = 0) -> Tensor:
         """Network outputs (stop - start, K) for some examples.
@@ -355,10 +358,17 @@ class Objective:
         with self._prepared(point, sample) as parameters:
             for start, stop in self.micro_batches():
                 outputs = self.outputs(parameters, start, stop, sample=sample)
-                total += self.loss(outputs, self.labels(start, stop)).double() * (stop - start)
+                total += self.example_losses(outputs, self.labels(start, stop)).sum()
         mean = float(self.reduced(total) / self.images)
         l2 = float(self.l2(parameters))
         return Terms(loss=mean + l2, cross_entropy=mean, l2=l2)
+
+    def example_losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Loss of each example (N,), float64, from outputs of any precision; without the L2 term."""
+        if self._cross_entropy:
+            return nn.functional.cross_entropy(outputs.double(), labels, reduction="none")
+        single = [self.loss(outputs[n : n + 1], labels[n : n + 1]) for n in range(len(labels))]
+        return torch.stack(single).double()
 
     def gradient(self, point: Tensor | None = None, *, sample: int = 0) -> Tensor:
         """Gradient (P,) of the regularised loss at a point."""

@@ -63,6 +63,8 @@ class CurvatureOperator:
         Which draw of the dropout masks; held for all products, since an operator that redraws is not symmetric.
     first, last
         Only these examples (a mini-batch), as if they were all there are; everything by default.
+    micro_batch
+        Examples in one graph, the objective's own number by default.
 
     Attributes
     ----------
@@ -79,6 +81,7 @@ class CurvatureOperator:
         sample: int = 0,
         first: int | None = None,
         last: int | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         if kind not in _GRAPHS:
             raise LandscapeError(f"unknown operator {kind!r}: choose one of {', '.join(_GRAPHS)}")
@@ -90,7 +93,8 @@ class CurvatureOperator:
         self.products = 0
         self._sample = sample
         whole = first is None and last is None
-        self._ranges = objective.micro_batches(first, last)
+        self._micro_batch = micro_batch or objective.micro_batch
+        self._ranges = objective.micro_batches(first, last, size=self._micro_batch)
         # Each micro-batch's loss is its share of the mean over all N examples; of a mini-batch, over the mini-batch.
         covered = sum(stop - start for start, stop in self._ranges)
         self._scale = 1.0 if whole else objective.images / max(covered, 1)
@@ -103,7 +107,7 @@ class CurvatureOperator:
     def plan(self) -> Plan:
         """What is kept and what recomputed; measures the first micro-batch if no product has been taken yet."""
         self._keep()
-        return Plan(self.objective.micro_batch, len(self._ranges), len(self._kept), self._bytes_each or 0)
+        return Plan(self._micro_batch, len(self._ranges), len(self._kept), self._bytes_each or 0)
 
     def _graph(self, place: int) -> Product:
         start, stop = self._ranges[place]
@@ -172,13 +176,13 @@ class CurvatureOperator:
 
     def halve(self) -> None:
         """Go on with micro-batches half as large, after the device ran out of memory."""
-        if self.objective.micro_batch == 1:
+        if self._micro_batch == 1:
             raise LandscapeError("out of memory with micro-batches of one image: use a smaller network or --device cpu")
-        self.objective.micro_batch //= 2
-        _log.warning("out of memory: micro-batches of %d from here on", self.objective.micro_batch)
+        self._micro_batch //= 2
+        _log.warning("out of memory: micro-batches of %d from here on", self._micro_batch)
         first, last = self._ranges[0][0], self._ranges[-1][1]
         self._kept, self._bytes_each = [], None
-        self._ranges = self.objective.micro_batches(first, last)
+        self._ranges = self.objective.micro_batches(first, last, size=self._micro_batch)
 
 
 class _SavedBytes:
