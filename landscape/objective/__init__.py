@@ -5,4 +5,13 @@ from landscape.objective.objective import Objective, Terms, require_finite
 from landscape.objective.operators import CurvatureOperator, Plan
 from landscape.objective.parameters import ParameterSpace
 
-__all__ = ["CurvatureOperator", "Inference", "Objective", "ParameterSpace", "Plan", "Precision", "Terms", "require_finite"]
+__all__ = [
+    "CurvatureOperator",
+    "Inference",
+    "Objective",
+    "ParameterSpace",
+    "Plan",
+    "Precision",
+    "Terms",
+    "require_finite",
+]
