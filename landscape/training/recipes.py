@@ -106,7 +106,7 @@ def _small(name: str, model: str, summary: str, **arguments: Any) -> Recipe:
         summary=summary,
         model={"name": model, "num_classes": 100, "width": 16, **arguments},
         data="cifar100",
-        epochs=10,
+        epochs=8,
         batch=128,
         learning_rate=0.1,
         schedule=OneCycle(),

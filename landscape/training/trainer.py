@@ -224,6 +224,7 @@ def train(
         "run": {
             "device": device.type,
             "precision": str(run.compute).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
             "data_sha256": train_images.sha256,
         }
