@@ -30,6 +30,17 @@ class MCDropout(nn.Module):
         return f"rate={self.rate}"
 
 
+class TrainingDropout(nn.Dropout):
+    """Dropout that is the identity in evaluation mode whatever masks are in force.
+
+    Masks by address turn torch's own dropout on in every mode; a deterministic network must stay deterministic.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Mask features (N, ...) in training mode."""
+        return super().forward(input) if self.training else input
+
+
 def mc_dropout(rate: float) -> nn.Module:
     """Dropout of that rate, or nothing at all for rate 0."""
     return MCDropout(rate) if rate > 0 else nn.Identity()

@@ -52,7 +52,6 @@ class Request:
     width: int
     dropout: float
     head: str
-    always_on: bool
     smoothing: Smoothing
     stages: tuple[int, ...]
 
@@ -74,7 +73,6 @@ class Request:
                 classes=self.classes,
                 # 4096 at the paper's width, and as much narrower as the network is.
                 hidden=64 * self.width,
-                always_on=self.always_on,
                 subsampling=subsampling,
                 side=side,
             )
@@ -247,18 +245,16 @@ def build(
         raise LandscapeError(f"unknown head {head!r}: choose one of {', '.join(HEADS)}")
     wanted = bool(match[3]) or smoothing is not None or stages is not None
     placed = tuple(stages) if stages is not None else family.smoothed
-    if len(placed) != len(family.smoothed):
+    if len(placed) != len(family.smoothed) or min(placed) < 0:
         raise LandscapeError(
-            f"{name} has {len(family.smoothed)} stages, {len(placed)} numbers were given: give one a stage"
+            f"{name} has {len(family.smoothed)} stages, stages={placed} was given: give one count from 0 for each"
         )
-    random = match[2] == "mcdo"
     request = Request(
         classes=num_classes,
         stem=stem,
         width=width,
-        dropout=dropout if dropout is not None else (family.dropout if random else 0.0),
+        dropout=dropout if dropout is not None else (family.dropout if match[2] == "mcdo" else 0.0),
         head=head,
-        always_on=random,
         smoothing=smoothing,
         stages=placed if wanted else (0,) * len(family.smoothed),
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from landscape.nets.dropout import MCDropout
+from landscape.nets.dropout import TrainingDropout
 
 
 def _average(features: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Pooled(nn.Module):
     pool
         (N, C, H, W) -> (N, C).
     clip
-        Bound features to (-t / 2, t / 2) by t (sigmoid(x / t) - 1/2) before pooling; the temperature t, or None.
+        Bound the pooled features to (-t / 2, t / 2) by t (sigmoid(x / t) - 1/2); the temperature t, or None.
     normalized
         Batch norm and ReLU before pooling, for pre-activation networks.
     """
@@ -56,24 +56,22 @@ class Pooled(nn.Module):
         """Class scores (N, classes) of features (N, C, H, W)."""
         if self.bn is not None:
             features = torch.relu(self.bn(features))
+        pooled = self.pool(features)
         if self.clip is not None:
-            features = self.clip * (torch.sigmoid(features / self.clip) - 0.5)
-        return self.dense(self.pool(features))
+            pooled = self.clip * (torch.sigmoid(pooled / self.clip) - 0.5)
+        return self.dense(pooled)
 
 
 class MLP(nn.Module):
-    """Three dense layers, ReLU and dropout (rate 0.5) after the first two.
+    """Three dense layers, ReLU and dropout after the first two: rate 0.5, in training only, as in the authors' code."""
 
-    The dropout is torch's, on in training only, unless `always_on`, as Monte-Carlo dropout is.
-    """
-
-    def __init__(self, features: int, hidden: int, classes: int, *, always_on: bool) -> None:
+    def __init__(self, features: int, hidden: int, classes: int) -> None:
         super().__init__()
         self.dense1 = nn.Linear(features, hidden)
         self.dense2 = nn.Linear(hidden, hidden)
         self.dense3 = nn.Linear(hidden, classes)
-        self.dropout1: nn.Module = MCDropout(0.5) if always_on else nn.Dropout(0.5)
-        self.dropout2: nn.Module = MCDropout(0.5) if always_on else nn.Dropout(0.5)
+        self.dropout1 = TrainingDropout(0.5)
+        self.dropout2 = TrainingDropout(0.5)
 
     def forward(self, features: Tensor) -> Tensor:
         """Class scores (N, classes) of features (N, ...)."""
@@ -89,19 +87,18 @@ class HeadContext:
     channels: int
     classes: int
     hidden: int
-    always_on: bool
     # Modules that subsample before a dense head, and the side of the map that they leave.
     subsampling: tuple[nn.Module, ...]
     side: int
 
 
 def _dense(context: HeadContext) -> nn.Sequential:
-    mlp = MLP(context.channels * context.side**2, context.hidden, context.classes, always_on=context.always_on)
+    mlp = MLP(context.channels * context.side**2, context.hidden, context.classes)
     return nn.Sequential(*context.subsampling, nn.AdaptiveAvgPool2d(context.side), mlp)
 
 
 def _pooled_dense(context: HeadContext) -> nn.Sequential:
-    mlp = MLP(context.channels, context.hidden, context.classes, always_on=context.always_on)
+    mlp = MLP(context.channels, context.hidden, context.classes)
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), mlp)
 
 

@@ -51,9 +51,9 @@ class Blur(nn.Module):
             raise LandscapeError(f"blur kernel {tuple(kernel)} cannot be normalised: give weights that do not sum to 0")
         if padding not in ("grow", "zero", "replicate", "reflect"):
             raise LandscapeError(f"unknown blur padding {padding!r}: choose grow, zero, replicate or reflect")
-        taps = torch.tensor(kernel, dtype=torch.float64)
-        outer = torch.outer(taps, taps)
-        self.register_buffer("kernel", (outer / outer.sum()).float(), persistent=False)
+        total = sum(kernel) ** 2
+        outer = torch.tensor([[one * other / total for other in kernel] for one in kernel], dtype=torch.float32)
+        self.register_buffer("kernel", outer, persistent=False)
         self.taps = len(kernel)
         self.box = len(set(kernel)) == 1
         self.padding = padding
@@ -63,7 +63,8 @@ class Blur(nn.Module):
         if self.padding == "grow":
             before = after = self.taps // 2
         else:
-            before, after = self.taps // 2, (self.taps - 1) // 2
+            # Where one side must have more, it is the far one, as in the authors' code.
+            before, after = (self.taps - 1) // 2, self.taps // 2
         if self.box and before == after and self.padding in ("grow", "zero"):
             # A box is an average pooling whose zeros count: the fastest kernel there is for it.
             return functional.avg_pool2d(features, self.taps, 1, before)
@@ -181,6 +182,8 @@ def factory(smoothing: Smoothing) -> LayerFactory:
         temperature = {"temperature": float(given["t"])} if "t" in given else {}
     except ValueError:
         raise LandscapeError(f"smoothing {text!r}: t must be a number, kernel numbers like 1-2-1") from None
+    if temperature and not temperature["temperature"] > 0:
+        raise LandscapeError(f"smoothing {text!r}: t={given['t']} bounds nothing: give a positive number")
     # Longer or weighted kernels keep the map's size unless told otherwise; the paper's 2x2 box grows it.
     padding = given.get("padding", "grow" if kernel == (1, 1) else "zero")
 
