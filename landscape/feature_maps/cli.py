@@ -121,7 +121,8 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     memory = 4 * entries * runs.batch * runs.dtype.itemsize
     return (
         f"{subject.name}: {len(runs.depths)} points, {runs.dropout_calls} dropout layers; {len(runs)} images x "
-        f"{passes} passes at {seconds * 1e3:.2g} ms, about {len(runs) * passes * seconds:.0f} s and {memory / 2**20:.0f} MiB"
+        f"{passes} passes at {seconds * 1e3:.2g} ms, about {len(runs) * passes * seconds:.0f} s "
+        f"and {memory / 2**20:.0f} MiB"
     )
 
 

@@ -19,7 +19,8 @@ from landscape.progress import Progress
 from landscape.protocol import Protocol
 from landscape.randomness import generator
 
-# Frequencies along both axes at once, and along one.
+FREQUENCIES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+# Waves along both axes at once, and along one.
 DIRECTIONS = {"diagonal": (1.0, 1.0), "horizontal": (0.0, 1.0)}
 
 
@@ -29,7 +30,7 @@ def measure(
     *,
     protocol: Protocol | None = None,
     images: int = 16,
-    frequencies: Sequence[float] = tuple(step / 8 for step in range(9)),
+    frequencies: Sequence[float] = FREQUENCIES,
     blocks: str | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,

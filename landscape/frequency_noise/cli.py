@@ -1,0 +1,130 @@
+"""Command line of the frequency-noise instrument."""
+
+import argparse
+from collections.abc import Sequence
+
+import xarray
+
+from landscape import command, distributed
+from landscape.comparison import Z95
+from landscape.errors import LandscapeError
+from landscape.feature_maps.cli import journaled, legend, to_json
+from landscape.forward import Passes
+from landscape.frequency_noise import picture, robustness
+from landscape.frequency_noise.bands import FREQUENCIES, WIDTH
+from landscape.journal import Journal
+from landscape.result import require_same_protocol
+
+INSTRUMENT = "landscape.frequency_noise"
+DESCRIPTION = """Accuracy and NLL on images with noise in one frequency band at a time.
+
+Noise is in the units of the network's input. given: the same white noise, cut to each band; matched: every band with
+the same root mean square."""
+
+
+def parser() -> command.Parser:
+    """The arguments."""
+    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
+    made.set_defaults(split="test", dropout="fresh")
+    group = made.add_argument_group("noise")
+    group.add_argument("--frequencies", type=command.numbers, default=FREQUENCIES, metavar="F,...", help="units of pi")
+    group.add_argument("--width", type=float, default=WIDTH, metavar="W", help="of a band, units of pi (default: 0.1)")
+    group.add_argument("--given", type=float, default=1.0, metavar="S", help="standard deviation of the white noise")
+    group.add_argument("--matched", type=float, default=0.2, metavar="S", help="root mean square in each band")
+    group.add_argument("--passes", type=command.positive, default=5, metavar="T", help="masks averaged (default: 5)")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, draw."""
+    arguments = parser().parse_args(argv)
+    subjects = command.subjects(arguments)
+    if arguments.plan:
+        lines = [plan(arguments, subject) for subject in subjects]
+        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
+        return 0
+    results = [measured(arguments, subject) for subject in subjects]
+    differences = require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
+    if arguments.plot is not None and distributed.is_main():
+        picture.draw(results, arguments.plot)
+    facts = [to_json(result) for result in results]
+    command.report(
+        arguments,
+        table=lambda: "\n".join([*differences, table(results)]),
+        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
+    )
+    return 0
+
+
+def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
+    """The result of one subject, from the cache when it is there."""
+    settings = {
+        "frequencies": list(arguments.frequencies),
+        "width": arguments.width,
+        "given": arguments.given,
+        "matched": arguments.matched,
+        "passes": arguments.passes,
+    }
+    asked = command.question(arguments, INSTRUMENT, subject, settings)
+
+    def measure(journal: Journal) -> xarray.Dataset:
+        return robustness.measure(
+            subject.checkpoint.model,
+            subject.data,
+            **settings,
+            protocol=subject.protocol,
+            batch=arguments.batch,
+            device=command.device(arguments),
+            seed=arguments.seed,
+            journal=journal,
+            quiet=arguments.quiet,
+        )
+
+    return journaled(asked, measure, force=arguments.force)
+
+
+def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
+    """Forward passes that the measurement will cost."""
+    runs = Passes(subject.checkpoint.model, subject.data, protocol=subject.protocol, batch=arguments.batch)
+    passes = arguments.passes if runs.dropout_calls and subject.protocol.dropout == "fresh" else 1
+    noises = 1 + len(robustness.ENERGIES) * len(arguments.frequencies)
+    return f"{subject.name}: {len(runs)} images x {noises} noises x {passes} passes in batches of {runs.batch}"
+
+
+def table(results: Sequence[xarray.Dataset]) -> str:
+    """Accuracy drop of every band at both strengths, one column a network; then the differences to the first."""
+    lines = [
+        f"[{place + 1}] {legend(result)}: accuracy {float(result['clean_accuracy']):.2%}, "
+        f"NLL {float(result['clean_nll']):.4f} without noise"
+        for place, result in enumerate(results)
+    ]
+    head = ["frequency"]
+    for energy in robustness.ENERGIES:
+        head += [f"drop, {energy} [{place + 1}]" for place, _ in enumerate(results)]
+    rows = []
+    for band, frequency in enumerate(results[0]["frequency"].values):
+        row = [f"{frequency:g} pi"]
+        for energy in range(len(robustness.ENERGIES)):
+            for result in results:
+                drop, stderr = (float(result[name][energy, band]) for name in ("accuracy_drop", "accuracy_drop_stderr"))
+                row.append(f"{100 * drop:.2f}±{100 * stderr:.2f}")
+        rows.append(row)
+    lines += ["", command.columns(head, rows), "accuracy lost in percentage points, ± standard error over images"]
+    for place, other in enumerate(results[1:], start=2):
+        try:
+            effect = robustness.drops_compared(results[0], other)
+        except LandscapeError as error:
+            lines.append(f"[{place}] against [1]: {error}")
+            continue
+        for number, strength in enumerate(robustness.ENERGIES):
+            cells = [
+                f"{frequency:g}: {100 * float(value):+.2f}±{100 * Z95 * float(stderr):.2f}"
+                for frequency, value, stderr in zip(
+                    effect["frequency"].values,
+                    effect["accuracy_drop"].values[number],
+                    effect["accuracy_drop_stderr"].values[number],
+                    strict=True,
+                )
+            ]
+            lines.append(f"drop [{place}] - [1], {strength}, points, 95 % paired over images: {', '.join(cells)}")
+    return "\n".join(lines)

@@ -1,0 +1,225 @@
+"""Accuracy and NLL on images with band-limited noise."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor, nn
+
+from landscape import distributed
+from landscape.data import Images
+from landscape.errors import LandscapeError
+from landscape.feature_maps.uncertainty import SHARES, split
+from landscape.forward import Passes, gathered
+from landscape.frequency_noise.bands import FREQUENCIES, WIDTH, banded, ring, white_noise
+from landscape.journal import Journal
+from landscape.progress import Progress
+from landscape.protocol import Protocol
+
+ENERGIES = ("given", "matched")
+
+
+def measure(
+    model: nn.Module,
+    data: Images,
+    *,
+    protocol: Protocol | None = None,
+    frequencies: Sequence[float] = FREQUENCIES,
+    width: float = WIDTH,
+    given: float = 1.0,
+    matched: float = 0.2,
+    passes: int = 5,
+    batch: int | None = None,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    journal: Journal | None = None,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    r"""Accuracy and NLL on :math:`x_0 + F^{-1}(F(\delta)\,M_f)`, *M_f* a square ring around frequency *f*.
+
+    :math:`\delta` is Gaussian in the units of the network's input (so, for normalised images, of the data's standard
+    deviation). Two strengths: ``given``, the same :math:`\delta` for every ring, which holds more energy the more
+    frequencies a ring has; ``matched``, scaled so that every ring has the same root mean square in a pixel. The noise
+    is the same for every network and nothing is clipped, since clipping would spread it over the spectrum.
+
+    Parameters
+    ----------
+    model, data, batch, device
+        See `Passes`.
+    protocol
+        See `Passes`; dropout ``fresh`` (the default here) averages the softmax over `passes`, ``off`` switches it off.
+    frequencies, width
+        Centres and width of the rings, units of pi.
+    given
+        Standard deviation of :math:`\delta`. Default: as strong as the image.
+    matched
+        Root mean square of the noise in each ring.
+    passes
+        Monte-Carlo passes of the averaged prediction, for networks with dropout. The same masks with every noise, so
+        that differences are the noise's.
+    seed
+        Of the noise.
+    journal
+        Keeps finished shares of the images.
+    quiet
+        Show no progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``clean_accuracy`` and ``clean_nll``; over (energy, frequency): ``accuracy``, ``nll``, ``accuracy_drop`` and
+        ``nll_rise`` against the clean images, paired; all with ``_stderr`` over images; ``noise_rms``, the root mean
+        square of the noise that was added; and ``correct_of_image``, ``nll_of_image`` (energy, frequency, image) with
+        ``clean_correct_of_image``, ``clean_nll_of_image``, for pairing networks. NLL in nats.
+
+    Raises
+    ------
+    LandscapeError
+        For fixed masks, a ring without frequencies, labels beyond the outputs, or what `Passes` refuses.
+
+    Notes
+    -----
+    N. Park and S. Kim, ICML 2022 (arXiv 2105.12639), figure 6, and ICLR 2022 (arXiv 2202.06709), figure 2b.
+    """
+    protocol = protocol or Protocol(dropout="fresh", split="test")
+    if protocol.dropout == "fixed":
+        raise LandscapeError("predictions are over fresh masks, or none: give --dropout fresh or --dropout off")
+    runs = Passes(model, data, protocol=protocol, batch=batch, device=device)
+    stochastic = protocol.dropout == "fresh" and runs.dropout_calls > 0
+    samples = range(passes) if stochastic else range(0)
+    _, height, side = data.shape
+    rings = [ring(height, side, frequency, width).to(runs.device) for frequency in frequencies]
+    shares = split(runs.batches(0, len(runs)), SHARES)
+    finished: dict[int, Mapping[str, np.ndarray]] = {}
+    with Progress(len(runs), "band noise", unit="image", quiet=quiet or not distributed.is_main()) as bar:
+        for share in distributed.share(range(len(shares))):
+            key, batches = f"share {share}", shares[share]
+            if journal is not None and key in journal:
+                finished[share] = journal[key]
+                bar.update(batches[-1][1] - batches[0][0])
+                continue
+            parts = []
+            for start, stop in batches:
+                parts.append(_batch(runs, start, stop, rings, (given, matched), samples, seed))
+                bar.update(stop - start)
+            finished[share] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            if journal is not None:
+                journal.write(key, finished[share])
+    pieces = gathered(finished)
+    names = pieces[0].keys()
+    of_image = {name: np.concatenate([pieces[share][name] for share in range(len(shares))]) for name in names}
+    result = _whole(of_image, frequencies)
+    result.attrs |= {
+        "images": len(runs),
+        "population": len(data),
+        "passes": max(len(samples), 1),
+        "dropout_calls": runs.dropout_calls,
+        "given": given,
+        "matched": matched,
+        "width": width,
+    }
+    return result
+
+
+def _batch(
+    runs: Passes,
+    start: int,
+    stop: int,
+    rings: Sequence[Tensor],
+    strengths: tuple[float, float],
+    samples: Sequence[int],
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Correctness, NLL and noise of single images, (N, ...)."""
+    images, labels = runs.images(start, stop), runs.data.labels[start:stop]
+    white = white_noise(images.shape, seed=seed, first=start).to(runs.device)
+    correct, nll = _scores(runs, images, labels, start, samples)
+    scores: dict[str, list[Tensor]] = {"correct": [], "nll": [], "power": []}
+    for energy, strength in zip(ENERGIES, strengths, strict=True):
+        for inside in rings:
+            noise = strength * banded(white, inside, matched=energy == "matched")
+            noisy = (images + noise.to(images.dtype)).contiguous(memory_format=torch.channels_last)
+            right, loss = _scores(runs, noisy, labels, start, samples)
+            scores["correct"].append(right)
+            scores["nll"].append(loss)
+            scores["power"].append(noise.square().mean((1, 2, 3)))
+    shape = (stop - start, len(ENERGIES), len(rings))
+    whole = {name: torch.stack(values, dim=1).reshape(shape).cpu().numpy() for name, values in scores.items()}
+    return whole | {"clean_correct": correct.cpu().numpy(), "clean_nll": nll.cpu().numpy()}
+
+
+def _scores(runs: Passes, images: Tensor, labels: Tensor, start: int, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Whether the averaged prediction is right, and its NLL, (N,) float64."""
+    outputs = runs.stochastic(images, start, samples) if samples else runs.deterministic(images)[None]
+    if outputs.dim() != 3 or int(labels.max()) >= outputs.shape[2]:
+        raise LandscapeError(
+            f"label {int(labels.max())} of {runs.data.name} does not fit outputs of shape {tuple(outputs.shape[1:])}: "
+            "give the data that the network was trained on"
+        )
+    logarithm = outputs.double().log_softmax(2).logsumexp(0) - math.log(len(outputs))
+    loss = -logarithm.gather(1, labels[:, None]).squeeze(1)
+    return (logarithm.argmax(1) == labels).double(), loss
+
+
+def _whole(of_image: Mapping[str, np.ndarray], frequencies: Sequence[float]) -> xarray.Dataset:
+    """The result out of the values of single images."""
+    images = len(of_image["clean_nll"])
+    variables: dict[str, Any] = {}
+
+    def keep(name: str, values: np.ndarray, what: str) -> None:
+        dims = ("energy", "frequency")[: values.ndim - 1]
+        stderr = values.std(0, ddof=1) / np.sqrt(images) if images > 1 else np.full(values.shape[1:], np.nan)
+        variables[name] = (dims, values.mean(0), {"long_name": what})
+        variables[f"{name}_stderr"] = (dims, stderr, {"long_name": f"standard error over images of: {what}"})
+
+    clean_correct, clean_nll = of_image["clean_correct"], of_image["clean_nll"]
+    keep("clean_accuracy", clean_correct, "accuracy without noise")
+    keep("clean_nll", clean_nll, "NLL without noise, nats")
+    keep("accuracy", of_image["correct"], "accuracy")
+    keep("nll", of_image["nll"], "NLL, nats")
+    keep("accuracy_drop", clean_correct[:, None, None] - of_image["correct"], "accuracy lost to the noise")
+    keep("nll_rise", of_image["nll"] - clean_nll[:, None, None], "NLL added by the noise, nats")
+    variables["noise_rms"] = (("energy", "frequency"), np.sqrt(of_image["power"].mean(0)))
+    for name in ("correct", "nll"):
+        variables[f"{name}_of_image"] = (("energy", "frequency", "image"), of_image[name].transpose(1, 2, 0))
+        variables[f"clean_{name}_of_image"] = ("image", of_image[f"clean_{name}"])
+    coordinates = {"energy": list(ENERGIES), "frequency": list(frequencies), "image": np.arange(images)}
+    return xarray.Dataset(variables, coords=coordinates)
+
+
+def drops_compared(baseline: xarray.Dataset, other: xarray.Dataset) -> xarray.Dataset:
+    """Difference of the accuracy drop and of the NLL rise, other - baseline, paired by image.
+
+    Parameters
+    ----------
+    baseline, other
+        What `measure` gives, for the same images and noise.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (energy, frequency): ``accuracy_drop`` and ``nll_rise``, each with ``_stderr`` over images.
+
+    Raises
+    ------
+    LandscapeError
+        When the images or the noise differ.
+    """
+    same = ("given", "matched", "width", "seed", "data_sha256")
+    if any(baseline.attrs.get(name) != other.attrs.get(name) for name in same) or not all(
+        np.array_equal(baseline[name], other[name]) for name in ("image", "frequency")
+    ):
+        raise LandscapeError("the two results are of different images or noise: measure both networks alike")
+    drops, rises = [], []
+    for result in (baseline, other):
+        drops.append(result["clean_correct_of_image"] - result["correct_of_image"])
+        rises.append(result["nll_of_image"] - result["clean_nll_of_image"])
+    compared = {}
+    for name, (first, second) in (("accuracy_drop", drops), ("nll_rise", rises)):
+        difference = second - first
+        compared[name] = difference.mean("image")
+        compared[f"{name}_stderr"] = difference.std("image", ddof=1) / math.sqrt(difference.sizes["image"])
+    return xarray.Dataset(compared)
