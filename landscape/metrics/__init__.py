@@ -1,6 +1,5 @@
 """How good predicted probabilities are: metrics as plain functions, as mergeable sums, and over bootstrap samples."""
 
-from landscape.metrics.bootstrap import bootstrap, bootstrap_weights, interval
 from landscape.metrics.definitions import BINNINGS, METRICS, Estimate, Metric, Sums, values
 from landscape.metrics.examples import Examples, examples, log_mean_exp
 from landscape.metrics.functions import (
@@ -17,10 +16,12 @@ from landscape.metrics.functions import (
     uncertain_90,
 )
 from landscape.metrics.metric_set import MetricSet
+from landscape.metrics.resampling import REPLICATES, bootstrap, bootstrap_weights, interval
 
 __all__ = [
     "BINNINGS",
     "METRICS",
+    "REPLICATES",
     "Estimate",
     "Examples",
     "Metric",

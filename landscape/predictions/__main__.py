@@ -1,0 +1,5 @@
+"""``python -m landscape.predictions CKPT...``."""
+
+from landscape.command import launch
+
+launch("landscape.predictions.cli")

@@ -1,0 +1,211 @@
+"""Command line of the predictions instrument."""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray
+
+from landscape import command, distributed
+from landscape.errors import LandscapeError
+from landscape.feature_maps.cli import journaled
+from landscape.journal import Journal
+from landscape.metrics import BINNINGS, METRICS
+from landscape.objective.objective import examples
+from landscape.predictions.curves import RESAMPLES, SIZES, curves
+from landscape.predictions.efficiency import effective_size
+from landscape.predictions.passes import Predictor, deep_ensemble, measure, require_same_images
+from landscape.predictions.picture import draw
+from landscape.result import require_same_protocol
+
+INSTRUMENT = "landscape.predictions"
+DESCRIPTION = """Predictions of Monte-Carlo dropout ensembles: metrics against ensemble size, and how many passes of one
+network equal those of another.
+
+All sizes come from one set of passes, which is kept: asking for other sizes costs no further pass. Of several networks,
+each is compared with the first, image by image."""
+_PRINTED = ("nll", "accuracy", "ece", "brier", "top5")
+
+
+def sizes_of(text: str) -> tuple[int, ...]:
+    """Ensemble sizes with commas between."""
+    return tuple(command.positive(part) for part in text.split(","))
+
+
+def parser() -> command.Parser:
+    """The arguments."""
+    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
+    # The paper's curves are on test images, with masks drawn anew in every pass.
+    made.set_defaults(split="test", dropout="fresh")
+    group = made.add_argument_group("predictions")
+    group.add_argument("--passes", type=command.positive, default=50, metavar="T", help="default: 50")
+    group.add_argument("--sizes", type=sizes_of, default=SIZES, metavar="N,...", help="ensemble sizes of the curves")
+    group.add_argument("--resamples", type=command.positive, default=RESAMPLES, metavar="R", help="choices of passes")
+    group.add_argument("--binning", choices=BINNINGS, default="right", help="of confidences, for the ECE")
+    group.add_argument(
+        "--deep-ensemble", action="store_true", help="add the ensemble of all these networks, one size a network"
+    )
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, draw."""
+    arguments = parser().parse_args(argv)
+    subjects = command.subjects(arguments)
+    if arguments.plan:
+        lines = [plan(arguments, subject) for subject in subjects]
+        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
+        return 0
+    if arguments.deep_ensemble and len(subjects) < 2:
+        raise LandscapeError("a deep ensemble of one network: give two checkpoints or more")
+    passes = [passed(arguments, subject) for subject in subjects]
+    differences = require_same_protocol(passes, allow_mismatch=arguments.allow_protocol_mismatch)
+    results = [curved(arguments, subject, made) for subject, made in zip(subjects, passes, strict=True)]
+    if arguments.deep_ensemble:
+        results.append(curves(deep_ensemble(passes), **_choices(arguments)))
+    if arguments.plot is not None and distributed.is_main():
+        draw(results, arguments.plot)
+    pairs = comparisons(results)
+    facts = [to_json(result) for result in results]
+    command.report(
+        arguments,
+        table=lambda: "\n".join([*differences, table(results, pairs)]),
+        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts, "effective_sizes": [*map(pair_json, pairs)]},
+    )
+    return 0
+
+
+def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "sizes": arguments.sizes,
+        "resamples": arguments.resamples,
+        "binning": arguments.binning,
+        "seed": arguments.seed,
+    }
+
+
+def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
+    """The passes of one subject, from the cache when they are there."""
+    beside = arguments.out and arguments.out.with_name(f"{arguments.out.stem}-passes{arguments.out.suffix}")
+    kept = argparse.Namespace(**{**vars(arguments), "out": beside, "seed": 0})
+    asked = command.question(kept, f"{INSTRUMENT}.passes", subject, {"passes": arguments.passes})
+
+    def begin(journal: Journal) -> xarray.Dataset:
+        return measure(
+            subject.checkpoint.model,
+            subject.data,
+            protocol=subject.protocol,
+            passes=arguments.passes,
+            batch=arguments.batch,
+            device=command.device(arguments),
+            journal=journal,
+            quiet=arguments.quiet,
+        )
+
+    return journaled(asked, begin, force=arguments.force)
+
+
+def curved(arguments: argparse.Namespace, subject: command.Subject, passes: xarray.Dataset) -> xarray.Dataset:
+    """The curves of one subject, from the cache when they are there."""
+    settings = {"passes": arguments.passes, **_choices(arguments)}
+    asked = command.question(arguments, INSTRUMENT, subject, settings)
+    return command.answer(asked, lambda: curves(passes, **_choices(arguments)), force=arguments.force)
+
+
+def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
+    """Passes, seconds and memory that the measurement will cost, by timing a batch."""
+    chosen = examples(subject.data, subject.protocol)
+    predictor = Predictor(
+        subject.checkpoint.model,
+        chosen,
+        protocol=subject.protocol,
+        batch=arguments.batch,
+        device=command.device(arguments),
+    )
+    start, stop = predictor.batches(0, len(chosen))[0]
+    images = predictor.images(chosen, start, stop)
+    predictor.passes(images, start, range(1))
+    started = time.perf_counter()
+    predictor.passes(images, start, range(3))
+    seconds = (time.perf_counter() - started) / 3 / (stop - start)
+    passes = arguments.passes if predictor.stochastic else 1
+    stored = 4 * passes * len(chosen) * predictor.classes
+    return (
+        f"{subject.name}: {len(chosen)} images x {passes} passes at {seconds * 1e3:.2g} ms, about "
+        f"{len(chosen) * passes * seconds:.0f} s; {stored / 2**20:.0f} MiB of log-probabilities are kept"
+    )
+
+
+def comparisons(results: Sequence[xarray.Dataset]) -> list[xarray.Dataset]:
+    """Effective ensemble sizes of every other network against the first, where they were shown the same images."""
+    found = []
+    for other in results[1:]:
+        try:
+            require_same_images([results[0], other])
+        except LandscapeError:
+            continue
+        found.append(effective_size(other, results[0]))
+    return found
+
+
+def to_json(result: xarray.Dataset) -> dict[str, Any]:
+    """Curves and provenance, without the bootstrap samples."""
+    curve = {str(name): result[name].values.tolist() for name in result.variables if "replicate" not in str(name)}
+    attributes = {name: np.asarray(value).item() for name, value in result.attrs.items()}
+    return curve | {
+        name: json.loads(value) if name in ("protocol", "settings") else value for name, value in attributes.items()
+    }
+
+
+def pair_json(pair: xarray.Dataset) -> dict[str, Any]:
+    """An effective ensemble size, JSON-ready."""
+    return {str(name): pair[name].values.tolist() for name in pair.variables} | dict(pair.attrs)
+
+
+def table(results: Sequence[xarray.Dataset], pairs: Sequence[xarray.Dataset] = ()) -> str:
+    """One block a network, one row a size; below, what passes of one are worth in passes of the other."""
+    lines: list[str] = []
+    for result in results:
+        attributes = result.attrs
+        lines.append(
+            f"{attributes['name']}: {attributes['images']} images, one set of {attributes['passes']} "
+            f"{attributes['members']}"
+        )
+        rows = [
+            [str(size), *[_cell(result.sel(size=size), name) for name in _PRINTED]] for size in result["size"].values
+        ]
+        lines += [command.columns(["  N", *[_head(name) for name in _PRINTED]], rows), ""]
+    lines.append("[95 % interval over images and choices of passes, bootstrap]")
+    for pair in pairs:
+        for size in dict.fromkeys([int(pair["size"][0]), int(pair["size"][-1])]):
+            cells = [
+                f"{METRICS[name].label} {_size(pair.sel(metric=name, size=size))}"
+                for name in ("nll", "accuracy", "ece")
+            ]
+            lines.append(
+                f"{pair.attrs['of']} is as good as {pair.attrs['against']} with {size}: at N = {', '.join(cells)}"
+            )
+    return "\n".join(lines)
+
+
+def _head(name: str) -> str:
+    metric = METRICS[name]
+    return f"{metric.label}, {'%' if metric.unit == '1' else metric.unit}"
+
+
+def _cell(row: xarray.Dataset, name: str) -> str:
+    percent = METRICS[name].unit == "1"
+    value, low, high = (float(row[f"{name}{part}"]) * (100 if percent else 1) for part in ("", "_low", "_high"))
+    digits = 2 if percent else 4
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _size(entry: xarray.Dataset) -> str:
+    def number(value: float) -> str:
+        return "beyond" if np.isinf(value) else f"{value:.1f}"
+
+    found, low, high = (float(entry[name]) for name in ("effective_size", "low", "high"))
+    return f"{number(found)} [{number(low)}, {number(high)}]"

@@ -1,0 +1,151 @@
+"""Metrics against ensemble size: every size and every choice of passes out of one set of passes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+
+from landscape import metrics
+from landscape.errors import LandscapeError
+from landscape.metrics import METRICS, Examples, MetricSet
+from landscape.metrics.definitions import BINS, Binning
+from landscape.randomness import generator
+
+SIZES = (1, 2, 3, 4, 5, 10, 20, 30, 50)
+RESAMPLES = 10
+# Images at a time, so that float64 copies stay small.
+_CHUNK = 500
+
+
+def curves(
+    passes: xarray.Dataset,
+    *,
+    sizes: Sequence[int] = SIZES,
+    resamples: int = RESAMPLES,
+    replicates: int = metrics.REPLICATES,
+    binning: Binning = "right",
+    seed: int = 0,
+) -> xarray.Dataset:
+    r"""Metrics of the average of *N* probabilities, for several *N*.
+
+    Each resample is a random order of the passes; the ensemble of size *N* is its first *N*. Probabilities are averaged
+    in float64, as logarithms, so that none underflows.
+
+    Parameters
+    ----------
+    passes
+        What `measure` or `deep_ensemble` gives.
+    sizes
+        Ensemble sizes; those beyond the number of passes are left out, and that number is added.
+    resamples
+        Orders of the passes. With all passes there is but one ensemble, so that the largest size shows no spread.
+    replicates
+        Bootstrap samples of the images, kept for paired comparisons; each uses one of the resamples in turn, so that
+        their spread holds both the choice of images and that of passes.
+    binning
+        Of confidences; see `MetricSet`.
+    seed
+        Of orders and bootstrap.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``size``: each metric, the mean over resamples; ``<metric>_stderr``, the standard error over images;
+        ``<metric>_spread``, the standard deviation over resamples. ``<metric>_low`` and ``_high``: 95 % bootstrap
+        interval over images and passes; ``<metric>_replicate`` (size, replicate). Over ``(size, bin)``, pooled over
+        resamples: ``bin_share`` of the predictions in a bin of confidence, their ``bin_confidence`` and
+        ``bin_accuracy``, nan for empty bins.
+
+    Raises
+    ------
+    LandscapeError
+        For no size of 1 or more.
+    """
+    logs = torch.from_numpy(passes["log_probability"].values)
+    labels = torch.from_numpy(passes["label"].values)
+    count, images = logs.shape[:2]
+    usable = sorted({size for size in sizes if 0 < size <= count} | {count})
+    if not usable or resamples < 1 or replicates < 1:
+        raise LandscapeError("curves need a size, a resample and a replicate of 1 or more")
+    # One order is all there is of a single pass.
+    resamples = min(resamples, count)
+    weights = metrics.bootstrap_weights(images, replicates=replicates, seed=seed)
+    values = {name: np.empty((len(usable), resamples)) for name in METRICS}
+    stderrs = {name: np.empty((len(usable), resamples)) for name in METRICS}
+    drawn = {name: np.empty((len(usable), replicates)) for name in METRICS}
+    pooled: dict[int, MetricSet] = {}
+    for resample in range(resamples):
+        order = torch.randperm(count, generator=generator(seed, "resample", resample))
+        of_resample = torch.arange(resample, replicates, resamples)
+        for place, batch in enumerate(_ensembles(logs[order], labels, usable)):
+            metric_set = MetricSet(batch.classes, binning=binning)
+            metric_set.add(batch)
+            for name, (value, stderr) in metric_set.result().items():
+                values[name][place, resample], stderrs[name][place, resample] = value, stderr
+            for name, replicated in metrics.bootstrap(batch, weights[of_resample]).items():
+                drawn[name][place, of_resample.numpy()] = replicated
+            pooled[place] = pooled[place].merge(metric_set) if place in pooled else metric_set
+    return _dataset(passes, usable, values, stderrs, drawn, [pooled[place] for place in range(len(usable))])
+
+
+def _ensembles(logs: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[Examples]:
+    """Contributions of each image to the metrics of the first N passes, for each N."""
+    found: list[list[Tensor]] = [[] for _ in sizes]
+    for start in range(0, len(labels), _CHUNK):
+        chunk = logs[:, start : start + _CHUNK].double()
+        total, before = torch.full(chunk.shape[1:], -torch.inf, dtype=torch.float64), 0
+        for place, size in enumerate(sizes):
+            total = torch.logaddexp(total, chunk[before:size].logsumexp(0))
+            found[place].append(total - np.log(size))
+            before = size
+    return [metrics.examples(torch.cat(parts), labels) for parts in found]
+
+
+def _dataset(
+    passes: xarray.Dataset,
+    sizes: list[int],
+    values: dict[str, np.ndarray],
+    stderrs: dict[str, np.ndarray],
+    drawn: dict[str, np.ndarray],
+    pooled: list[MetricSet],
+) -> xarray.Dataset:
+    variables: dict[str, tuple[object, np.ndarray, dict[str, str]]] = {}
+    for name, metric in METRICS.items():
+        low, high = metrics.interval(drawn[name], axis=1)
+        about = {"units": metric.unit}
+        variables[name] = ("size", values[name].mean(1), {"long_name": metric.label, **about})
+        variables[f"{name}_stderr"] = (
+            "size",
+            stderrs[name].mean(1),
+            {"long_name": "standard error over images", **about},
+        )
+        variables[f"{name}_spread"] = (
+            "size",
+            values[name].std(1, ddof=1) if values[name].shape[1] > 1 else np.zeros(len(sizes)),
+            {"long_name": "standard deviation over choices of passes", **about},
+        )
+        variables[f"{name}_low"] = ("size", low, {"long_name": "lower end of the 95 % interval", **about})
+        variables[f"{name}_high"] = ("size", high, {"long_name": "upper end of the 95 % interval", **about})
+        variables[f"{name}_replicate"] = (
+            ("size", "replicate"),
+            drawn[name],
+            {"long_name": "bootstrap samples", **about},
+        )
+    sums = [metric_set.sums() for metric_set in pooled]
+    counts = np.stack([one.bin_count.numpy() for one in sums])
+    with np.errstate(invalid="ignore"):
+        variables["bin_share"] = (("size", "bin"), counts / counts.sum(1, keepdims=True), {})
+        variables["bin_confidence"] = (
+            ("size", "bin"),
+            np.stack([one.bin_confidence.numpy() for one in sums]) / counts,
+            {},
+        )
+        variables["bin_accuracy"] = (("size", "bin"), np.stack([one.bin_correct.numpy() for one in sums]) / counts, {})
+    kept = ("images", "population", "passes", "members", "images_sha256", "name")
+    return xarray.Dataset(
+        variables,
+        coords={"size": sizes, "bin": (np.arange(BINS) + 0.5) / BINS},
+        attrs={name: passes.attrs[name] for name in kept if name in passes.attrs},
+    )

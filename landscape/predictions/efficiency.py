@@ -1,0 +1,100 @@
+"""How many passes of one network equal some passes of another."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray
+
+from landscape.metrics import METRICS
+from landscape.predictions.passes import require_same_images
+
+COMPARED = tuple(name for name, metric in METRICS.items() if metric.better != "neither")
+
+
+def effective_size(
+    of: xarray.Dataset, against: xarray.Dataset, *, metrics: Sequence[str] = COMPARED, level: float = 0.95
+) -> xarray.Dataset:
+    r"""Passes of one network that are as good as *N* passes of another.
+
+    The effective size is the smallest number of passes of `of` at which its metric is at least as good as that of
+    `against` with *N*. Between measured sizes the metric is interpolated linearly in 1/N, since an average of *N*
+    independent draws is off its limit by a term in 1/N.
+
+    Parameters
+    ----------
+    of, against
+        What `curves` gives, on the same images, with the same seed.
+    metrics
+        Names of metrics with a better and a worse.
+    level
+        Of the interval: percentiles over bootstrap samples of the images, the same for both networks (paired), each
+        with one choice of passes.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``(metric, size)``, *N* of `against` being the size: ``effective_size``, ``low``, ``high``, and ``gain``,
+        *N* divided by the effective size. 1 means one pass or less; infinite, that no number of passes of `of` that
+        was measured is as good.
+
+    Raises
+    ------
+    LandscapeError
+        When the networks were shown different images.
+    """
+    require_same_images([of, against])
+    sizes, targets = of["size"].values, against["size"].values
+    shape = (len(metrics), len(targets))
+    found, low, high = np.empty(shape), np.empty(shape), np.empty(shape)
+    tail = (1 - level) / 2
+    for row, name in enumerate(metrics):
+        sign = 1.0 if METRICS[name].better == "lower" else -1.0
+        curve, target = sign * of[name].values, sign * against[name].values
+        curves, wanted = sign * of[f"{name}_replicate"].values, sign * against[f"{name}_replicate"].values
+        for column in range(len(targets)):
+            found[row, column] = crossing(sizes, curve[:, None], target[column : column + 1])[0]
+            drawn = crossing(sizes, curves, wanted[column])
+            # Sizes may be infinite: quantiles that are members of the sample, not between two of them.
+            low[row, column] = np.quantile(drawn, tail, method="inverted_cdf")
+            high[row, column] = np.quantile(drawn, 1 - tail, method="inverted_cdf")
+    dimensions = ("metric", "size")
+    return xarray.Dataset(
+        {
+            "effective_size": (dimensions, found),
+            "low": (dimensions, low),
+            "high": (dimensions, high),
+            "gain": (dimensions, targets[None, :] / found),
+        },
+        coords={"metric": list(metrics), "size": targets},
+        attrs={"of": str(of.attrs.get("name", "")), "against": str(against.attrs.get("name", "")), "level": level},
+    )
+
+
+def crossing(sizes: np.ndarray, curves: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Smallest size at which each curve is at or below its target.
+
+    Parameters
+    ----------
+    sizes
+        (S,), rising.
+    curves
+        (S, R): lower is better.
+    targets
+        (R,).
+
+    Returns
+    -------
+    numpy.ndarray
+        (R,): 1 where the first size is good enough, infinite where none is; nan where the comparison is undefined.
+    """
+    reached = curves <= targets
+    place = reached.argmax(0)
+    columns = np.arange(curves.shape[1])
+    before = np.maximum(place - 1, 0)
+    above, below = curves[before, columns], curves[place, columns]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(place > 0, (above - targets) / (above - below), 1.0)
+    inverse = 1 / sizes[before] + share * (1 / sizes[place] - 1 / sizes[before])
+    result = np.where(reached.any(0), 1 / inverse, np.inf)
+    result[np.isnan(curves).all(0) | np.isnan(targets)] = np.nan
+    return result
