@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtr
 
-from landscape.eigen.estimate import Estimate, mean_of, widening
+from landscape.eigen.estimate import Estimate, widening
 from landscape.errors import LandscapeError
 
 Scale = Literal["linear", "symlog"]
@@ -109,13 +109,38 @@ class SpectralDensity:
         return cumulative[np.searchsorted(nodes[order], x, side="right")]
 
     def mass_above(self, threshold: float) -> Estimate:
-        """Share of the eigenvalues above a threshold, its standard error over probes.
+        """Share of the eigenvalues above a threshold, with its standard error.
 
-        A node that the threshold cuts (its own resolution reaches over it) counts by the share of its kernel above,
-        which halves the quadrature's discreteness. Outliers taken out count exactly.
+        A node that the threshold cuts (its kernel, as wide as its residual and at most half the distance to its
+        neighbour, reaches over it) counts by the share of the kernel above. Outliers taken out count exactly.
+
+        The standard error joins two parts. Sampling: of a share a of the N dimensions left to the probes, a probe on
+        the sphere sees a Beta-distributed share with variance 2 a (1 - a) / (N + 2); p probes know as much as
+        v = p (N + 2) / 2 coin tosses, and a is shrunk towards 1/2 as Agresti and Coull (1998) do, since near 0 and 1
+        the plain estimate is overconfident. Discreteness of the quadrature: a fifth of the mass that the threshold
+        cuts, the ratio seen on decaying, normal and uniform spectra, and at least one eigenvalue of what is cut; it
+        vanishes as the steps resolve the spectrum there.
         """
-        samples = (self.weights * _above(self.nodes, self.residuals, threshold)).sum(axis=1)
-        return mean_of(samples, self.products)
+        share = np.empty_like(self.nodes)
+        for probe in range(self.probes):
+            held = self.weights[probe] > 0
+            width = np.zeros(len(held))
+            width[held] = np.minimum(self.residuals[probe, held], _spacing(self.nodes[probe, held]) / 2)
+            share[probe] = _above(self.nodes[probe], width, threshold)
+        samples = (self.weights * share).sum(axis=1)
+        value = float(samples.mean())
+        cut = float((self.weights * np.minimum(share, 1 - share)).sum(axis=1).mean())
+        left = self.size - self.points
+        exact = float((self.nodes[0, : self.points] > threshold).sum()) / self.size
+        sampled = np.clip((value - exact) * self.size / left, 0.0, 1.0)
+        # 1e-12: rounding of the sum of masses, so that an exact share is within its own interval.
+        discreteness = max(cut / 5, min(cut, 1 / self.size), 1e-12)
+        if min(sampled, 1 - sampled) < 1e-9:
+            return Estimate(value, discreteness, self.probes, self.products)
+        tosses = self.probes * (left + 2) / 2
+        shrunk = (sampled + 2 / tosses) / (1 + 4 / tosses)
+        sampling = np.sqrt(shrunk * (1 - shrunk) / tosses) * left / self.size
+        return Estimate(value, float(np.hypot(sampling, discreteness)), self.probes, self.products)
 
     def count_above(self, threshold: float) -> Estimate:
         """Number of eigenvalues above a threshold: n times `mass_above`."""
@@ -136,14 +161,18 @@ class SpectralDensity:
             of the largest magnitude if that is more.
         """
         low, high = self.range
+        largest = max(abs(low), abs(high))
+        if high - low <= 1e-9 * largest or largest < 1e-300:
+            # One eigenvalue only: a window around it.
+            low, high = low - 0.5 * (largest or 1.0), high + 0.5 * (largest or 1.0)
         if scale == "linear":
-            margin = 0.02 * (high - low) or max(abs(high), 1.0) * 0.02
+            margin = 0.02 * (high - low)
             return np.linspace(low - margin, high + margin, cells + 1)
         if scale != "symlog":
             raise LandscapeError(f"density grid: scale is {scale!r}; choose linear or symlog")
         knee = self.knee() if threshold is None else threshold
         left, right = np.arcsinh(low / knee), np.arcsinh(high / knee)
-        margin = 0.02 * (right - left) or 0.02
+        margin = 0.02 * (right - left)
         return np.sinh(np.linspace(left - margin, right + margin, cells + 1)) * knee
 
     def knee(self) -> float:
@@ -152,7 +181,7 @@ class SpectralDensity:
         order = np.argsort(magnitude)
         cumulative = np.cumsum(self.weights.ravel()[order]) / self.probes
         median = magnitude[order][min(int(np.searchsorted(cumulative, 0.5)), len(order) - 1)]
-        return float(max(median, 1e-3 * max(np.abs(self.range)), np.finfo(float).tiny))
+        return float(max(median, 1e-3 * max(np.abs(self.range)))) or 1.0
 
     def on_grid(self, edges: np.ndarray | None = None, *, resolution: float = 1.0) -> DensityCurve:
         """Draw the density: mean over probes of sum_j w_j N(x; theta_j, sigma_j), averaged over cells.

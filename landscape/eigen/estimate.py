@@ -30,7 +30,7 @@ class Estimate:
     products: int
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Interval that holds the truth with probability `level`, by Student's t with samples - 1 degrees of freedom."""
+        """Interval holding the truth with probability `level`, by Student's t (samples - 1 degrees of freedom)."""
         if self.stderr == 0:
             return self.value, self.value
         half = self.stderr / widening(self.samples) * stats.t.ppf((1 + level) / 2, max(self.samples - 1, 1))

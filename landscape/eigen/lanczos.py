@@ -7,9 +7,9 @@ after every step. Starting blocks, restarts, breakdowns and random directions ar
 
 Residuals. For a Ritz pair y = V_processed' s, with theta, s an eigenpair of the symmetric part of the processed block
 of H, the relation gives ||A y - theta y|| = ||H s - [theta s; 0]|| without one more product. The *full* matrix H is
-used and not the tridiagonal one, so noise of the products (a float32 network is not exactly symmetric) enters the residual
-instead of being assumed away. A rounding allowance of a few units of the last place of ||A|| is added. Some eigenvalue
-of A then lies within the residual of theta: |lambda - theta| <= ||A y - theta y||.
+used and not the tridiagonal one, so noise of the products (a float32 network is not exactly symmetric) enters the
+residual instead of being assumed away. A rounding allowance of a few units of the last place of ||A|| is added.
+Some eigenvalue of A then lies within the residual of theta: |lambda - theta| <= ||A y - theta y||.
 
 Copies. Products of one starting vector see one copy of a multiple eigenvalue. When everything wanted has converged, a
 random direction orthogonal to the search space is followed for a few products: a missed eigenvector u orthogonal to
@@ -102,6 +102,7 @@ class SearchSpace:
 
     @property
     def used(self) -> int:
+        """Number of rows in use."""
         return self.deflated + self.processed + self.pending
 
     @property

@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+import torch
+from eigen_problems import digits_hessian, with_spectrum
+
+from landscape.eigen import Eigenpairs, dense, eigenpairs
+from landscape.errors import LandscapeError
+from landscape.randomness import numpy_generator
+
+
+def random_problem(index: int) -> tuple[torch.Tensor, int, str]:
+    random = numpy_generator(index, "lanczos problem")
+    size = int(random.integers(1, 60))
+    values = random.standard_normal(size)
+    match index % 5:
+        case 1:
+            values = np.round(values)  # multiplicities
+        case 2:
+            values = -np.abs(values) - 0.5
+        case 3:
+            values = np.repeat(values[: (size + 2) // 3], 3)[:size] + 1e-7 * random.standard_normal(size)
+        case 4:
+            values = 3 * values * np.exp(-0.3 * np.arange(size))
+    dtype = torch.float32 if (index // 5) % 2 else torch.float64
+    return with_spectrum(values, index, dtype), int(random.integers(1, 7)), str(random.choice(["LA", "SA", "LM", "BE"]))
+
+
+def test_residual_bounds_hold_in_every_one_of_200_problems() -> None:
+    for index in range(200):
+        matrix, count, which = random_problem(index)
+        exact = np.linalg.eigvalsh(matrix.double().numpy())
+        pairs = eigenpairs(dense(matrix), count, which=which, seed=index, basis_limit=(None, count + 8)[index % 2])
+        distance = np.abs(exact[:, None] - pairs.values).min(axis=0)
+        assert (distance <= pairs.residuals).all(), (index, distance, pairs.residuals)
+        product = matrix.double() @ pairs.vectors.double()
+        true = torch.linalg.vector_norm(product - pairs.vectors.double() * torch.from_numpy(pairs.values), dim=0)
+        assert (true.numpy() <= pairs.residuals * (1 + 1e-9)).all(), index
+        assert len(pairs.values) == min(count, len(exact))
+
+
+@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
+@pytest.mark.parametrize(
+    "spectrum",
+    [
+        np.r_[[5, 5, 5, 4, 4], np.linspace(-1, 1, 80)],
+        np.r_[[-3, -3, -3, -2, -2], np.linspace(-1, 0, 45)],
+        np.zeros(12),
+        np.ones(12),
+        np.array([1.0, 1.0, 2.0, 2.0]),
+        np.array([-2.0]),
+    ],
+)
+def test_every_copy_of_a_multiple_eigenvalue_is_found(spectrum: np.ndarray, which: str) -> None:
+    pairs = eigenpairs(dense(with_spectrum(spectrum)), 6, which=which, tolerance=1e-6, confidence=0.999)
+    count = min(6, len(spectrum))
+    ascending = np.sort(spectrum)
+    expected = {
+        "LA": ascending[::-1][:count],
+        "SA": ascending[:count],
+        "LM": spectrum[np.argsort(-np.abs(spectrum), kind="stable")][:count],
+        "BE": np.r_[ascending[::-1][: count - count // 2], ascending[: count // 2][::-1]],
+    }[which]
+    found = np.abs(pairs.values) if which == "LM" else pairs.values
+    np.testing.assert_allclose(found, np.abs(expected) if which == "LM" else expected, atol=1e-5)
+    assert pairs.converged.all()
+
+
+def test_without_the_check_copies_are_missed() -> None:
+    spectrum = np.r_[[5, 5, 5, 4, 3, 3], np.linspace(-1, 1, 80)]
+    blind = eigenpairs(dense(with_spectrum(spectrum)), 3, confidence=0)
+    np.testing.assert_allclose(blind.values, [5, 4, 3], rtol=1e-3)
+    assert blind.missed_probability == 1
+    seeing = eigenpairs(dense(with_spectrum(spectrum)), 3)
+    np.testing.assert_allclose(seeing.values, [5, 5, 5], rtol=1e-3)
+    assert seeing.missed_probability < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_five_eigenvalues_of_a_hessian_to_1e_4_in_few_products(dtype: torch.dtype) -> None:
+    hessian = digits_hessian()
+    exact = np.linalg.eigvalsh(hessian.numpy())[::-1][:5]
+    pairs = eigenpairs(dense(hessian.to(dtype)), 5)
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.values, exact, rtol=1e-4)
+    assert pairs.products <= 25
+    gram = pairs.vectors.double().T @ pairs.vectors.double()
+    np.testing.assert_allclose(gram.numpy(), np.eye(5), atol=1e-5)
+
+
+def test_warm_start_saves_products_and_not_the_answer() -> None:
+    hessian = digits_hessian()
+    cold = eigenpairs(dense(hessian), 5, confidence=0)
+    moved = hessian + 1e-4 * with_spectrum(numpy_generator(1, "move").standard_normal(len(hessian)), 1)
+    warm = eigenpairs(dense(moved), 5, start=cold.vectors.sum(dim=1), confidence=0)
+    block = eigenpairs(dense(moved), 5, start=cold.vectors, confidence=0)
+    exact = np.linalg.eigvalsh(moved.numpy())[::-1][:5]
+    np.testing.assert_allclose(warm.values, exact, rtol=1e-4)
+    np.testing.assert_allclose(block.values, exact, rtol=1e-4)
+    assert warm.products < cold.products
+
+
+def test_thick_restart_keeps_memory_and_converges() -> None:
+    spectrum = np.linspace(0, 1, 300) ** 3
+    rows: list[int] = []
+    pairs = eigenpairs(dense(with_spectrum(spectrum)), 3, basis_limit=18, tolerance=1e-6, confidence=0,
+                       callback=lambda products, values, residuals: rows.append(products))  # fmt: skip
+    assert pairs.products > 18
+    assert rows == list(range(1, pairs.products + 1))
+    np.testing.assert_allclose(pairs.values, spectrum[::-1][:3], rtol=1e-6)
+
+
+def test_deflated_pairs_are_not_found_again() -> None:
+    spectrum = np.r_[[9.0, 7.0, 5.0, 4.0], np.linspace(-1, 1, 60)]
+    operator = dense(with_spectrum(spectrum))
+    first = eigenpairs(operator, 2, tolerance=1e-8)
+    second = eigenpairs(operator, 2, deflate=first, tolerance=1e-6)
+    np.testing.assert_allclose(second.values, [5, 4], atol=1e-4)
+
+
+def test_an_unsymmetric_operator_shows_in_the_residuals() -> None:
+    matrix = with_spectrum(np.r_[[5.0, 4.0], np.linspace(-1, 1, 40)])
+    noisy = dense(matrix)
+    noisy.matrix = matrix + 0.1 * torch.from_numpy(numpy_generator(0, "noise").standard_normal(matrix.shape))
+    assert eigenpairs(noisy, 2, max_products=42).residuals.max() > 0.05
+
+
+def test_too_few_products_are_reported_as_not_converged() -> None:
+    pairs = eigenpairs(dense(digits_hessian()), 5, max_products=7)
+    assert pairs.products == 7
+    assert not pairs.converged.all()
+
+
+def test_same_seed_same_bits() -> None:
+    def run(seed: int) -> Eigenpairs:
+        return eigenpairs(dense(digits_hessian()), 3, seed=seed)
+
+    assert (run(3).values == run(3).values).all()
+    assert torch.equal(run(3).vectors, run(3).vectors)
+    assert not torch.equal(run(3).vectors, run(4).vectors)
+
+
+def test_a_product_that_is_not_finite_is_named() -> None:
+    operator = dense(with_spectrum(np.arange(20.0)))
+
+    class Breaking:
+        size, dtype, device = operator.size, operator.dtype, operator.device
+        calls = 0
+
+        def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return operator(vectors) if self.calls < 4 else operator(vectors) * float("nan")
+
+    with pytest.raises(LandscapeError, match="product 4 with the operator is not finite"):
+        eigenpairs(Breaking(), 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"count": 0}, "count is 0"),
+        ({"which": "XX"}, "choose LA, SA, LM or BE"),
+        ({"basis_limit": 5}, "basis_limit 5 is too small"),
+        ({"start": torch.zeros(20, dtype=torch.float64)}, "start is zero"),
+        ({"start": torch.ones(19)}, "start has 19 entries"),
+        ({"max_products": 0}, "max_products is 0"),
+    ],
+)
+def test_impossible_settings_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(LandscapeError, match=message):
+        eigenpairs(dense(with_spectrum(np.arange(20.0))), **arguments)
+
+
+def test_dense_refuses_what_is_not_symmetric() -> None:
+    with pytest.raises(LandscapeError, match="not symmetric"):
+        dense(torch.triu(torch.ones(3, 3)))
