@@ -7,10 +7,11 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test lint types check benchmarks clean
 
 # torch first and alone: asked for together with packages that want it, pip may take a GPU build of several gigabytes.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt peers.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement peers.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
