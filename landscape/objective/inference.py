@@ -102,7 +102,7 @@ class Inference:
         self._targets = [parameters[objective._inner_names[name]] for name in objective.space.names]
         self._derived: list[_FoldedConvolution | _AffineNorm] = []
         for name, module in list(network.named_modules()):
-            made = None
+            made: _FoldedConvolution | _AffineNorm | None = None
             if isinstance(module, folding.FoldedConvolution):
                 made = _FoldedConvolution(module)
             elif isinstance(module, folding.AffineNorm):

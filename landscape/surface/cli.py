@@ -1,0 +1,507 @@
+"""Command line of the loss surfaces."""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray
+
+from landscape import checkpoint, command, distributed, published
+from landscape.errors import LandscapeError
+from landscape.journal import Journal
+from landscape.metrics import METRICS
+from landscape.objective import Objective
+from landscape.result import require_same_protocol
+from landscape.surface import curvature, directions, html, pictures, vtp
+from landscape.surface.cells import Cells
+from landscape.surface.measure import grid, line, plane
+from landscape.surface.summary import Summary, spread, summarize
+
+INSTRUMENT = "landscape.surface"
+DESCRIPTION = """Loss surface: the regularised loss, its terms and the metrics over a plane or line through the weights.
+
+Every cell states its standard error; flatness, roughness and basins are given as numbers."""
+KINDS = ("random", "hessian")
+
+
+def parser() -> command.Parser:
+    """The arguments."""
+    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
+    for action in made._actions:
+        if action.dest == "checkpoints":
+            action.nargs = "*"
+    where = made.add_argument_group("where: points w + a d1 + b d2")
+    where.add_argument("--points", type=command.positive, metavar="N", help="cells along each axis (default: 21)")
+    where.add_argument("--span", type=float, metavar="S", help="the square [-S, S]^2 (default: 1)")
+    where.add_argument(
+        "--directions",
+        default="random",
+        metavar="random|hessian|FILE",
+        help="Gaussian, the top eigenvectors, or those in a file",
+    )
+    where.add_argument("--save-directions", type=Path, metavar="FILE", help="keep them, for other networks or reruns")
+    where.add_argument(
+        "--planes", type=command.positive, default=1, metavar="K", help="several, of seeds S, S + 1, ..."
+    )
+    where.add_argument("--line", action="store_true", help="one direction instead of two")
+    where.add_argument("--between", metavar="CKPT", help="the line to another checkpoint, with the barrier's height")
+    where.add_argument("--through", nargs=2, metavar="CKPT", help="the plane through two other checkpoints")
+    where.add_argument(
+        "--trajectory", nargs="+", metavar="CKPT", help="principal plane of earlier checkpoints, in order"
+    )
+    how = made.add_argument_group("how")
+    how.add_argument("--passes", type=command.positive, default=1, metavar="T", help="fresh mask draws a cell")
+    how.add_argument("--precision", choices=("full", "bfloat16"), default="full", help="of the forward passes")
+    how.add_argument("--tolerance", type=float, metavar="X", help="interpolate where that is right to X nats")
+    how.add_argument("--stderr", metavar="X|P%", help="only as many images as this standard error needs")
+    how.add_argument(
+        "--curvature-map",
+        type=command.positive,
+        metavar="M",
+        help="extreme Hessian eigenvalues in M x M cells of the same square",
+    )
+    how.add_argument("--frames", type=command.positive, default=1, metavar="K", help="redraw the masks K times")
+    show = made.add_argument_group("pictures")
+    show.add_argument("--style", choices=pictures.STYLES, default="contour", help="of --plot")
+    show.add_argument("--quantity", default="loss", metavar="NAME", help="what is drawn (default: loss)")
+    show.add_argument("--level", type=float, metavar="X", help="upper end of the scale")
+    show.add_argument("--html", type=Path, metavar="FILE", help="an offline page with a surface one can turn")
+    show.add_argument("--gif", type=Path, metavar="FILE", help="the --frames as an animation")
+    show.add_argument("--vtp", type=Path, metavar="FILE", help="for ParaView")
+    show.add_argument(
+        "--from-csv", type=Path, action="append", metavar="FILE", help="draw a published file; may repeat"
+    )
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, draw."""
+    arguments = parser().parse_args(argv)
+    _check(arguments)
+    subjects = command.subjects(arguments)
+    if arguments.plan:
+        lines = [plan(arguments, subject) for subject in subjects]
+        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
+        return 0
+    read = [_published(path) for path in arguments.from_csv or []]
+    measured_ = [surfaces(arguments, subject) for subject in subjects]
+    first = [found[0] for found in measured_]
+    differences = require_same_protocol(first, allow_mismatch=arguments.allow_protocol_mismatch) if first else []
+    results = first + read
+    if distributed.is_main():
+        _draw(arguments, results, measured_)
+    facts = [to_json(result) for result in results]
+    for fact, found in zip(facts, measured_, strict=False):
+        if len(found) > 1:
+            fact["planes" if arguments.planes > 1 else "frames"] = spread([summarize(one) for one in found])
+    command.report(
+        arguments,
+        table=lambda: table(results, differences, measured_ if arguments.planes > 1 else []),
+        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
+    )
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not arguments.checkpoints and not arguments.from_csv:
+        raise LandscapeError("nothing to measure: give a checkpoint, or --from-csv FILE")
+    given = [name for name in ("line", "between", "through", "trajectory") if getattr(arguments, name)]
+    if len(given) > 1:
+        raise LandscapeError(f"--{given[0]} and --{given[1]} exclude each other: give one")
+    if given and given != ["line"] and arguments.directions != "random":
+        raise LandscapeError(f"--{given[0]} decides the directions: leave out --directions")
+    if arguments.planes > 1 and (given not in ([], ["line"]) or arguments.directions != "random"):
+        raise LandscapeError("--planes needs random directions: leave out what fixes them")
+    if arguments.planes > 1 and arguments.frames > 1:
+        raise LandscapeError("--planes and --frames exclude each other: give one")
+    if arguments.gif is not None and arguments.frames < 2:
+        raise LandscapeError("an animation needs --frames 2 or more, and --dropout fresh or fixed")
+    flat = bool(arguments.line or arguments.between)
+    if flat and any((arguments.html, arguments.vtp, arguments.gif, arguments.curvature_map)):
+        raise LandscapeError("--html, --vtp, --gif and --curvature-map need a plane, not a line")
+    if arguments.curvature_map == 1:
+        raise LandscapeError("--curvature-map 1 is no lattice: give 2 or more")
+    for name in ("html", "gif", "vtp", "save_directions"):
+        if getattr(arguments, name) is not None:
+            command.require_writable(getattr(arguments, name))
+
+
+def surfaces(arguments: argparse.Namespace, subject: command.Subject) -> list[xarray.Dataset]:
+    """The surface of one subject; several for ``--planes`` or ``--frames``."""
+    if arguments.frames > 1 and subject.protocol.dropout == "off":
+        raise LandscapeError("--frames redraws dropout masks, which are off: give --dropout fresh or fixed")
+    made = []
+    for place in range(max(arguments.planes, arguments.frames)):
+        one = subject
+        seed = arguments.seed
+        if arguments.frames > 1 and place:
+            mask_seed = subject.protocol.mask_seed + place
+            one = command.Subject(
+                checkpoint=subject.checkpoint,
+                data=subject.data,
+                protocol=subject.protocol.replace(mask_seed=mask_seed),
+                weight_decay=subject.weight_decay,
+            )
+        elif arguments.planes > 1:
+            seed += place
+        label = "" if place == 0 else f"{'plane' if arguments.planes > 1 else 'frame'}-{place + 1}"
+        made.append(measured(arguments, one, seed=seed, label=label))
+    return made
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What decides the result besides checkpoint, data, protocol and seed."""
+    chosen: dict[str, Any] = {
+        "points": _points(arguments),
+        "span": arguments.span,
+        "line": arguments.line,
+        "passes": arguments.passes,
+        "precision": arguments.precision,
+        "tolerance": arguments.tolerance,
+        "stderr": arguments.stderr,
+        "curvature_map": arguments.curvature_map,
+        "directions": arguments.directions,
+    }
+    if arguments.directions not in KINDS:
+        chosen["directions"] = _sha256(Path(arguments.directions))
+    for name in ("between", "through", "trajectory"):
+        given = getattr(arguments, name)
+        if given:
+            names = [given] if isinstance(given, str) else given
+            chosen[name] = [_sha256(command.checkpoint_path(one, arguments)) for one in names]
+    return chosen
+
+
+def _points(arguments: argparse.Namespace) -> int:
+    if arguments.points is not None:
+        return int(arguments.points)
+    # 21 cells an axis as in the authors' code; a line costs little, and shows more.
+    return 51 if arguments.line or arguments.between else 21
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise LandscapeError(f"cannot read {path}: {error.strerror}; give an existing file") from None
+
+
+def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: int, label: str = "") -> xarray.Dataset:
+    """One surface, from the cache when it is there."""
+    asked = command.question(arguments, INSTRUMENT, subject, settings(arguments))
+    out = asked.out
+    if out is not None and label:
+        out = out.with_name(f"{out.stem}-{label}{out.suffix}")
+    asked = command.Question(instrument=INSTRUMENT, subject=subject, settings=asked.settings, seed=seed, out=out)
+
+    def measure() -> xarray.Dataset:
+        objective = command.objective(arguments, subject)
+        axes = chosen_directions(arguments, objective, seed=seed)
+        if arguments.save_directions is not None and distributed.is_main():
+            directions.save(axes, objective, arguments.save_directions)
+        of: Callable[..., xarray.Dataset] = line if len(axes) == 1 else plane
+        identity = {"key": asked.key, "processes": "any"}
+        with Journal(asked.journal, identity, process=distributed.rank()) as journal:
+            result = of(
+                objective,
+                directions=axes,
+                points=_points(arguments),
+                span=_span(arguments, axes),
+                passes=arguments.passes,
+                precision=arguments.precision,
+                tolerance=arguments.tolerance,
+                stderr=arguments.stderr,
+                seed=seed,
+                journal=journal,
+                quiet=arguments.quiet,
+            )
+            result = result.merge(curvature.along_axes(objective, axes))
+            if arguments.curvature_map is not None:
+                coordinates = grid(arguments.curvature_map, _span(arguments, axes), 2)
+                result = result.merge(
+                    curvature.over_cells(
+                        objective, axes, coordinates, seed=seed, journal=journal, quiet=arguments.quiet
+                    )
+                )
+        return result
+
+    try:
+        return command.answer(asked, measure, force=arguments.force)
+    finally:
+        if asked.path.is_file() and distributed.is_main():
+            _forget(asked)
+
+
+def _forget(asked: command.Question) -> None:
+    """Delete the journals of a result that is whole."""
+    for file in [asked.journal, *asked.journal.parent.glob(f"{asked.journal.name}.[0-9]*")]:
+        file.unlink(missing_ok=True)
+
+
+def chosen_directions(arguments: argparse.Namespace, objective: Objective, *, seed: int) -> directions.Directions:
+    """The directions that the command line asks for."""
+    count = 1 if arguments.line else 2
+    if arguments.between:
+        (other,) = _others(arguments, objective, [arguments.between])
+        return directions.between(objective, other, names=(_stem(arguments.checkpoints[0]), _stem(arguments.between)))
+    if arguments.through:
+        names = [_stem(name) for name in (arguments.checkpoints[0], *arguments.through)]
+        return directions.through(objective, _others(arguments, objective, arguments.through), names=names)
+    if arguments.trajectory:
+        return directions.trajectory(objective, _others(arguments, objective, arguments.trajectory))
+    if arguments.directions == "hessian":
+        return directions.hessian_directions(objective, count, seed=seed)
+    if arguments.directions != "random":
+        found = directions.load(arguments.directions, objective)
+        if len(found) < count:
+            raise LandscapeError(f"{arguments.directions} holds one direction, a plane needs two: add --line")
+        if len(found) > count:
+            found = directions.Directions(found.vectors[:count], kind=found.kind, facts=found.facts)
+        return found
+    return directions.random_directions(objective, count, seed=seed)
+
+
+def _others(arguments: argparse.Namespace, objective: Objective, names: Sequence[str]) -> list[Any]:
+    found = []
+    for name in names:
+        loaded = checkpoint.load(
+            command.checkpoint_path(name, arguments), model=arguments.model, num_classes=arguments.num_classes
+        )
+        found.append(directions.point_of(objective, dict(loaded.model.named_parameters()), name))
+    return found
+
+
+def _stem(name: str) -> str:
+    return Path(name).name.split(".")[0]
+
+
+def _span(arguments: argparse.Namespace, axes: directions.Directions) -> Any:
+    """[-S, S] along each axis, or what holds all marks and the path with a margin."""
+    if arguments.span is not None:
+        return arguments.span
+    places = list(axes.marks.values()) + ([] if axes.path is None else axes.path.tolist())
+    if not places:
+        return 1.0
+    low, high = np.min(places, axis=0), np.max(places, axis=0)
+    # A line runs from network to network; around a plane, a quarter more shows what lies behind them.
+    margin = 0.0 if len(axes) == 1 else 0.25
+    return [(float(a - margin * (b - a)), float(b + margin * (b - a))) for a, b in zip(low, high, strict=True)]
+
+
+def _published(path: Path) -> xarray.Dataset:
+    """A published surface, with the loss under our name for it."""
+    found = published.read_surface(path)
+    found["loss"] = found["nll"].assign_attrs(long_name="NLL, as published", units="nats")
+    return found
+
+
+def _draw(
+    arguments: argparse.Namespace, results: Sequence[xarray.Dataset], measured_: Sequence[Sequence[xarray.Dataset]]
+) -> None:
+    options = {"variable": arguments.quantity, "level": arguments.level}
+    if arguments.plot is not None:
+        pictures.draw(results, arguments.plot, style=arguments.style, **options)
+    if arguments.html is not None:
+        html.write(results, arguments.html, **options)
+    for place, result in enumerate(results):
+        if arguments.vtp is not None:
+            vtp.write(result, _numbered(arguments.vtp, place, len(results)), variable=arguments.quantity)
+    for place, frames in enumerate(measured_):
+        if arguments.gif is not None:
+            pictures.animate(frames, _numbered(arguments.gif, place, len(measured_)), **options)
+
+
+def _numbered(path: Path, place: int, count: int) -> Path:
+    return path if count == 1 else path.with_name(f"{path.stem}-{place + 1}{path.suffix}")
+
+
+def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
+    """Cells, seconds and memory that the measurement will cost, by measuring one cell on a few images."""
+    objective = command.objective(arguments, subject)
+    axes = chosen_directions(arguments, objective, seed=arguments.seed)
+    cells = Cells(objective, axes, passes=arguments.passes, precision=arguments.precision)
+    images = min(objective.images, 2 * cells.inference.micro_batch)
+    with cells.inference:
+        cells.losses([0.0] * len(axes), number=0, images=images)
+        started = time.perf_counter()
+        cells.losses([0.0] * len(axes), number=0, images=images)
+        seconds = (time.perf_counter() - started) * objective.images / images
+    count = _points(arguments) ** len(axes) * max(arguments.planes, arguments.frames)
+    bound = "at most " if arguments.tolerance or arguments.stderr else ""
+    staged = objective.data.images.numel() * 4 / 2**20
+    return (
+        f"{subject.name}: {count} cells of {objective.images} images, {cells.passes} pass{'es' * (cells.passes > 1)}; "
+        f"{bound}{count * seconds:.0f} s at {seconds:.2g} s a cell; images staged in {staged:.0f} MiB; batch norm "
+        f"folded a cell, channels-last, micro-batches of {cells.inference.micro_batch}"
+    )
+
+
+def to_json(result: xarray.Dataset) -> dict[str, Any]:
+    """Cells, numbers and provenance, JSON-ready; rows over alpha."""
+    facts: dict[str, Any] = {str(name): result[name].values.tolist() for name in result.coords if name != "mark"}
+    facts |= {str(name): result[name].values.tolist() for name in result.data_vars}
+    attributes = result.attrs
+    facts["summary"] = summarize(result).to_dict()
+    for name, value in attributes.items():
+        if name in ("protocol", "settings"):
+            facts[name] = json.loads(value)
+        else:
+            facts[name] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    return facts
+
+
+def table(
+    results: Sequence[xarray.Dataset],
+    differences: Sequence[str] = (),
+    planes: Sequence[Sequence[xarray.Dataset]] = (),
+) -> str:
+    """The numbers side by side, with what they mean below."""
+    head = ["", *[str(result.attrs.get("name", "")) for result in results]]
+    summaries = [summarize(result) for result in results]
+    rows = [
+        [label, *[text(result, summary) for result, summary in zip(results, summaries, strict=True)]]
+        for label, text in _rows(results, summaries)
+    ]
+    if planes:
+        every = [spread([summarize(one) for one in found]) for found in planes]
+        for name in every[0]:
+            entries = [f"{one[name]['mean']:.4g} ± {one[name]['deviation']:.2g}" for one in every if name in one]
+            rows.append([f"{name}, {len(planes[0])} planes", *entries, *[""] * (len(results) - len(entries))])
+    notes = [
+        "Lengths are in units of the directions, heights in nats; ± is one standard error over the choice of images"
+    ]
+    notes[0] += ", of several planes the standard deviation between them." if planes else "."
+    for result, summary in zip(results, summaries, strict=True):
+        notes += _notes(result, summary)
+    return "\n".join([command.columns(head, rows), *notes, *differences])
+
+
+Text = Callable[[xarray.Dataset, Summary], str]
+
+
+def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> list[tuple[str, Text]]:
+    def centre(result: xarray.Dataset, summary: Summary) -> str:
+        if not math.isfinite(summary.origin):
+            return "-"
+        if "loss_stderr" not in result:
+            return f"{summary.origin:.5g}"
+        at = dict.fromkeys(result["loss"].dims, 0.0)
+        return f"{summary.origin:.5g} ± {float(result['loss_stderr'].sel(at)):.2g}"
+
+    rows: list[tuple[str, Text]] = [
+        ("loss at the origin", centre),
+        ("lowest, highest", lambda _, s: f"{s.minimum:.5g}, {s.maximum:.5g}"),
+    ]
+    for radius in sorted({rise.radius for summary in summaries for rise in summary.rises}):
+        rows.append((f"mean rise at radius {radius:g}", lambda _, s, radius=radius: _rise(s, radius)))
+    rows.append(("curvature along the axes", lambda _, s: _pair(s.curvature)))
+    if any("axis_curvature" in result for result in results):
+        rows.append(("the same, Hessian products", lambda r, _: _hessian_pair(r)))
+        rows.append(("Rayleigh quotients", lambda _, s: _pair(s.rayleigh)))
+    rows += [
+        ("anisotropy", lambda _, s: f"{s.anisotropy:.3g}"),
+        ("roughness", lambda _, s: f"{s.roughness:.2g} ({100 * s.roughness_share:.2g} % of the range)"),
+        ("not convex in the plane", lambda _, s: f"{100 * s.nonconvex_in_plane:.0f} % of cells"),
+        ("basins, total persistence", lambda _, s: f"{s.basins}, {s.total_persistence:.2g}"),
+    ]
+    if any("smallest_eigenvalue" in result for result in results):
+        rows.append(("not convex (Hessian)", lambda _, s: f"{100 * s.nonconvex_share:.0f} % of cells"))
+    if any(math.isfinite(summary.barrier) for summary in summaries):
+        rows.append(("barrier", lambda _, s: f"{s.barrier:.4g}"))
+    for name in ("accuracy", "ece"):
+        if all(name in result for result in results):
+            rows.append((f"{METRICS[name].label} at the origin", lambda r, _, name=name: _at_origin(r, name)))
+    rows += [
+        (
+            "angle of the directions",
+            lambda r, _: f"{r.attrs['angle_degrees']:.2f}°" if "angle_degrees" in r.attrs else "-",
+        ),
+        ("seconds", lambda r, _: f"{r.attrs['seconds']:.1f}" if "seconds" in r.attrs else "-"),
+    ]
+    return rows
+
+
+def _rise(summary: Summary, radius: float) -> str:
+    for rise in summary.rises:
+        if rise.radius == radius:
+            error = f" ± {rise.stderr:.2g}" if math.isfinite(rise.stderr) else ""
+            return f"{rise.mean:.4g}{error} [{rise.lowest:.3g}, {rise.highest:.3g}]"
+    return "-"
+
+
+def _pair(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values) or "-"
+
+
+def _hessian_pair(result: xarray.Dataset) -> str:
+    return _pair(np.diag(result["axis_curvature"].values).tolist()) if "axis_curvature" in result else "-"
+
+
+def _at_origin(result: xarray.Dataset, name: str) -> str:
+    try:
+        return f"{float(result[name].sel(dict.fromkeys(result[name].dims, 0.0))):.4g}"
+    except KeyError:
+        return "-"
+
+
+def _notes(result: xarray.Dataset, summary: Summary) -> list[str]:
+    attributes, name = result.attrs, str(result.attrs.get("name", "surface"))
+    notes = []
+    if "protocol_hash" in attributes:
+        notes.append(
+            f"{name}: {attributes['images']} images of {attributes['data']}, protocol {attributes['protocol_hash']}, "
+            f"{attributes['direction_kind']} directions."
+        )
+    if summary.nonfinite:
+        places = np.argwhere(~np.isfinite(result["loss"].values))
+        first = ", ".join(
+            f"{axis} = {float(result[axis][place]):.3g}"
+            for axis, place in zip(result["loss"].dims, places[0], strict=True)
+        )
+        notes.append(
+            f"{name}: {summary.nonfinite} of {result['loss'].size} cells are not finite, the first at {first}; "
+            "kept as they are, left out of numbers and pictures."
+        )
+    if attributes.get("tolerance"):
+        notes.append(
+            f"{name}: {attributes['cells_evaluated']} of {result['loss'].size} cells measured, the rest interpolated "
+            f"to {attributes['tolerance']:g} nats; {attributes['checks']} of them checked, off by at most "
+            f"{attributes['worst_check']:.2g}: with 95 % confidence at most {100 * attributes['risk']:.0f} % are beyond "
+            "the tolerance."
+        )
+    if "stderr_wanted" in attributes:
+        notes.append(
+            f"{name}: {attributes['images_sampled']} of {attributes['images']} images in every cell, standard error "
+            f"against all of them at most {attributes['stderr_reached']:.2g} nats ({attributes['stderr_wanted']:.2g} "
+            "wanted); 1 cell in 20 may be off by more than twice that, and metrics other than the loss are of the "
+            "sample."
+        )
+    if attributes.get("tolerance") or "stderr_wanted" in attributes:
+        notes.append(f"{name}: {attributes['saved_factor']:.3g} times cheaper than all images in all cells.")
+    if "precision_error" in attributes:
+        notes.append(
+            f"{name}: {attributes['precision']} passes, loss off by at most {attributes['precision_error']:.2g} nats at "
+            "the origin and the corners."
+        )
+    if attributes.get("dropout") == "fresh" and attributes.get("passes") == 1:
+        notes.append(
+            f"{name}: one mask draw a cell, so roughness contains the masks' noise; --passes 2 or more tells them "
+            "apart."
+        )
+    if attributes.get("running_statistics") and attributes.get("direction_kind") in (
+        "between",
+        "through",
+        "trajectory",
+    ):
+        notes.append(
+            f"{name}: batch norm has the first network's running statistics everywhere; --batch-norm recalibrated "
+            "measures them anew in every cell."
+        )
+    return notes

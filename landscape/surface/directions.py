@@ -1,0 +1,291 @@
+"""Directions of weight space along which a surface is measured."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from landscape.checkpoint import write_whole
+from landscape.eigen import eigenpairs
+from landscape.errors import LandscapeError
+from landscape.objective import CurvatureOperator, Objective
+from landscape.protocol import Normalization, OneDimensional
+from landscape.randomness import generator
+
+
+@dataclass(frozen=True)
+class Directions:
+    r"""Axes of a plane or line through the weights: points are :math:`w + \alpha d_1 + \beta d_2`.
+
+    Parameters
+    ----------
+    vectors
+        (k, P), k = 1 or 2, in the objective's coordinates.
+    kind
+        Where they come from: ``random``, ``hessian``, ``through``, ``between``, ``trajectory``, or what a file says.
+    facts
+        What else is known: eigenvalues, seed, share of variance.
+    marks
+        Named points in the plane, e.g. the checkpoints that span it: name to coordinates (k,).
+    path
+        (T, k) coordinates of a training trajectory, or None.
+    """
+
+    vectors: Tensor
+    kind: str
+    facts: Mapping[str, float | str] = field(default_factory=dict)
+    marks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    path: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def norms(self) -> list[float]:
+        """Euclidean length of each direction."""
+        return [float(vector.double().norm()) for vector in self.vectors]
+
+    @property
+    def angle(self) -> float:
+        """Angle between the two directions in degrees, as they are used; not a number for a line."""
+        if len(self) < 2:
+            return math.nan
+        first, second = self.vectors.double()
+        return math.degrees(math.acos(max(-1.0, min(1.0, float(first @ second / (first.norm() * second.norm()))))))
+
+    def at(self, point: Tensor, coordinates: Sequence[float]) -> Tensor:
+        """The point of weight space (P,) at some coordinates (k,)."""
+        # Zero times a direction adds nothing, so that the origin is the network itself to the last bit.
+        moved = point.clone()
+        for coordinate, vector in zip(coordinates, self.vectors, strict=True):
+            moved.add_(vector.to(moved), alpha=coordinate)
+        return moved
+
+
+def random_directions(objective: Objective, count: int = 2, *, seed: int = 0) -> Directions:
+    r"""Gaussian directions, normalised as the objective's protocol says.
+
+    ``filter`` (Li et al. 2018, arXiv 1712.09913, section 4): each output filter *f* of each tensor becomes
+    :math:`d_f \lVert w_f\rVert / \lVert d_f\rVert`. ``first_axis``: the same with norms over the first axis, one for
+    each index of all other axes, as the code of Park & Kim computes them. ``layer``: one norm a tensor. ``none``: as
+    drawn, variance 1.
+
+    Parameters
+    ----------
+    objective
+        Gives the weights, their names and the protocol (`normalization`, `one_dimensional`).
+    count
+        1 for a line, 2 for a plane.
+    seed
+        Each tensor has a stream of its own, named by seed, direction and the parameter's name: networks that share
+        names share draws.
+    """
+    parts = []
+    for place in range(count):
+        drawn = [
+            torch.randn(shape, generator=generator(seed, "direction", place, name), dtype=torch.float64)
+            for name, shape in zip(objective.space.names, objective.space.shapes, strict=True)
+        ]
+        parts.append(normalized(objective, drawn))
+    return Directions(vectors=torch.stack(parts), kind="random", facts={"seed": float(seed)})
+
+
+def normalized(objective: Objective, drawn: Sequence[Tensor]) -> Tensor:
+    """Flat direction (P,) from one tensor a parameter, by the objective's protocol."""
+    protocol = objective.protocol
+    weights = objective.space.split(objective.point)
+    return objective.space.flatten(
+        _normalized(part.to(weight.device), weight.double(), protocol.normalization, protocol.one_dimensional)
+        for part, weight in zip(drawn, weights, strict=True)
+    ).to(objective.point)
+
+
+def _normalized(drawn: Tensor, weight: Tensor, normalization: Normalization, one_dimensional: OneDimensional) -> Tensor:
+    if weight.dim() < 2:
+        if one_dimensional == "zero":
+            return torch.zeros_like(drawn)
+        axes: list[int] = list(range(weight.dim()))
+    elif normalization == "filter":
+        axes = list(range(1, weight.dim()))
+    elif normalization == "first_axis":
+        axes = [0]
+    else:
+        axes = list(range(weight.dim()))
+    if normalization == "none":
+        return drawn
+    if not axes:
+        return drawn.sign() * weight.abs()
+    length = torch.linalg.vector_norm(drawn, dim=axes, keepdim=True)
+    return drawn * (torch.linalg.vector_norm(weight, dim=axes, keepdim=True) / length)
+
+
+def hessian_directions(objective: Objective, count: int = 2, *, seed: int = 0) -> Directions:
+    """The eigenvectors of the Hessian's largest eigenvalues, each as long as the weights are.
+
+    Scaled by the norm of the weight vector so that a span means a relative step, as it does for normalised random
+    directions.
+    """
+    pairs = eigenpairs(CurvatureOperator(objective), count, seed=seed, tolerance=1e-3)
+    length = objective.point.double().norm()
+    facts: dict[str, float | str] = {
+        f"eigenvalue_{place + 1}": float(value) for place, value in enumerate(pairs.values)
+    }
+    return Directions(vectors=(pairs.vectors.T * length).to(objective.point), kind="hessian", facts=facts)
+
+
+def between(objective: Objective, other: Tensor, *, names: Sequence[str] = ("A", "B")) -> Directions:
+    """The line from the objective's weights (coordinate 0) to `other` (P,) (coordinate 1)."""
+    vector = _difference(objective, other, names[-1])
+    return Directions(
+        vectors=vector[None].to(objective.point), kind="between", marks={names[0]: (0.0,), names[1]: (1.0,)}
+    )
+
+
+def through(objective: Objective, others: Sequence[Tensor], *, names: Sequence[str] = ("A", "B", "C")) -> Directions:
+    """The plane through three networks, without distortion (Garipov et al. 2018, arXiv 1802.10026).
+
+    The first axis runs from the objective's weights to the first other, which is at (1, 0); the second is orthogonal
+    to it and of the same length.
+    """
+    first, second = (_difference(objective, other, name) for other, name in zip(others, names[1:], strict=True))
+    length = first.norm()
+    along = float(second @ first / length**2)
+    across = second - along * first
+    if float(across.norm()) <= 1e-9 * float(second.norm()):
+        raise LandscapeError("the three networks lie on one line: draw the line between two of them")
+    height = float(across.norm() / length)
+    vectors = torch.stack([first, across / height])
+    marks = {names[0]: (0.0, 0.0), names[1]: (1.0, 0.0), names[2]: (along, height)}
+    return Directions(vectors=vectors.to(objective.point), kind="through", marks=marks)
+
+
+def trajectory(objective: Objective, points: Sequence[Tensor]) -> Directions:
+    r"""The plane in which a training trajectory moves most: principal components of its steps from the end point.
+
+    As Li et al. (2018, section 7): the components of :math:`[w_0 - w_n, \dots, w_{n-1} - w_n]`, not centred. Each
+    direction has the length of the path's largest extent along it, so that the path spans about [-1, 1].
+
+    Parameters
+    ----------
+    objective
+        Its weights are the end point.
+    points
+        Flat weights (P,) of earlier times, in order; at least two that differ.
+    """
+    if len(points) < 2:
+        raise LandscapeError(f"a trajectory of {len(points)} checkpoints spans no plane: give two or more besides CKPT")
+    steps = torch.stack(
+        [_difference(objective, point, f"checkpoint {n + 1}", empty=True) for n, point in enumerate(points)]
+    )
+    gram = steps @ steps.T
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    if float(values[1]) <= 1e-12 * float(values[0]):
+        raise LandscapeError("the trajectory lies on one line or does not move: give more checkpoints")
+    axes = (steps.T @ vectors[:, :2]) / values[:2].sqrt()
+    coordinates = steps @ axes
+    extent = coordinates.abs().amax(0)
+    shares = values / values.sum()
+    return Directions(
+        vectors=(axes * extent).T.contiguous().to(objective.point),
+        kind="trajectory",
+        facts={"variance_share_1": float(shares[0]), "variance_share_2": float(shares[1])},
+        path=torch.cat([coordinates / extent, torch.zeros(1, 2, dtype=torch.float64)]).cpu().numpy(),
+    )
+
+
+def _difference(objective: Objective, other: Tensor, name: str, *, empty: bool = False) -> Tensor:
+    if other.shape != objective.point.shape:
+        raise LandscapeError(f"{name} has {len(other)} parameters, the network {objective.size}: give one of its kind")
+    vector = other.double().to(objective.point.device) - objective.point.double()
+    if not empty and not bool(vector.any()):
+        raise LandscapeError(f"{name} has the same weights as the network: there is no line between them")
+    return vector
+
+
+def point_of(objective: Objective, parameters: Mapping[str, Tensor], name: str) -> Tensor:
+    """Flat weights (P,) of another network of the same kind, float64.
+
+    Parameters
+    ----------
+    objective
+        Says which parameters count.
+    parameters
+        By name.
+    name
+        Of the other network, for messages.
+    """
+    tensors = []
+    for wanted, shape in zip(objective.space.names, objective.space.shapes, strict=True):
+        if wanted not in parameters:
+            raise LandscapeError(f"{name} has no parameter {wanted}: give a checkpoint of the same network")
+        if parameters[wanted].shape != shape:
+            raise LandscapeError(
+                f"{wanted} of {name} has shape {tuple(parameters[wanted].shape)}, not {tuple(shape)}: "
+                "give a checkpoint of the same network"
+            )
+        tensors.append(parameters[wanted].detach().double())
+    return objective.space.flatten(tensors)
+
+
+def save(directions: Directions, objective: Objective, path: Path | str) -> Path:
+    """Keep directions in a safetensors file, by parameter name, whole or not at all."""
+    tensors = {}
+    for place, vector in enumerate(directions.vectors):
+        for name, part in zip(objective.space.names, objective.space.split(vector), strict=True):
+            tensors[f"{place}/{name}"] = part.cpu().contiguous()
+    header = {
+        "kind": directions.kind,
+        "facts": json.dumps(dict(directions.facts)),
+        "marks": json.dumps({name: list(place) for name, place in directions.marks.items()}),
+        "path": json.dumps(None if directions.path is None else directions.path.tolist()),
+    }
+    path = Path(path)
+    write_whole(path, safetensors.torch.save(tensors, header))
+    return path
+
+
+def load(path: Path | str, objective: Objective) -> Directions:
+    """Read directions.
+
+    Random ones are normalised anew to this objective's weights, so that one file serves several networks of the same
+    shapes under their own scales (normalising twice changes nothing but rounding); others are used as they are.
+
+    Raises
+    ------
+    LandscapeError
+        When the file is no file of directions, or of another network.
+    """
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        kind = header["kind"]
+    except (OSError, KeyError, safetensors.SafetensorError):
+        raise LandscapeError(
+            f"{path} is not a readable file of directions: give one that --save-directions wrote"
+        ) from None
+    count = 1 + max(int(name.partition("/")[0]) for name in tensors)
+    vectors = []
+    for place in range(count):
+        named = {name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{place}/")}
+        flat = point_of(objective, named, str(path)).to(objective.point)
+        again = kind == "random" and objective.protocol.normalization != "none"
+        vectors.append(
+            normalized(objective, [part.double() for part in objective.space.split(flat)]) if again else flat
+        )
+    path_text = json.loads(header.get("path", "null"))
+    return Directions(
+        vectors=torch.stack(vectors),
+        kind=kind,
+        facts=json.loads(header.get("facts", "{}")),
+        marks={name: tuple(place) for name, place in json.loads(header.get("marks", "{}")).items()},
+        path=None if path_text is None else np.array(path_text),
+    )

@@ -1,0 +1,497 @@
+"""Lines and planes: which cells are measured, on how many images, and what becomes of them."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+import xarray
+from torch import Tensor
+
+from landscape import distributed
+from landscape.errors import LandscapeError
+from landscape.journal import Journal
+from landscape.metrics import METRICS
+from landscape.objective import Objective, Precision
+from landscape.progress import Progress
+from landscape.randomness import generator, numpy_generator
+from landscape.surface import adaptive
+from landscape.surface.cells import Cells
+from landscape.surface.directions import Directions, random_directions
+from landscape.surface.sampling import Regression
+
+Range = tuple[float, float]
+Span = float | Sequence[Range]
+Arrays = dict[str, np.ndarray]
+
+AXES = ("alpha", "beta")
+# Images of the pilot that tells how many images the wanted standard error needs, and cells in which it is taken.
+_PILOT_IMAGES = 1000
+_PILOT_CELLS = 16
+# What the pilot's own error asks for on top.
+_MARGIN = 1.1
+_LONG_NAMES = {
+    "loss": "regularised loss",
+    "cross_entropy": "mean loss over examples",
+    "l2": "L2 term",
+    "rise": "loss above the loss at the origin",
+    "mask_spread": "standard deviation of the loss over mask draws",
+    "mask_stderr": "standard error of the loss over mask draws",
+}
+
+
+def plane(
+    objective: Objective,
+    *,
+    directions: Directions | None = None,
+    points: int | tuple[int, int] = 21,
+    span: Span = 1.0,
+    passes: int = 1,
+    precision: Precision = "full",
+    tolerance: float | None = None,
+    stderr: float | str | None = None,
+    seed: int = 0,
+    journal: Journal | None = None,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    r"""The objective over a plane, :math:`L(w + \alpha d_1 + \beta d_2)`.
+
+    Parameters
+    ----------
+    objective
+        The function; its protocol decides masks, batch norm, images and how random directions are normalised.
+    directions
+        The two axes; random ones from `seed` unless given.
+    points
+        Cells along each axis; 21 as in Park & Kim. With an odd number the origin is a cell.
+    span
+        *S* for the square [-S, S]^2, or one (low, high) an axis.
+    passes
+        Mask draws a cell when the protocol's dropout is ``fresh``.
+    precision
+        ``full``, or ``bfloat16``: several times faster where the processor knows it; the error of the loss is measured
+        at the origin and the corners and stated (attribute ``precision_error``).
+    tolerance
+        Measure only where the surface bends, and interpolate where that is right to this many nats; see
+        :func:`landscape.surface.adaptive.refine`.
+    stderr
+        Wanted standard error of the loss against all images, in nats, or as a share of the surface's range such as
+        ``"1%"``: every cell then sees the same random sample of images, only as many as that needs, see
+        :mod:`landscape.surface.sampling`. Under ``fixed`` masks, examples get the masks of their place in the sample's
+        order.
+    seed
+        Of the directions, the sample and the checks.
+    journal
+        Where finished cells are kept, and found again.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``alpha`` and ``beta`` (dimensionless, in lengths of the directions): ``loss`` = ``cross_entropy`` +
+        ``l2`` (nats); ``loss_stderr``, over the choice of examples, or with `stderr` against all of them; ``rise``
+        above the origin with ``rise_stderr``, of the paired differences; the metrics of :mod:`landscape.metrics` with their
+        ``_stderr``; ``mask_spread`` and ``mask_stderr`` (several passes); ``evaluated``, 1 where measured;
+        ``interpolation_error``. Cells that are not finite stay so.
+
+    Raises
+    ------
+    LandscapeError
+        For a grid of fewer than two points, a span that is empty, or directions that do not fit.
+    """
+    return _measure(
+        objective,
+        directions if directions is not None else random_directions(objective, 2, seed=seed),
+        axes=2,
+        points=points,
+        span=span,
+        passes=passes,
+        precision=precision,
+        tolerance=tolerance,
+        stderr=stderr,
+        seed=seed,
+        journal=journal,
+        quiet=quiet,
+    )
+
+
+def line(
+    objective: Objective,
+    *,
+    directions: Directions | None = None,
+    points: int = 51,
+    span: Span = 1.0,
+    passes: int = 1,
+    precision: Precision = "full",
+    tolerance: float | None = None,
+    stderr: float | str | None = None,
+    seed: int = 0,
+    journal: Journal | None = None,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    """The objective along a line; as `plane`, over ``alpha`` alone."""
+    return _measure(
+        objective,
+        directions if directions is not None else random_directions(objective, 1, seed=seed),
+        axes=1,
+        points=points,
+        span=span,
+        passes=passes,
+        precision=precision,
+        tolerance=tolerance,
+        stderr=stderr,
+        seed=seed,
+        journal=journal,
+        quiet=quiet,
+    )
+
+
+def grid(points: int | tuple[int, ...], span: Span, axes: int) -> list[np.ndarray]:
+    """Coordinates along each axis; symmetric ranges are symmetric, and hold the origin, to the last bit."""
+    counts = (points,) * axes if isinstance(points, int) else tuple(points)
+    ranges = [(-float(span), float(span))] * axes if isinstance(span, (int, float)) else [tuple(r) for r in span]
+    if len(counts) != axes or len(ranges) != axes:
+        raise LandscapeError(f"{len(counts)} numbers of points and {len(ranges)} ranges do not fit {axes} axes")
+    made = []
+    for count, (low, high) in zip(counts, ranges, strict=True):
+        if count < 2:
+            raise LandscapeError(f"{count} points make no axis: give --points 2 or more")
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise LandscapeError(f"the range {low:g} to {high:g} is empty or not finite: give a positive --span")
+        steps = np.arange(count)
+        made.append(high * ((2 * steps - (count - 1)) / (count - 1)) if low == -high else np.linspace(low, high, count))
+    return made
+
+
+class Worker:
+    """Measures cells by lattice index, shared out over processes, journalled, and collects them in arrays."""
+
+    def __init__(self, cells: Cells, coordinates: Sequence[np.ndarray], journal: Journal | None, quiet: bool) -> None:
+        self.cells = cells
+        self.objective = cells.objective
+        self.coordinates = coordinates
+        self.shape = tuple(len(axis) for axis in coordinates)
+        self.journal = journal
+        self.quiet = quiet
+        self.image_passes = 0
+
+    def at(self, index: adaptive.Index) -> tuple[float, ...]:
+        """Coordinates of a cell."""
+        return tuple(float(axis[part]) for axis, part in zip(self.coordinates, index, strict=True))
+
+    def number(self, index: adaptive.Index) -> int:
+        """Number of a cell."""
+        return int(np.ravel_multi_index(index, self.shape))
+
+    def origin(self) -> tuple[tuple[float, ...], int]:
+        """Coordinates of the origin and its number: that of the cell there, if there is one."""
+        places = [np.flatnonzero(axis == 0) for axis in self.coordinates]
+        if all(len(place) for place in places):
+            return (0.0,) * len(places), self.number(tuple(int(place[0]) for place in places))
+        return (0.0,) * len(places), math.prod(self.shape)
+
+    def corners(self) -> list[adaptive.Index]:
+        """The corners of the lattice."""
+        corners: list[adaptive.Index] = [()]
+        for length in self.shape:
+            corners = [(*corner, edge) for corner in corners for edge in (0, length - 1)]
+        return corners
+
+    def pieces(
+        self, keys: Sequence[str], compute: Callable[[str], Arrays], *, images: int, what: str
+    ) -> dict[str, Arrays]:
+        """Finished pieces by key: from the journal, or computed by one of the processes; all of them on every one."""
+        known = {key: self.journal[key] for key in keys if self.journal is not None and key in self.journal}
+        missing = [key for key in keys if key not in known]
+        mine = distributed.share(missing)
+        fresh: dict[str, Arrays] = {}
+        passes = images * self.cells.passes
+        with Progress(
+            len(keys), what, unit="cell", quiet=self.quiet or not distributed.is_main(), done=len(known)
+        ) as bar:
+            for key in mine:
+                fresh[key] = compute(key)
+                if self.journal is not None:
+                    self.journal.write(key, fresh[key])
+                bar.update(min(distributed.world_size(), max(len(keys) - bar.done, 0)))
+        self.image_passes += passes * len(keys)
+        known |= fresh
+        if distributed.world_size() > 1:
+            received: list[Any] = [None] * distributed.world_size()
+            torch.distributed.all_gather_object(received, fresh)
+            for part in received:
+                known |= part
+        return known
+
+    def controls(self, places: Sequence[tuple[tuple[float, ...], int]]) -> Tensor:
+        """Losses (N, c) of all examples at some places, given as coordinates and number."""
+
+        def compute(key: str) -> Arrays:
+            coordinates, number = places[int(key.partition("/")[2])]
+            return {"losses": self.cells.losses(coordinates, number=number).cpu().numpy()}
+
+        keys = [f"control/{place}" for place in range(len(places))]
+        found = self.pieces(keys, compute, images=self.objective.images, what="reference cells")
+        return torch.from_numpy(np.stack([found[key]["losses"] for key in keys], axis=1)).to(self.objective.device)
+
+    def measure(
+        self, indices: Sequence[adaptive.Index], controls: Tensor, images: int, *, what: str = "surface"
+    ) -> dict[adaptive.Index, Arrays]:
+        """Sums of some cells over the first images."""
+
+        def compute(key: str) -> Arrays:
+            index = named[key]
+            return self.cells.measure(self.at(index), number=self.number(index), controls=controls, images=images)
+
+        named = {f"cell/{images}/{self.number(index)}": index for index in indices}
+        found = self.pieces(list(named), compute, images=images, what=what)
+        return {index: found[key] for key, index in named.items()}
+
+
+def _measure(
+    objective: Objective,
+    directions: Directions,
+    *,
+    axes: int,
+    points: int | tuple[int, ...],
+    span: Span,
+    passes: int,
+    precision: Precision,
+    tolerance: float | None,
+    stderr: float | str | None,
+    seed: int,
+    journal: Journal | None,
+    quiet: bool,
+) -> xarray.Dataset:
+    coordinates = grid(points, span, axes)
+    if len(directions) != axes or directions.vectors.shape[1] != objective.size:
+        raise LandscapeError(
+            f"directions of shape {tuple(directions.vectors.shape)} do not fit {axes} axes of {objective.size} parameters"
+        )
+    if objective.sharded:
+        raise LandscapeError("a surface shares out cells, not examples: make the objective with sharded=False")
+    if passes < 1 or (tolerance is not None and not tolerance > 0):
+        raise LandscapeError("give --passes of 1 or more and a positive --tolerance")
+    wanted = None if stderr is None else _wanted(stderr)
+    if wanted is not None:
+        objective = _shuffled(objective, seed)
+    cells = Cells(objective, directions, passes=passes, precision=precision)
+    with cells.inference:
+        worker = Worker(cells, coordinates, journal, quiet)
+        places = [worker.origin()]
+        if wanted is not None:
+            places += [(worker.at(corner), worker.number(corner)) for corner in worker.corners()]
+            places = list(dict.fromkeys(places))
+        controls = worker.controls(places)
+        usable = controls.isfinite().all(0)
+        if not bool(usable[0]):
+            usable[0] = True
+        controls = controls[:, usable]
+        sample = objective.images
+        target = math.nan
+        if wanted is not None:
+            sample, target = _sample_size(worker, controls, wanted, seed)
+        while True:
+            variables, refinement = _filled(worker, controls, sample, tolerance, seed, sampled=wanted is not None)
+            reached = float(np.nanmax(np.where(variables["evaluated"] == 1, variables["loss_stderr"], np.nan)))
+            if wanted is None or sample == objective.images or not reached > target:
+                break
+            factor = (reached / target) ** 2
+            sample = min(objective.images, math.ceil(sample * factor * _MARGIN))
+    dimensions = AXES[:axes]
+    whole = math.prod(worker.shape) * objective.images * cells.passes
+    attributes: dict[str, Any] = {
+        "images": objective.images,
+        "population": objective.population,
+        "parameters": objective.size,
+        "passes": cells.passes,
+        "precision": precision,
+        "direction_kind": directions.kind,
+        "angle_degrees": directions.angle,
+        "direction_norms": np.array(directions.norms),
+        "weight_norm": float(objective.point.double().norm()),
+        "classes": objective.data.classes,
+        "micro_batch": cells.inference.micro_batch,
+        "dropout": objective.protocol.dropout,
+        "image_passes": worker.image_passes,
+        "saved_factor": whole / worker.image_passes,
+        "cells_evaluated": int(variables["evaluated"].sum()),
+        "nonfinite_cells": int((~np.isfinite(variables["loss"])).sum()),
+        "running_statistics": int(objective.protocol.batch_norm == "running" and bool(objective._norms)),
+    }
+    attributes |= {f"direction_{name}": value for name, value in directions.facts.items()}
+    if wanted is not None:
+        attributes |= {"stderr_wanted": target, "stderr_reached": reached, "images_sampled": sample}
+    if refinement is not None:
+        attributes |= {
+            "tolerance": float(tolerance or 0.0),
+            "checks": refinement.checks,
+            "worst_check": refinement.worst,
+            "risk": refinement.risk,
+        }
+    if precision != "full":
+        attributes["precision_error"] = _precision_error(worker, variables)
+    dataset = xarray.Dataset(
+        {name: (dimensions, values, _described(name)) for name, values in variables.items()},
+        dict(zip(dimensions, coordinates, strict=True)),
+        attrs=attributes,
+    )
+    return _with_places(dataset, directions)
+
+
+def _with_places(dataset: xarray.Dataset, directions: Directions) -> xarray.Dataset:
+    if directions.marks:
+        dataset = dataset.assign_coords(mark=list(directions.marks))
+        dataset["mark_place"] = (("mark", "axis"), np.array(list(directions.marks.values())))
+    if directions.path is not None:
+        dataset["path"] = (("step", "axis"), directions.path)
+    return dataset
+
+
+def _described(name: str) -> dict[str, str]:
+    base = name.removesuffix("_stderr")
+    if base in METRICS:
+        label, unit = METRICS[base].label, METRICS[base].unit
+    else:
+        label, unit = _LONG_NAMES.get(base, base.replace("_", " ")), "1" if name == "evaluated" else "nats"
+    return {"long_name": label if base == name else f"standard error of {label}", "units": unit}
+
+
+def _filled(
+    worker: Worker, controls: Tensor, sample: int, tolerance: float | None, seed: int, *, sampled: bool
+) -> tuple[dict[str, np.ndarray], adaptive.Refinement | None]:
+    """All variables over the lattice: measured everywhere, or where the tolerance asks for it."""
+    regression = Regression(controls, sample) if sampled else None
+    origin_mean = float(controls[:, 0].mean())
+    origin_square = float(controls[:, 0].square().mean())
+    zero = float(worker.objective.l2(worker.objective.space.split(worker.objective.point)))
+    variables: dict[str, np.ndarray] = {}
+
+    def evaluate(indices: Sequence[adaptive.Index]) -> None:
+        for index, arrays in worker.measure(indices, controls[:sample], sample).items():
+            for name, value in _cell(arrays, origin_mean, origin_square, zero, sample, regression).items():
+                if name not in variables:
+                    variables[name] = np.full(worker.shape, np.nan)
+                variables[name][index] = value
+
+    if tolerance is None:
+        evaluate(list(np.ndindex(worker.shape)))
+        variables["evaluated"] = np.ones(worker.shape)
+        return variables, None
+    variables["loss"] = np.full(worker.shape, np.nan)
+    known = np.zeros(worker.shape, dtype=bool)
+
+    def evaluate_and_mark(indices: Sequence[adaptive.Index]) -> None:
+        evaluate(indices)
+        known[tuple(np.array(indices).T)] = True
+
+    refinement = adaptive.refine(variables["loss"], evaluate_and_mark, tolerance, seed=seed)
+    rest = [tuple(int(part) for part in index) for index in np.argwhere(~known)]
+    for values in variables.values():
+        values[~known] = adaptive.interpolated(values, known, rest)
+    variables["evaluated"] = known.astype(float)
+    variables["interpolation_error"] = refinement.error
+    return variables, refinement
+
+
+def _cell(
+    arrays: Mapping[str, np.ndarray],
+    origin_mean: float,
+    origin_square: float,
+    origin_l2: float,
+    sample: int,
+    regression: Regression | None,
+) -> dict[str, float]:
+    """Variables of one cell from its sums."""
+    mean, square, cross = float(arrays["cross_entropy"]), float(arrays["square"]), arrays["cross"]
+    l2 = float(arrays["l2"])
+    found: dict[str, float] = {}
+    if regression is not None:
+        estimate, error = regression.estimate(mean, square, cross)
+        rise_error = error
+    else:
+        estimate = mean
+        error = _stderr(square - mean * mean, sample)
+        paired = square - 2 * float(cross[0]) + origin_square - (mean - origin_mean) ** 2
+        rise_error = _stderr(paired, sample)
+    found |= {"loss": estimate + l2, "cross_entropy": estimate, "l2": l2, "loss_stderr": error}
+    found |= {"rise": estimate - origin_mean + l2 - origin_l2, "rise_stderr": rise_error}
+    draws = arrays["of_pass"]
+    if len(draws) > 1:
+        found["mask_spread"] = float(draws.std(ddof=1))
+        found["mask_stderr"] = found["mask_spread"] / math.sqrt(len(draws))
+    for name in METRICS:
+        if name in arrays:
+            found |= {name: float(arrays[name]), f"{name}_stderr": float(arrays[f"{name}_stderr"])}
+    return found
+
+
+def _stderr(variance: float, count: int) -> float:
+    if not math.isfinite(variance) or count < 2:
+        return math.nan
+    return math.sqrt(max(variance, 0.0) / (count - 1))
+
+
+def _wanted(stderr: float | str) -> tuple[float, bool]:
+    """A standard error, and whether it is a share of the surface's range."""
+    text = str(stderr).strip()
+    share = text.endswith("%")
+    try:
+        value = float(text.removesuffix("%")) / (100 if share else 1)
+    except ValueError:
+        value = math.nan
+    if not value > 0 or not math.isfinite(value):
+        raise LandscapeError(f"--stderr {stderr} is no standard error: give nats such as 0.01, or a share such as 1%")
+    return value, share
+
+
+def _shuffled(objective: Objective, seed: int) -> Objective:
+    """The same objective with its examples in random order, so that its first n are a random sample."""
+    other = copy.copy(objective)
+    order = torch.randperm(objective.images, generator=generator(seed, "surface", "sample"))
+    other.data = objective.data.select(order)
+    return other
+
+
+def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], seed: int) -> tuple[int, float]:
+    """How many images every cell needs, and the standard error in nats that is asked for."""
+    total = worker.objective.images
+    pilot = min(total, _PILOT_IMAGES)
+    cells = math.prod(worker.shape)
+    order = numpy_generator(seed, "surface", "pilot").permutation(cells)[:_PILOT_CELLS]
+    indices = [tuple(int(part) for part in np.unravel_index(place, worker.shape)) for place in sorted(order)]
+    measured = worker.measure(indices, controls[:pilot], pilot, what="pilot")
+    regression = Regression(controls, pilot)
+    estimates = [
+        regression.estimate(float(found["cross_entropy"]), float(found["square"]), found["cross"])
+        for found in measured.values()
+    ]
+    value, share = wanted
+    if share:
+        # The range of the pilot and the controls is at most that of the whole surface.
+        heights = [*controls.double().mean(0).tolist(), *[mean for mean, _ in estimates if math.isfinite(mean)]]
+        value *= max(heights) - min(heights)
+    if not value > 0 or pilot == total:
+        return total, value
+    needs = [regression.needed(error, value) for _, error in estimates if math.isfinite(error)]
+    sample = math.ceil(max(needs, default=total) * _MARGIN)
+    return min(total, max(sample, len(controls[0]) + 20)), value
+
+
+@torch.no_grad()
+def _precision_error(worker: Worker, variables: Mapping[str, np.ndarray]) -> float:
+    """Largest |loss - loss in full precision| at the origin and the corners, nats."""
+    objective, cells = worker.objective, worker.cells
+    worst = 0.0
+    exact = Cells(objective, cells.directions, passes=cells.passes, precision="full")
+    with exact.inference, cells.inference:
+        for coordinates, number in [worker.origin(), *[(worker.at(i), worker.number(i)) for i in worker.corners()]]:
+            full = float(exact.losses(coordinates, number=number).mean())
+            if math.isfinite(full):
+                rough = float(cells.losses(coordinates, number=number).mean())
+                worst = max(worst, abs(rough - full))
+    return worst

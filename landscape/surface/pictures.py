@@ -1,0 +1,252 @@
+"""Pictures of surfaces: filled contours, 3D, profiles, several networks side by side on one scale, animations."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import matplotlib
+import numpy as np
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from landscape import plotting
+from landscape.errors import LandscapeError
+
+Style = Literal["contour", "3d", "profile"]
+STYLES = get_args(Style)
+_LEVELS = 12
+
+
+def draw(
+    surfaces: Sequence[xarray.Dataset],
+    path: Path | None = None,
+    *,
+    style: Style = "contour",
+    variable: str = "loss",
+    level: float | None = None,
+) -> Figure:
+    """Draw one or several surfaces beside each other on one shared scale.
+
+    Parameters
+    ----------
+    surfaces
+        Planes or lines as `landscape.surface` gives them; lines are drawn as profiles.
+    path
+        Where to save (.pdf, .png, .svg).
+    style
+        ``contour``, ``3d`` or ``profile`` (cuts along the axes through the origin, with a band of two standard errors).
+    variable
+        What is drawn, for example ``accuracy``.
+    level
+        Upper end of the scale; what is above is drawn in the last colour. By default the largest value.
+    """
+    for surface in surfaces:
+        if variable not in surface:
+            raise LandscapeError(
+                f"the surface has no {variable!r}: choose one of {', '.join(map(str, surface.data_vars))}"
+            )
+    lines = any(surface[variable].ndim == 1 for surface in surfaces)
+    with plotting.style():
+        if style == "profile" or lines:
+            made = _profiles(surfaces, variable)
+        else:
+            made = _planes(surfaces, variable, level, three_dimensional=style == "3d")
+    if path is not None:
+        plotting.save(made, path, provenance(surfaces))
+    return made
+
+
+def provenance(surfaces: Sequence[xarray.Dataset]) -> dict[str, object]:
+    """What a picture says about where it comes from."""
+    names = ("name", "key", "protocol_hash", "checkpoint_sha256", "source")
+    return {
+        "command": str(surfaces[0].attrs.get("command", "")),
+        "results": [{name: str(s.attrs[name]) for name in names if name in s.attrs} for s in surfaces],
+    }
+
+
+def scale(
+    surfaces: Sequence[xarray.Dataset], variable: str, level: float | None = None
+) -> tuple[Normalize, np.ndarray]:
+    """Shared colour scale and contour levels: logarithmic where positive values span more than a factor of ten."""
+    pooled = np.concatenate([surface[variable].values.ravel() for surface in surfaces])
+    pooled = pooled[np.isfinite(pooled)]
+    if len(pooled) == 0:
+        raise LandscapeError(f"no cell has a finite {variable}: there is nothing to draw")
+    low, high = float(pooled.min()), float(pooled.max())
+    if level is not None:
+        if not level > low:
+            raise LandscapeError(f"the scale's upper end {level:g} is below everything ({low:g} and more)")
+        high = min(high, level)
+    if high <= low:
+        high = low + max(abs(low), 1.0) * 1e-6
+    if low > 0 and high / low > 10:
+        return LogNorm(low, high), np.geomspace(low, high, _LEVELS)
+    return Normalize(low, high), np.linspace(low, high, _LEVELS)
+
+
+def _planes(
+    surfaces: Sequence[xarray.Dataset], variable: str, level: float | None, *, three_dimensional: bool
+) -> Figure:
+    columns = min(len(surfaces), 4)
+    rows = math.ceil(len(surfaces) / columns)
+    made = plotting.figure(0.9 + 3.0 * columns, 0.3 + (2.9 if three_dimensional else 2.8) * rows)
+    norm, levels = scale(surfaces, variable, level)
+    mappable = matplotlib.cm.ScalarMappable(norm=norm, cmap=plotting.SEQUENTIAL)
+    panels = []
+    for place, surface in enumerate(surfaces):
+        kind = {"projection": "3d"} if three_dimensional else {}
+        axes = made.add_subplot(rows, columns, place + 1, **kind)
+        panels.append(axes)
+        if three_dimensional:
+            _sheet(axes, surface, variable, norm)
+        else:
+            _contours(axes, surface, variable, norm, levels)
+        if len(surfaces) > 1 or "name" in surface.attrs:
+            axes.set_title(str(surface.attrs.get("name", f"surface {place + 1}")))
+    bar = made.colorbar(
+        mappable,
+        ax=panels,
+        shrink=0.8,
+        pad=0.1 if three_dimensional else 0.02,
+        extend=_extend(surfaces, variable, norm),
+    )
+    bar.set_label(_label(surfaces[0], variable))
+    return made
+
+
+def _extend(surfaces: Sequence[xarray.Dataset], variable: str, norm: Normalize) -> str:
+    top = max(float(np.nanmax(np.where(np.isfinite(s[variable].values), s[variable].values, np.nan))) for s in surfaces)
+    return "max" if norm.vmax is not None and top > norm.vmax * (1 + 1e-9) else "neither"
+
+
+def _label(surface: xarray.Dataset, variable: str) -> str:
+    facts = surface[variable].attrs
+    unit = facts.get("units", "")
+    return facts.get("long_name", variable) + (f" ({unit})" if unit not in ("", "1") else "")
+
+
+def _contours(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normalize, levels: np.ndarray) -> None:
+    alpha, beta = surface["alpha"].values, surface["beta"].values
+    values = surface[variable].values
+    masked = np.ma.masked_invalid(values).T
+    axes.contourf(alpha, beta, masked, levels=levels, norm=norm, cmap=plotting.SEQUENTIAL, extend="max")
+    # A flat surface has no lines, and matplotlib warns of it.
+    inside = [height for height in levels[1:-1] if masked.min() < height < masked.max()]
+    if inside:
+        drawn = axes.contour(alpha, beta, masked, levels=inside, colors="white", linewidths=0.6, alpha=0.8)
+        axes.clabel(drawn, drawn.levels[::2], fmt=lambda height: f"{height:.3g}", fontsize=6.5)
+    if masked.mask.any():
+        rows, columns = np.nonzero(~np.isfinite(values))
+        axes.plot(alpha[rows], beta[columns], "x", color="#666666", markersize=3, markeredgewidth=0.7)
+    _marks(axes, surface)
+    axes.grid(False)
+    axes.set_aspect(
+        (alpha[-1] - alpha[0]) / (beta[-1] - beta[0]) if surface.attrs.get("direction_kind") != "through" else 1.0
+    )
+    axes.set_xlabel(r"$\alpha$")
+    axes.set_ylabel(r"$\beta$")
+
+
+def _marks(axes: Axes, surface: xarray.Dataset) -> None:
+    if "path" in surface:
+        path = surface["path"].values
+        axes.plot(path[:, 0], path[:, 1], "o-", color="#D55E00", markersize=2.5, linewidth=1.0)
+    if "mark_place" in surface:
+        for name, place in zip(surface["mark"].values, surface["mark_place"].values, strict=True):
+            axes.plot(*place[:2], "o", color="white", markeredgecolor="black", markersize=4)
+            axes.annotate(str(name), place[:2], xytext=(4, 4), textcoords="offset points", fontsize=7, color="white")
+    elif surface["alpha"].values[0] <= 0 <= surface["alpha"].values[-1]:
+        axes.plot(0, 0, "+", color="white", markersize=6, markeredgewidth=1.0)
+
+
+def _sheet(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normalize) -> None:
+    alpha, beta = np.meshgrid(surface["alpha"].values, surface["beta"].values, indexing="ij")
+    heights = np.where(np.isfinite(surface[variable].values), surface[variable].values, np.nan)
+    colors = matplotlib.colormaps[plotting.SEQUENTIAL](norm(np.ma.masked_invalid(heights)).filled(np.nan))
+    axes.plot_surface(  # type: ignore[attr-defined]
+        alpha,
+        beta,
+        np.minimum(heights, norm.vmax),
+        facecolors=colors,
+        rcount=101,
+        ccount=101,
+        linewidth=0.2,
+        shade=False,
+        edgecolor=(0, 0, 0, 0.25),
+    )
+    axes.set_zlim(norm.vmin, norm.vmax)  # type: ignore[attr-defined]
+    axes.view_init(elev=32, azim=-56)  # type: ignore[attr-defined]
+    axes.set_xlabel(r"$\alpha$", labelpad=-4)
+    axes.set_ylabel(r"$\beta$", labelpad=-4)
+    axes.tick_params(pad=-2, labelsize=6.5)
+
+
+def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
+    planes = all(surface[variable].ndim == 2 for surface in surfaces)
+    names = ("alpha", "beta") if planes else ("alpha",)
+    made = plotting.figure(3.6 * len(names) + 0.4, 3.2)
+    first: Axes | None = None
+    for column, name in enumerate(names):
+        axes = made.add_subplot(1, len(names), column + 1, sharey=first)
+        first = first or axes
+        for place, surface in enumerate(surfaces):
+            color = plotting.COLORS[place % len(plotting.COLORS)]
+            cut = surface
+            for other in set(surface[variable].dims) - {name}:
+                cut = cut.isel({other: int(np.abs(surface[other].values).argmin())})
+            places, values = cut[name].values, np.ma.masked_invalid(cut[variable].values)
+            axes.plot(places, values, color=color, label=str(surface.attrs.get("name", f"surface {place + 1}")))
+            if f"{variable}_stderr" in cut:
+                error = 2 * cut[f"{variable}_stderr"].values
+                axes.fill_between(places, values - error, values + error, color=color, alpha=0.18, linewidth=0)
+            if name == "alpha" and "mark_place" in surface and surface[variable].ndim == 1:
+                for mark, at in zip(surface["mark"].values, surface["mark_place"].values, strict=True):
+                    axes.axvline(float(at[0]), color="#8C8C8C", linewidth=0.8)
+                    axes.annotate(
+                        str(mark),
+                        (float(at[0]), 0.98),
+                        xycoords=("data", "axes fraction"),
+                        fontsize=7,
+                        rotation=90,
+                        va="top",
+                        ha="right",
+                    )
+        axes.set_xlabel(rf"$\{name}$")
+    assert first is not None
+    first.set_ylabel(_label(surfaces[0], variable))
+    first.legend()
+    return made
+
+
+def animate(
+    frames: Sequence[xarray.Dataset], path: Path, *, variable: str = "loss", level: float | None = None
+) -> Path:
+    """A GIF of one surface under redrawn masks, as 3D sheets on one scale."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    from landscape.checkpoint import write_whole
+
+    norm, _ = scale(frames, variable, level)
+    pictures = []
+    with plotting.style():
+        for frame in frames:
+            made = plotting.figure(4.2, 3.6)
+            axes = made.add_subplot(projection="3d")
+            _sheet(axes, frame, variable, norm)
+            axes.set_title(str(frame.attrs.get("name", "")))
+            content = BytesIO()
+            made.savefig(content, format="png", dpi=110)
+            pictures.append(Image.open(content).convert("RGB"))
+    # One palette for all frames, so that colours do not flicker.
+    palette = pictures[0].quantize(128)
+    frames_out = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    content = BytesIO()
+    frames_out[0].save(content, format="GIF", save_all=True, append_images=frames_out[1:], duration=250, loop=0)
+    write_whole(path, content.getvalue())
+    return path
