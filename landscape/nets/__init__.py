@@ -4,5 +4,18 @@ from landscape.nets.dropout import MCDropout
 from landscape.nets.families import FAMILIES, build, names, parameter_count
 from landscape.nets.heads import HEADS
 from landscape.nets.smoothing import VARIANTS, Blur
+from landscape.nets.surgery import Report, smooth, unsmooth
 
-__all__ = ["FAMILIES", "HEADS", "VARIANTS", "Blur", "MCDropout", "build", "names", "parameter_count"]
+__all__ = [
+    "FAMILIES",
+    "HEADS",
+    "VARIANTS",
+    "Blur",
+    "MCDropout",
+    "Report",
+    "build",
+    "names",
+    "parameter_count",
+    "smooth",
+    "unsmooth",
+]

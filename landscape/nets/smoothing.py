@@ -4,6 +4,7 @@ A smoothing layer is any module that maps (N, C, H, W) to (N, C, H', W'). The pa
 ``Smooth(x) = Blur(ReLU(t tanh(x / t)))``, t = 10, Blur the 2x2 box with stride 1 and zero padding 1.
 """
 
+import copy
 import difflib
 import inspect
 import re
@@ -19,7 +20,9 @@ from landscape.importing import named_object
 
 # Channels of the map -> the layer.
 LayerFactory = Callable[[int], nn.Module]
-Smoothing = str | LayerFactory | None
+Smoothing = str | LayerFactory | nn.Module | None
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class Blur(nn.Module):
@@ -151,19 +154,22 @@ def factory(smoothing: Smoothing) -> LayerFactory:
     ----------
     smoothing
         A variant, with arguments if wanted: ``tanh-blur``, ``tanh-blur(t=5,kernel=1-2-1,padding=reflect)``; a class of
-        one's own, ``MODULE:CLASS`` or ``FILE.py:CLASS``, called with ``channels=`` if it takes that; a function of the
-        number of channels; or None for the paper's.
+        one's own, ``MODULE:CLASS`` or ``FILE.py:CLASS``; a class or function, called with ``channels=`` if it takes
+        that, with the number of channels if it needs an argument, and without any otherwise; a module, which is copied;
+        or None for the paper's.
 
     Raises
     ------
     LandscapeError
         For an unknown variant (with the near names) or argument.
     """
-    if callable(smoothing):
-        return smoothing
+    if isinstance(smoothing, nn.Module):
+        return lambda channels: copy.deepcopy(smoothing)
+    if smoothing is not None and not isinstance(smoothing, str):
+        return _constructed(smoothing, getattr(smoothing, "__name__", repr(smoothing)))
     text = smoothing or DEFAULT
     if ":" in text:
-        return _foreign(text)
+        return _constructed(named_object(text), text)
     match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", text)
     name = match[1] if match else text
     if match is None or name not in VARIANTS:
@@ -206,15 +212,20 @@ def _arguments(text: str, inside: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in pairs}
 
 
-def _foreign(text: str) -> LayerFactory:
-    made: Any = named_object(text)
+def _constructed(made: Any, text: str) -> LayerFactory:
+    """Calls a class or function with what it asks for."""
 
     def make(channels: int) -> nn.Module:
         try:
-            wants_channels = "channels" in inspect.signature(made).parameters
-        except (TypeError, ValueError):
-            wants_channels = False
-        layer = made(channels=channels) if wants_channels else made()
+            parameters = inspect.signature(made).parameters
+        except (TypeError, ValueError) as error:
+            raise LandscapeError(f"smoothing {text} cannot be called: give a class of torch.nn.Module") from error
+        if "channels" in parameters:
+            layer = made(channels=channels)
+        elif any(each.default is each.empty and each.kind in _POSITIONAL for each in parameters.values()):
+            layer = made(channels)
+        else:
+            layer = made()
         if not isinstance(layer, nn.Module):
             raise LandscapeError(f"{text} makes a {type(layer).__name__}: give a class of torch.nn.Module")
         return layer

@@ -17,6 +17,14 @@ from torch.overrides import TorchFunctionMode
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+
 
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """The affine map (s, t), each (C,), that `norm` is with its running statistics."""
@@ -110,7 +118,7 @@ def pairs(model: nn.Module, forward: Callable[[], Any]) -> list[tuple[str, str]]
     """Names (convolution, batch norm) such that the norm is all that ever sees the convolution's output.
 
     Found by running `forward` once and watching: no assumption about how the model is written. Modules that are called
-    more than once are left alone.
+    more than once are left alone, and so are those with hooks, which may change what passes between the two.
     """
     outputs: dict[int, str] = {}
     found: list[tuple[str, str, int]] = []
@@ -134,6 +142,8 @@ def pairs(model: nn.Module, forward: Callable[[], Any]) -> list[tuple[str, str]]
         return hook
 
     for name, module in model.named_modules():
+        if any(getattr(module, hooks) for hooks in _HOOKS):
+            continue
         if isinstance(module, Convolution):
             handles.append(module.register_forward_hook(after_convolution(name)))
         elif isinstance(module, _BatchNorm):
@@ -152,7 +162,10 @@ def pairs(model: nn.Module, forward: Callable[[], Any]) -> list[tuple[str, str]]
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place that `name` says."""
+    """Put `module` in the place that `name` says; hooks on what stood there go on working."""
+    replaced = model.get_submodule(name)
+    for hooks in _HOOKS:
+        setattr(module, hooks, getattr(replaced, hooks))
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 

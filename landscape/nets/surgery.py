@@ -1,0 +1,428 @@
+"""Smoothing layers put into any network before whatever subsamples, and taken out again."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import LandscapeError
+from landscape.masks import Masks
+from landscape.nets.smoothing import LayerFactory, Smoothing, factory
+from landscape.nets.tracing import Node, Trace, first_tensor
+from landscape.randomness import generator
+
+# Sides of the images with which a network is tried when none are given: first one that is large enough for the last
+# maps of deep networks to be maps still, then those that networks with dense layers are made for.
+_SIDES = (64, 32, 28, 224, 96, 128, 256, 299, 384, 16, 8)
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+Side = Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One smoothing layer that was placed.
+
+    Attributes
+    ----------
+    name
+        The new layer's, in the network.
+    side, module
+        It stands ``before`` or ``after`` that module.
+    subsampling
+        What it stands before: module and operation.
+    channels, height, width
+        Of the map that it smooths.
+    """
+
+    name: str
+    side: Side
+    module: str
+    subsampling: tuple[str, ...]
+    channels: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        size = f"{self.channels} x {self.height} x {self.width}"
+        return f"{self.name}: {self.side} {self.module} ({size}), for {', '.join(self.subsampling)}"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One subsampling that got no smoothing layer, and why."""
+
+    subsampling: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"none for {self.subsampling}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `smooth` did to a network.
+
+    Attributes
+    ----------
+    placed, left_out
+        In the order of execution.
+    kept_size
+        Whether layers that enlarge a map by a border are cut to its size, because the network needs its sizes.
+    """
+
+    placed: tuple[Placement, ...]
+    left_out: tuple[LeftOut, ...]
+    kept_size: bool
+
+    def __str__(self) -> str:
+        lines = [str(each) for each in (*self.placed, *self.left_out)]
+        if self.kept_size:
+            lines.append("layers are cut to the size of the map before them: the network needs its sizes")
+        return "\n".join(lines)
+
+
+class PlacedSmoothing(nn.Module):
+    """A smoothing layer that `smooth` has placed.
+
+    Parameters
+    ----------
+    layer
+        The layer.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.keep_size = False
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Smooth features (N, C, H, W)."""
+        smoothed = self.layer(features)
+        return smoothed[..., : features.shape[2], : features.shape[3]] if self.keep_size else smoothed
+
+
+# Hooks are objects, not closures, so that a copy of a network calls the copy's layer.
+class _Before:
+    def __init__(self, layer: PlacedSmoothing) -> None:
+        self.layer = layer
+
+    def __call__(
+        self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = first_tensor(arguments, keywords)
+        assert given is not None
+        smoothed = self.layer(given)
+        return (
+            tuple(smoothed if value is given else value for value in arguments),
+            {name: smoothed if value is given else value for name, value in keywords.items()},
+        )
+
+
+class _After:
+    def __init__(self, layer: PlacedSmoothing) -> None:
+        self.layer = layer
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        return self.layer(output)
+
+
+def smooth(model: nn.Module, layer: Smoothing = None, *, images: Tensor | None = None) -> Report:
+    """Put a smoothing layer before every subsampling of a network, in place.
+
+    Strided convolutions, poolings and global poolings, as modules or as functions, are found by running the network
+    once. The weights stay the same tensors under the same names. Parallel subsamplings whose results meet, such as a
+    residual block's strided convolution and its strided shortcut, get one layer together, where their paths part: in a
+    residual network that is the end of the stage, so that a plain network of ours becomes the smoothed one of the same
+    family (VGG, AlexNet, ResNet without stem; the pre-activation ResNet's last stage, which the paper leaves to global
+    average pooling, and the max pooling of an ImageNet stem get a layer too).
+
+    A layer stands where the module that subsamples begins or, where a function does it, where the module before ends;
+    if that is not right there, it moves up past pointwise operations, such as a ReLU that was called as a function.
+    Subsamplings of the images themselves get none, nor do adaptive poolings that fit to a dense head what was pooled
+    just before, nor gates (pooled values that are spread over a map again, as in squeeze-and-excitation).
+
+    Parameters
+    ----------
+    model
+        Any network of images (N, C, H, W).
+    layer
+        As `build`'s ``smoothing`` (default: the paper's), or a module, of which every place gets a copy.
+    images
+        What to run the network on, one is enough; default: noise, of the first convolution's channels and the first
+        size that the network takes.
+
+    Returns
+    -------
+    Report
+        What was placed where, and what was left out. Printed, it has one line for each.
+
+    Raises
+    ------
+    LandscapeError
+        When the network is smoothed already, does not run, has nothing that subsamples, or does not run with the
+        layers (it is then as before).
+    """
+    if any(isinstance(module, PlacedSmoothing) for module in model.modules()):
+        raise LandscapeError("this network has smoothing layers placed already: take them out with unsmooth first")
+    make = factory(layer)
+    trace, images = _traced(model, images)
+    places, left_out = _places(trace)
+    if not places:
+        reasons = f" ({left_out[0]})" if left_out else ""
+        raise LandscapeError(f"nothing in this network subsamples a feature map{reasons}: there is nothing to smooth")
+    placed = []
+    try:
+        for (side, name), (node, operations) in places.items():
+            inserted = _inserted(model, trace, side, name, trace.nodes[node], make)
+            _, channels, height, width = trace.nodes[node].shape
+            subsampling = tuple(_label(trace.nodes[each]) for each in operations)
+            placed.append(Placement(inserted, side, name, subsampling, channels, height, width))
+        kept_size = _settled(model, images)
+    except BaseException:
+        unsmooth(model)
+        raise
+    return Report(tuple(placed), tuple(left_out), kept_size)
+
+
+def unsmooth(model: nn.Module) -> tuple[str, ...]:
+    """Take out of a network, in place, what `smooth` has put in.
+
+    Returns
+    -------
+    tuple of str
+        Names of the layers that were taken out; empty when there was none.
+    """
+    removed = []
+    for name, module in list(model.named_modules()):
+        for hooks, marks in (
+            (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+            (module._forward_hooks, module._forward_hooks_with_kwargs),
+        ):
+            for key, hook in list(hooks.items()):
+                if isinstance(hook, (_Before, _After)):
+                    del hooks[key]
+                    marks.pop(key, None)
+        for child, inner in list(module._modules.items()):
+            if isinstance(inner, PlacedSmoothing):
+                del module._modules[child]
+                removed.append(f"{name}.{child}" if name else child)
+    return tuple(removed)
+
+
+@contextmanager
+def _quiet(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without dropout, and the global generator as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng(), Masks.off():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _traced(model: nn.Module, images: Tensor | None) -> tuple[Trace, Tensor]:
+    """A trace of the network, and the images that it was made with."""
+    candidates = [images[:1]] if images is not None else list(_noise(model))
+    first: Exception | None = None
+    for candidate in candidates:
+        try:
+            with _quiet(model):
+                return Trace(model).run(candidate), candidate
+        except Exception as error:  # a network can fail in any way on images that do not suit it
+            first = first or error
+    what = f"images of shape {tuple(images.shape)}" if images is not None else "noise of any usual size"
+    lines = str(first).splitlines() or [type(first).__name__]
+    raise LandscapeError(f"the network does not run on {what} ({lines[0]}): give images= that suit it") from first
+
+
+def _noise(model: nn.Module) -> Iterator[Tensor]:
+    weights = next(model.parameters(), torch.empty(0))
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    channels = 3 if first is None else first.in_channels
+    for side in _SIDES:
+        noise = torch.randn(1, channels, side, side, generator=generator(0, "smooth"))
+        yield noise.to(device=weights.device, dtype=weights.dtype)
+
+
+def _label(node: Node) -> str:
+    return f"{node.scope[-1] or 'the network'} ({node.operation})"
+
+
+def _places(trace: Trace) -> tuple[dict[tuple[Side, str], tuple[int, list[int]]], list[LeftOut]]:
+    """Where to put layers: (side, module) -> (node that is smoothed, subsampling nodes behind it)."""
+    left_out, places = [], dict[tuple[Side, str], tuple[int, list[int]]]()
+    wanted = []
+    for index, node in enumerate(trace.nodes):
+        if node.subsamples is None:
+            continue
+        if not trace.nodes[node.subsamples].learned:
+            left_out.append(LeftOut(_label(node), "it reads the images themselves"))
+        elif _fits(node) and any(_pools(trace.nodes[each]) for each in _pointwise(trace, node.subsamples)):
+            left_out.append(LeftOut(_label(node), "it fits to a dense head what was pooled just before"))
+        elif index in trace.gates:
+            left_out.append(LeftOut(_label(node), "it is a gate: its result is spread over the map again"))
+        else:
+            wanted.append(index)
+    for group in _groups(trace, wanted):
+        for operations in _together(trace, group):
+            source = trace.common([_source(trace, each) for each in operations])
+            place = _boundary(trace, source, operations)
+            if place is None:
+                left_out += [
+                    LeftOut(_label(trace.nodes[each]), "no module begins or ends at the map that it reads")
+                    for each in operations
+                ]
+            else:
+                side, name, node_index = place
+                places.setdefault((side, name), (node_index, []))[1].extend(operations)
+    return places, left_out
+
+
+def _fits(node: Node) -> bool:
+    return "adaptive" in node.operation and math.prod(node.shape[2:]) > 1
+
+
+def _pools(node: Node) -> bool:
+    return node.subsamples is not None and node.operation != "conv2d"
+
+
+def _source(trace: Trace, operation: int) -> int:
+    source = trace.nodes[operation].subsamples
+    assert source is not None
+    return source
+
+
+def _groups(trace: Trace, wanted: list[int]) -> list[list[int]]:
+    """Subsamplings in parallel: those whose results meet."""
+    group = {each: each for each in wanted}
+
+    def head(each: int) -> int:
+        while group[each] != each:
+            each = group[each]
+        return each
+
+    for merged in trace.merged:
+        members = sorted(each for each in merged if each in group)
+        for each in members[1:]:
+            one, other = sorted((head(members[0]), head(each)))
+            group[other] = one
+    groups: dict[int, list[int]] = {}
+    for each in wanted:
+        groups.setdefault(head(each), []).append(each)
+    return list(groups.values())
+
+
+def _together(trace: Trace, group: list[int]) -> list[list[int]]:
+    """The group as one, if one layer can serve it; each by itself otherwise."""
+    sources = [_source(trace, each) for each in group]
+    common = trace.common(sources)
+    sizes = {trace.nodes[each].shape[2:] for each in (common, *sources)}
+    if len(sizes) == 1 and trace.nodes[common].learned and _boundary(trace, common, group) is not None:
+        return [group]
+    return [[each] for each in group]
+
+
+def _boundary(trace: Trace, node: int, operations: list[int]) -> tuple[Side, str, int] | None:
+    """The outermost module that begins with that node and holds the operations; otherwise one that ends with it.
+
+    Each of the two is looked for at nodes further up, too, past pointwise operations.
+    """
+    inside = set(trace.nodes[operations[0]].scope).intersection(*(trace.nodes[each].scope for each in operations[1:]))
+    above = list(_pointwise(trace, node))
+    for each in above:
+        for name, taken in trace.takes.items():
+            if name and taken == each and name in inside and trace.calls[name] == 1:
+                return "before", name, each
+    for each in above:
+        for name, returned in reversed(trace.returns.items()):
+            if name and returned == each and trace.calls[name] == 1:
+                return "after", name, each
+    return None
+
+
+def _pointwise(trace: Trace, node: int) -> Iterator[int]:
+    """The node and those above it that differ from it by pointwise operations, on learned maps."""
+    while trace.nodes[node].learned and len(trace.nodes[node].shape) == 4:
+        yield node
+        here = trace.nodes[node]
+        spatial = "conv" in here.operation or "pool" in here.operation
+        if spatial or len(here.inputs) != 1 or trace.nodes[here.inputs[0]].shape != here.shape:
+            return
+        node = here.inputs[0]
+
+
+def _inserted(model: nn.Module, trace: Trace, side: Side, name: str, node: Node, make: LayerFactory) -> str:
+    """Put a layer at its place; its name."""
+    module = model.get_submodule(name)
+    layer = PlacedSmoothing(make(node.shape[1]))
+    weights = next(model.parameters())
+    layer.to(device=weights.device, dtype=node.dtype)
+    layer.train(model.training)
+    parent_name, _, child = name.rpartition(".")
+    for owner_name, anchor in ((parent_name, child), (name, None)):
+        owner = model.get_submodule(owner_name)
+        if type(owner).forward is nn.Sequential.forward and trace.calls[owner_name]:
+            return _inserted_in_order(owner, owner_name, layer, side, anchor)
+    # Elsewhere a hook calls it. It is registered where no container runs or counts it as one of its own.
+    owner_name, below = parent_name, child
+    while owner_name and isinstance(model.get_submodule(owner_name), _CONTAINERS):
+        owner_name, _, part = owner_name.rpartition(".")
+        below = f"{part}_{below}"
+    owner = model.get_submodule(owner_name)
+    if isinstance(owner, _CONTAINERS):
+        raise LandscapeError(
+            f"no place for a layer {side} {name}: wrap the network in a module with a forward of its own"
+        )
+    key = _free(owner, f"smooth_{side}_{below}")
+    owner.add_module(key, layer)
+    if side == "before":
+        module.register_forward_pre_hook(_Before(layer), with_kwargs=True)
+    else:
+        module.register_forward_hook(_After(layer))
+    return f"{owner_name}.{key}" if owner_name else key
+
+
+def _inserted_in_order(
+    sequence: nn.Module, sequence_name: str, layer: PlacedSmoothing, side: Side, anchor: str | None
+) -> str:
+    """Put a layer beside a member of a Sequential, or at its beginning or end; the members keep their names."""
+    key = _free(sequence, f"smooth_{side}_{anchor}" if anchor else "smooth")
+    members = list(sequence._modules.items())
+    place = [name for name, _ in members].index(anchor) if anchor else (0 if side == "before" else len(members) - 1)
+    members.insert(place + (side == "after"), (key, layer))
+    sequence._modules.clear()
+    sequence._modules.update(members)
+    return f"{sequence_name}.{key}" if sequence_name else key
+
+
+def _free(owner: nn.Module, key: str) -> str:
+    while hasattr(owner, key):
+        key += "_"
+    return key
+
+
+def _settled(model: nn.Module, images: Tensor) -> bool:
+    """Whether the layers must keep sizes for the network to run; they do so from here on."""
+    layers = [module for module in model.modules() if isinstance(module, PlacedSmoothing)]
+    error: Exception | None = None
+    for keep_size in (False, True):
+        for layer in layers:
+            layer.keep_size = keep_size
+        try:
+            with _quiet(model):
+                model(images)
+        except Exception as failed:  # a network can fail in any way on sizes that do not suit it
+            error = failed
+        else:
+            return keep_size
+    lines = str(error).splitlines() or [type(error).__name__]
+    raise LandscapeError(
+        f"the network does not run with these layers ({lines[0]}): give a layer that keeps shapes"
+    ) from error
