@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from landscape.eigen.estimate import Estimate, mean_of, widening
-from landscape.eigen.lanczos import SearchSpace
 from landscape.eigen.operator import Operator, Products, orthogonalise, random_direction
+from landscape.eigen.search_space import SearchSpace
 from landscape.errors import LandscapeError
 
 Method = Literal["krylov", "xtrace", "hutch++", "hutchinson"]
