@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import scipy.linalg
-import torch
 from scipy.special import betainc
 from torch import Tensor
 
