@@ -128,10 +128,13 @@ class Predictor:
                 outputs.append(logits(self.network(images)))
         return torch.stack(outputs).double().log_softmax(-1)
 
-    def average(self, data: Images, first: int, last: int, samples: Sequence[int]) -> Tensor:
-        """Log-probabilities (last - first, C), float64, of the average over mask draws."""
+    def average(self, data: Images, first: int, last: int, samples: Sequence[int], *, offset: int = 0) -> Tensor:
+        """Log-probabilities (last - first, C), float64, of the average over mask draws.
+
+        Masks are those of images `offset` + `first` and on.
+        """
         parts = [
-            metrics.log_mean_exp(self.passes(self.images(data, start, stop), start, samples))
+            metrics.log_mean_exp(self.passes(self.images(data, start, stop), offset + start, samples))
             for start, stop in self.batches(first, last)
         ]
         return torch.cat(parts)

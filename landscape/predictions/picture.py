@@ -84,6 +84,7 @@ def reliability(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | No
             marker=marker,
             markersize=4,
             color=color,
+            clip_on=False,
             label=f"{result.attrs.get('name', '')} (N = {int(bins['size'])})",
         )
     axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence (%)", ylabel="accuracy (%)")

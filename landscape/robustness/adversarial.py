@@ -1,0 +1,253 @@
+"""Accuracy under attack: FGSM and PGD within a maximum-norm ball, through the Monte-Carlo average."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor, nn
+
+from landscape import distributed, metrics
+from landscape.data import Images
+from landscape.errors import LandscapeError
+from landscape.forward import gathered
+from landscape.journal import Journal
+from landscape.masks import BLOCK
+from landscape.metrics import METRICS, MetricSet
+from landscape.objective.objective import examples, logits
+from landscape.predictions import Predictor
+from landscape.progress import Progress
+from landscape.protocol import Protocol
+from landscape.randomness import generator
+
+Kind = Literal["fgsm", "pgd"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+# Of the 8-bit scale; 8 / 255 is the usual one for trained defences, and leaves nothing of an undefended network.
+EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
+# Draws of masks numbered from here on are the attacker's: other ones than those that are attacked.
+_ATTACK = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """One attack.
+
+    Attributes
+    ----------
+    kind
+        ``fgsm``: one step of length epsilon along the sign of the gradient (Goodfellow et al. 2015, arXiv 1412.6572).
+        ``pgd``: several steps from a random start, projected onto the ball (Madry et al. 2018, arXiv 1706.06083).
+    epsilon
+        Radius of the ball in maximum norm, as a share of the pixels' range.
+    steps
+        Of PGD; each is 2.5 epsilon / steps long, enough to cross the ball, as Madry et al. advise.
+    passes
+        Mask draws that each gradient is averaged through, fresh in every step.
+    """
+
+    kind: Kind
+    epsilon: float
+    steps: int = 10
+    passes: int = 5
+
+
+def input_gradient(predictor: Predictor, images: Tensor, labels: Tensor, first: int, samples: Sequence[int]) -> Tensor:
+    r"""Gradient of the log-likelihood of a Monte-Carlo average in the images, up to a positive factor for each image.
+
+    :math:`\nabla \log \frac1T \sum_t p_t(y) \propto \sum_t p_t(y) \nabla \log p_t(y)`: one backward pass a draw, so
+    that memory does not grow with *T*; the weights are kept relative to the largest so far, so that none underflows.
+
+    Parameters
+    ----------
+    predictor
+        The network.
+    images
+        (N, channels, height, width), as the network takes them.
+    labels
+        (N,).
+    first
+        Number of the first image, which decides its masks.
+    samples
+        Numbers of the mask draws.
+
+    Returns
+    -------
+    Tensor
+        Of the shape of `images`.
+    """
+    leaf = images.detach().requires_grad_()
+    total = torch.zeros_like(images)
+    highest = torch.full(labels.shape, -torch.inf, dtype=images.dtype, device=images.device)
+    with predictor.masks() as masks, torch.enable_grad():
+        for sample in samples:
+            masks.address(first_example=first, sample=sample)
+            own = logits(predictor.network(leaf)).log_softmax(-1).gather(1, labels[:, None])[:, 0]
+            (gradient,) = torch.autograd.grad(own.sum(), leaf)
+            level = torch.maximum(highest, own.detach())
+            shape = [-1, *[1] * (images.dim() - 1)]
+            total = total * (highest - level).exp().view(shape) + gradient * (own.detach() - level).exp().view(shape)
+            highest = level
+    return total
+
+
+def attacked(
+    predictor: Predictor, data: Images, attack: Attack, start: int, stop: int, *, offset: int = 0, seed: int = 0
+) -> Tensor:
+    """Adversarial images `start` to `stop`, as the network takes them.
+
+    Parameters
+    ----------
+    predictor
+        The network.
+    data
+        The images. uint8 pixels are attacked on the [0, 1] scale, before normalisation, and stay in it; floating-point
+        ones as they are, within the range of the whole set.
+    attack
+        What to do.
+    start, stop
+        Which images.
+    offset
+        Number of the set's first image, for its masks.
+    seed
+        Of the random start.
+    """
+    raw, low, high = _raw(data, start, stop, predictor)
+    labels = data.labels[start:stop].to(predictor.device)
+    radius = attack.epsilon * (high - low)
+    steps = attack.steps if attack.kind == "pgd" else 1
+    length = radius if attack.kind == "fgsm" else 2.5 * radius / steps
+    changed = raw
+    if attack.kind == "pgd":
+        # Image by image, so that it does not matter how they are grouped into batches.
+        noise = torch.stack(
+            [
+                torch.rand(raw.shape[1:], generator=generator(seed, "attack", offset + place), dtype=torch.float64)
+                for place in range(start, stop)
+            ]
+        )
+        changed = (raw + radius * (2 * noise - 1).to(raw)).clamp(low, high)
+    for step in range(steps):
+        samples = range(_ATTACK + step * attack.passes, _ATTACK + (step + 1) * attack.passes)
+        samples = samples if predictor.stochastic else samples[:1]
+        gradient = input_gradient(predictor, _normalized(changed, data), labels, offset + start, samples)
+        # Uphill in loss is downhill in likelihood; normalisation by positive numbers does not change the sign.
+        changed = changed - length * gradient.sign()
+        changed = torch.minimum(torch.maximum(changed, raw - radius), raw + radius).clamp(low, high)
+    return _normalized(changed, data).contiguous(memory_format=torch.channels_last)
+
+
+def _raw(data: Images, start: int, stop: int, predictor: Predictor) -> tuple[Tensor, float, float]:
+    """Images before normalisation, and the range of their pixels."""
+    chosen = data.images[start:stop].to(device=predictor.device)
+    if data.images.dtype == torch.uint8:
+        return chosen.to(predictor.dtype) / 255, 0.0, 1.0
+    return chosen.to(predictor.dtype), float(data.images.min()), float(data.images.max())
+
+
+def _normalized(raw: Tensor, data: Images) -> Tensor:
+    for values, apply in ((data.mean, torch.sub), (data.std, torch.div)):
+        if values is not None:
+            raw = apply(raw, torch.tensor(values, dtype=raw.dtype, device=raw.device)[:, None, None])
+    return raw
+
+
+def measure(
+    model: nn.Module,
+    data: Images,
+    *,
+    attacks: Sequence[Attack] | None = None,
+    protocol: Protocol | None = None,
+    passes: int = 50,
+    batch: int | None = None,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    journal: Journal | None = None,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    """All metrics of the Monte-Carlo average on attacked images.
+
+    Parameters
+    ----------
+    model, protocol, batch, device
+        See `landscape.predictions.Predictor`.
+    data
+        Images; `protocol` says which of them.
+    attacks
+        FGSM and PGD at 1, 2, 4 and 8 / 255 unless given.
+    passes
+        Monte-Carlo passes that are averaged for the prediction, with other masks than the attacker's.
+    seed
+        Of random starts.
+    journal
+        Keeps finished pieces.
+    quiet
+        Show no progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``attack`` (coordinates ``kind``, ``epsilon``), the clean images first (``none``, 0): each metric and
+        ``<metric>_stderr`` over images.
+
+    Raises
+    ------
+    LandscapeError
+        For an unknown attack or a negative radius, or as `Predictor`.
+    """
+    protocol = protocol or Protocol(dropout="fresh", split="test")
+    wanted = [Attack(kind, epsilon) for kind in KINDS for epsilon in EPSILONS] if attacks is None else list(attacks)
+    for attack in wanted:
+        if attack.kind not in KINDS or attack.epsilon < 0 or min(attack.steps, attack.passes) < 1:
+            raise LandscapeError(f"bad attack {attack}: kind fgsm or pgd, epsilon >= 0, a step and a pass or more")
+    chosen = examples(data, protocol)
+    predictor = Predictor(model, chosen, protocol=protocol, batch=batch, device=device)
+    samples = range(passes if predictor.stochastic else 1)
+    piece = 16 * BLOCK
+    rows: list[Attack | None] = [None, *wanted]
+    work = [
+        (row, start, min(start + piece, len(chosen)))
+        for row in range(len(rows))
+        for start in range(0, len(chosen), piece)
+    ]
+    finished: dict[int, dict[str, np.ndarray]] = {}
+    with Progress(len(work), "attacks", unit="piece", quiet=quiet or not distributed.is_main()) as bar:
+        for place in distributed.share(range(len(work))):
+            row, first, last = work[place]
+            key = f"{rows[row]} {first}"
+            if journal is None or key not in journal:
+                metric_set = MetricSet(predictor.classes, device=predictor.device)
+                attempt = rows[row]
+                for start, stop in predictor.batches(first, last):
+                    images = (
+                        predictor.images(chosen, start, stop)
+                        if attempt is None
+                        else attacked(predictor, chosen, attempt, start, stop, seed=seed)
+                    )
+                    average = metrics.log_mean_exp(predictor.passes(images, start, samples))
+                    metric_set.update(average, chosen.labels[start:stop].to(average.device))
+                made = metric_set.arrays()
+                if journal is not None:
+                    journal.write(key, made)
+            else:
+                made = journal[key]
+            finished[place] = made
+            bar.update()
+    whole = gathered(finished)
+    sets = [MetricSet(predictor.classes) for _ in rows]
+    for place, (row, _, _) in enumerate(work):
+        sets[row].merge(MetricSet.from_arrays(whole[place], predictor.classes))
+    results = [metric_set.result() for metric_set in sets]
+    variables = {}
+    for name in METRICS:
+        variables[name] = ("attack", [entry[name].value for entry in results])
+        variables[f"{name}_stderr"] = ("attack", [entry[name].stderr for entry in results])
+    return xarray.Dataset(
+        variables,
+        coords={
+            "kind": ("attack", ["none" if attack is None else attack.kind for attack in rows]),
+            "epsilon": ("attack", [0.0 if attack is None else attack.epsilon for attack in rows]),
+        },
+        attrs={"images": len(chosen), "passes": len(samples)},
+    )

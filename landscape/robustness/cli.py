@@ -1,0 +1,324 @@
+"""Command line of the robustness instrument."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray
+
+from landscape import command, distributed
+from landscape.errors import LandscapeError
+from landscape.feature_maps.cli import journaled
+from landscape.journal import Journal
+from landscape.metrics import BINNINGS
+from landscape.objective.objective import examples
+from landscape.predictions import cli as predictions_cli
+from landscape.result import require_same_protocol
+from landscape.robustness import adversarial, consistency, corrupted, picture
+from landscape.robustness.adversarial import EPSILONS, KINDS, Attack
+from landscape.robustness.cifar_files import CifarC, CifarP
+from landscape.robustness.corruptions import SEVERITIES, Computed
+
+INSTRUMENT = "landscape.robustness"
+DESCRIPTION = """Robustness of predictions, averaged over Monte-Carlo dropout passes.
+
+corruptions: all metrics by corruption and severity, from the files of CIFAR-10/100-C (--cifar-c) or computed here;
+with --baseline, mCE, mCNLL and mCECE. adversarial: accuracy under FGSM and PGD. perturbations: consistency over the
+frames of CIFAR-10-P (--cifar-p)."""
+PARTS = ("corruptions", "adversarial", "perturbations")
+
+Results = dict[str, list[xarray.Dataset]]
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """Names with commas between."""
+    return tuple(text.split(","))
+
+
+def severities_of(text: str) -> tuple[int, ...]:
+    """Severities with commas between."""
+    found = tuple(int(part) for part in text.split(","))
+    if not set(found) <= set(SEVERITIES):
+        raise argparse.ArgumentTypeError(f"severities are 1 to 5, not {text}")
+    return found
+
+
+def radii_of(text: str) -> tuple[float, ...]:
+    """Radii with commas between: numbers, or quotients such as 8/255."""
+    found = []
+    for part in text.split(","):
+        above, _, below = part.partition("/")
+        found.append(float(above) / float(below or 1))
+    return tuple(found)
+
+
+def parser() -> command.Parser:
+    """The arguments."""
+    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
+    made.set_defaults(split="test", dropout="fresh")
+    group = made.add_argument_group("robustness")
+    group.add_argument(
+        "--only",
+        choices=PARTS,
+        action="append",
+        metavar="PART",
+        help=f"{', '.join(PARTS)}; may repeat (default: the first two, and the third with --cifar-p)",
+    )
+    group.add_argument("--passes", type=command.positive, default=50, metavar="T", help="default: 50")
+    group.add_argument("--cifar-c", type=Path, metavar="DIR", help="folder of <corruption>.npy and labels.npy")
+    group.add_argument("--cifar-p", type=Path, metavar="DIR", help="folder of <perturbation>.npy")
+    group.add_argument("--corruptions", type=names_of, metavar="NAME,...", help="default: all at hand")
+    group.add_argument("--severities", type=severities_of, default=SEVERITIES, metavar="S,...")
+    group.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="published .csv, or a result .nc of this instrument"
+    )
+    group.add_argument("--binning", choices=BINNINGS, default="right", help="of confidences, for the ECE")
+    group.add_argument("--attack", choices=KINDS, action="append", help="may repeat (default: both)")
+    group.add_argument(
+        "--epsilon", type=radii_of, default=EPSILONS, metavar="R,...", help="radii (default: 1/255,2/255,4/255,8/255)"
+    )
+    group.add_argument("--attack-steps", type=command.positive, default=10, metavar="N", help="of PGD")
+    group.add_argument("--attack-passes", type=command.positive, default=5, metavar="T", help="averaged in a gradient")
+    return made
+
+
+def parts_of(arguments: argparse.Namespace) -> list[str]:
+    """What is measured, in order."""
+    if arguments.only:
+        wanted = [part for part in PARTS if part in arguments.only]
+    else:
+        wanted = [part for part in PARTS if part != "perturbations" or arguments.cifar_p]
+    if "perturbations" in wanted and not arguments.cifar_p:
+        raise LandscapeError("perturbations are read from the files of CIFAR-10-P: give --cifar-p DIR")
+    return wanted
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, draw."""
+    arguments = parser().parse_args(argv)
+    parts = parts_of(arguments)
+    baseline = corrupted.read_baseline(arguments.baseline) if arguments.baseline else None
+    subjects = command.subjects(arguments)
+    if arguments.plan:
+        lines = [plan(arguments, subject, parts) for subject in subjects]
+        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
+        return 0
+    results = {part: [measured(arguments, subject, part, parts) for subject in subjects] for part in parts}
+    differences = require_same_protocol(next(iter(results.values())), allow_mismatch=arguments.allow_protocol_mismatch)
+    relative = []
+    if baseline is not None and "corruptions" in results:
+        relative = [
+            corrupted.relative_errors(result, baseline, seed=arguments.seed) for result in results["corruptions"]
+        ]
+    if arguments.plot is not None and distributed.is_main():
+        _draw(arguments.plot, results, baseline)
+    command.report(
+        arguments,
+        table=lambda: "\n".join([*differences, table(results, relative)]),
+        facts=lambda: to_json(results, relative),
+    )
+    return 0
+
+
+def _draw(path: Path, results: Results, baseline: xarray.Dataset | None) -> None:
+    if "corruptions" in results:
+        picture.draw(results["corruptions"], path, baseline=baseline)
+    if "adversarial" in results:
+        beside = path.with_name(f"{path.stem}-attacks{path.suffix}") if "corruptions" in results else path
+        picture.draw_attacks(results["adversarial"], beside)
+
+
+def measured(
+    arguments: argparse.Namespace, subject: command.Subject, part: str, parts: Sequence[str]
+) -> xarray.Dataset:
+    """One part of one subject, from the cache when it is there."""
+    settings, measure = _PARTS[part](arguments, subject)
+    out = arguments.out
+    if out is not None and len(parts) > 1:
+        out = out.with_name(f"{out.stem}-{part}{out.suffix}")
+    named = argparse.Namespace(**{**vars(arguments), "out": out})
+    asked = command.question(named, INSTRUMENT, subject, {"part": part, "passes": arguments.passes, **settings})
+    return journaled(asked, measure, force=arguments.force)
+
+
+Part = tuple[dict[str, Any], Callable[[Journal], xarray.Dataset]]
+
+
+def _common(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, Any]:
+    return {
+        "protocol": subject.protocol,
+        "passes": arguments.passes,
+        "batch": arguments.batch,
+        "device": command.device(arguments),
+        "quiet": arguments.quiet,
+    }
+
+
+def _corruptions(arguments: argparse.Namespace, subject: command.Subject) -> Part:
+    source: Computed | CifarC
+    if arguments.cifar_c:
+        source = CifarC(arguments.cifar_c, subject.data, protocol=subject.protocol)
+        files = source.identity()
+    else:
+        source, files = Computed(examples(subject.data, subject.protocol), seed=arguments.seed), "computed"
+    chosen = {
+        "corruptions": arguments.corruptions,
+        "severities": arguments.severities,
+        "binning": arguments.binning,
+    }
+    common = _common(arguments, subject)
+    return {"files": files, **chosen}, lambda journal: corrupted.measure(
+        subject.checkpoint.model, source, **chosen, **common, journal=journal
+    )
+
+
+def _adversarial(arguments: argparse.Namespace, subject: command.Subject) -> Part:
+    attacks = [
+        Attack(kind, radius, steps=arguments.attack_steps, passes=arguments.attack_passes)
+        for kind in (arguments.attack or KINDS)
+        for radius in arguments.epsilon
+    ]
+    common = _common(arguments, subject)
+    return {"attacks": [str(attack) for attack in attacks]}, lambda journal: adversarial.measure(
+        subject.checkpoint.model, subject.data, attacks=attacks, **common, seed=arguments.seed, journal=journal
+    )
+
+
+def _perturbations(arguments: argparse.Namespace, subject: command.Subject) -> Part:
+    files = CifarP(arguments.cifar_p, subject.data).identity()
+    common = _common(arguments, subject)
+    return {"files": files}, lambda journal: consistency.measure(
+        subject.checkpoint.model, arguments.cifar_p, subject.data, **common, journal=journal
+    )
+
+
+_PARTS: dict[str, Callable[[argparse.Namespace, command.Subject], Part]] = {
+    "corruptions": _corruptions,
+    "adversarial": _adversarial,
+    "perturbations": _perturbations,
+}
+
+
+def plan(arguments: argparse.Namespace, subject: command.Subject, parts: Sequence[str]) -> str:
+    """How many plain sets of passes each part is worth, and what one costs."""
+    sets = []
+    if "corruptions" in parts:
+        names = (
+            arguments.corruptions
+            or (CifarC(arguments.cifar_c, subject.data) if arguments.cifar_c else Computed(subject.data)).names
+        )
+        sets.append(f"{len(names) * len(arguments.severities)} for corruptions")
+    if "adversarial" in parts:
+        sets.append(f"{1 + len(arguments.attack or KINDS) * len(arguments.epsilon)} and gradients for attacks")
+    if "perturbations" in parts:
+        source = CifarP(arguments.cifar_p, subject.data)
+        frames = sum(np.prod(source.shape(name)) for name in source.names)
+        sets.append(f"{frames / max(len(subject.data), 1):.0f} for perturbations (all sequences)")
+    return f"{predictions_cli.plan(arguments, subject)} for one set; sets: {', '.join(sets)}"
+
+
+def to_json(results: Results, relative: Sequence[xarray.Dataset]) -> dict[str, Any]:
+    """Metrics and provenance, without values of single images."""
+    facts: dict[str, Any] = {
+        part: [_facts(entry, ("image",)) for entry in entries] for part, entries in results.items()
+    }
+    if relative:
+        facts["relative"] = [_facts(entry, ("replicate",)) for entry in relative]
+    return facts
+
+
+def _facts(dataset: xarray.Dataset, without: Sequence[str]) -> dict[str, Any]:
+    values = {
+        str(name): dataset[name].values.tolist()
+        for name in dataset.variables
+        if not set(without) & {*dataset[name].dims}
+    }
+    attributes = {name: np.asarray(value).item() for name, value in dataset.attrs.items()}
+    return values | {
+        name: json.loads(value) if name in ("protocol", "settings") else value for name, value in attributes.items()
+    }
+
+
+def table(results: Results, relative: Sequence[xarray.Dataset]) -> str:
+    """Means over severities by corruption, mean corruption errors, accuracy under attack, consistency."""
+    lines: list[str] = []
+    for part, entries in results.items():
+        head = ["", *[str(entry.attrs["name"]) for entry in entries]]
+        lines += [command.columns(head, _ROWS[part](entries)), _NOTES[part], ""]
+        if part == "corruptions" and relative:
+            lines += [_relative_table(head, relative), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _corruption_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
+    rows = []
+    for name in entries[0]["corruption"].values:
+        cells = []
+        for entry in entries:
+            means = entry.sel(corruption=name).mean("severity")
+            cells.append(
+                f"{100 * float(means['accuracy']):.2f} / {float(means['nll']):.3f} / {100 * float(means['ece']):.2f}"
+            )
+        rows.append([str(name), *cells])
+    return rows
+
+
+def _attack_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
+    rows = []
+    for place, (kind, radius) in enumerate(zip(entries[0]["kind"].values, entries[0]["epsilon"].values, strict=True)):
+        label = "clean" if kind == "none" else f"{str(kind).upper()}, radius {255 * radius:.3g}/255"
+        cells = [
+            f"{100 * float(entry['accuracy'][place]):.2f} ± {100 * float(entry['accuracy_stderr'][place]):.2f}"
+            for entry in entries
+        ]
+        rows.append([label, *cells])
+    return rows
+
+
+def _perturbation_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
+    rows = []
+    for name in entries[0]["perturbation"].values:
+        chosen = [entry.sel(perturbation=name) for entry in entries]
+        cells = [
+            f"{100 * float(one['consistency']):.2f} ± {100 * float(one['consistency_stderr']):.2f} / "
+            f"{float(one['cross_entropy']):.4f} ± {float(one['cross_entropy_stderr']):.4f}"
+            for one in chosen
+        ]
+        rows.append([str(name), *cells])
+    return rows
+
+
+_ROWS = {"corruptions": _corruption_rows, "adversarial": _attack_rows, "perturbations": _perturbation_rows}
+_NOTES = {
+    "corruptions": "accuracy % / NLL, nats / ECE %, means over severities",
+    "adversarial": "accuracy %, ± standard error over images",
+    "perturbations": "consistency of predicted classes % / cross-entropy between frames, nats, ± over sequences",
+}
+
+
+def _relative_table(head: Sequence[str], relative: Sequence[xarray.Dataset]) -> str:
+    rows = [
+        [
+            str(measure),
+            *[
+                f"{100 * float(entry['value'][place]):.1f} [{100 * float(entry['low'][place]):.1f}, "
+                f"{100 * float(entry['high'][place]):.1f}]"
+                for entry in relative
+            ],
+        ]
+        for place, measure in enumerate(relative[0]["measure"].values)
+    ]
+    names = ", ".join(map(str, relative[0]["corruption"].values))
+    lines = [command.columns(head, rows), f"% of {relative[0].attrs['baseline']}, 95 % over images; mean over {names}"]
+    for place, entry in enumerate(relative[1:], start=1):
+        change = corrupted.difference(relative[0], entry)
+        cells = [
+            f"{measure} {100 * float(change['difference'][row]):+.2f} "
+            f"[{100 * float(change['low'][row]):+.2f}, {100 * float(change['high'][row]):+.2f}]"
+            for row, measure in enumerate(entry["measure"].values)
+        ]
+        lines.append(f"{head[place + 1]} minus {head[1]}, paired over images: {', '.join(cells)}")
+    return "\n".join(lines)

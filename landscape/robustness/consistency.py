@@ -1,0 +1,133 @@
+"""How steady predictions are when an image changes slightly from frame to frame (CIFAR-10-P)."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor, nn
+
+from landscape import distributed
+from landscape.data import Images
+from landscape.errors import LandscapeError
+from landscape.forward import gathered
+from landscape.journal import Journal
+from landscape.predictions import Predictor
+from landscape.progress import Progress
+from landscape.protocol import Protocol
+from landscape.robustness.cifar_files import CifarP
+
+# Sequences of one piece of the journal.
+_PIECE = 64
+
+
+def sequence_consistency(log_probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Consistency of each sequence of predictions.
+
+    Parameters
+    ----------
+    log_probabilities
+        (sequences, frames, C), float64.
+
+    Returns
+    -------
+    consistency : Tensor
+        (sequences,) share of consecutive frames with the same most probable class.
+    cross_entropy : Tensor
+        (sequences,) mean over consecutive frames of :math:`-\sum_c p_{t+1,c} \log p_{t,c}`, nats. (The code of Park &
+        Kim takes the mean over classes in the place of the sum.)
+    """
+    before, after = log_probabilities[:, :-1], log_probabilities[:, 1:]
+    same = (before.argmax(-1) == after.argmax(-1)).double().mean(1)
+    probabilities = after.exp()
+    # Zero times minus infinity is zero here: a class that is impossible in both frames adds nothing.
+    terms = torch.where(probabilities > 0, probabilities * before, 0.0)
+    return same, -terms.sum(-1).mean(1)
+
+
+def measure(
+    model: nn.Module,
+    folder: Path | str,
+    like: Images,
+    *,
+    protocol: Protocol | None = None,
+    passes: int = 50,
+    batch: int | None = None,
+    device: torch.device | str | None = None,
+    journal: Journal | None = None,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    """Consistency of the Monte-Carlo average under each perturbation.
+
+    Every frame gets masks of its own, as it would when frames arrive one by one.
+
+    Parameters
+    ----------
+    model, protocol, batch, device
+        See `landscape.predictions.Predictor`; ``protocol.images`` counts sequences, the first ones.
+    folder, like
+        See `CifarP`.
+    passes
+        Monte-Carlo passes that are averaged.
+    journal
+        Keeps finished pieces.
+    quiet
+        Show no progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``perturbation``: ``consistency``, ``cross_entropy`` (nats), and their ``_stderr`` over sequences.
+
+    Raises
+    ------
+    LandscapeError
+        When files are missing or damaged, or as `Predictor`.
+    """
+    protocol = protocol or Protocol(dropout="fresh", split="test")
+    source = CifarP(folder, like)
+    predictor = Predictor(model, like, protocol=protocol, batch=batch, device=device)
+    samples = range(passes if predictor.stochastic else 1)
+    work = []
+    for name in source.names:
+        sequences, frames = source.shape(name)
+        if frames < 2:
+            raise LandscapeError(f"{name}.npy has sequences of {frames} frame: consistency needs two or more")
+        sequences = min(sequences, protocol.images or sequences)
+        work += [(name, frames, start, min(start + _PIECE, sequences)) for start in range(0, sequences, _PIECE)]
+    finished: dict[int, np.ndarray] = {}
+    with Progress(len(work), "perturbations", unit="piece", quiet=quiet or not distributed.is_main()) as bar:
+        for place in distributed.share(range(len(work))):
+            name, frames, start, stop = work[place]
+            key = f"{name} {start}"
+            if journal is None or key not in journal:
+                images = source.load(name, start, stop)
+                average = predictor.average(images, 0, len(images), samples, offset=start * frames)
+                pair = sequence_consistency(average.view(stop - start, frames, -1))
+                made = torch.stack(pair).cpu().numpy()
+                if journal is not None:
+                    journal.write(key, {"values": made})
+            else:
+                made = journal[key]["values"]
+            finished[place] = made
+            bar.update(perturbation=name)
+    whole = gathered(finished)
+    return _dataset(source.names, [entry[0] for entry in work], whole, len(samples))
+
+
+def _dataset(names: Sequence[str], owners: Sequence[str], pieces: dict[int, np.ndarray], passes: int) -> xarray.Dataset:
+    rows = []
+    for name in names:
+        values = np.concatenate([pieces[place] for place, owner in enumerate(owners) if owner == name], axis=1)
+        count = values.shape[1]
+        stderr = values.std(1, ddof=1) / math.sqrt(count) if count > 1 else np.full(2, np.nan)
+        rows.append([*values.mean(1), *stderr])
+    table = np.array(rows).T
+    variables = ("consistency", "cross_entropy", "consistency_stderr", "cross_entropy_stderr")
+    return xarray.Dataset(
+        {name: ("perturbation", row) for name, row in zip(variables, table, strict=True)},
+        coords={"perturbation": list(names)},
+        attrs={"passes": passes},
+    )

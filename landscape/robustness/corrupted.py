@@ -1,0 +1,268 @@
+"""Metrics on corrupted images, and mean corruption errors relative to a baseline."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+import xarray
+from torch import nn
+
+from landscape import distributed, metrics, published, result
+from landscape.data import Images
+from landscape.errors import LandscapeError
+from landscape.forward import gathered
+from landscape.journal import Journal
+from landscape.metrics import METRICS, Examples, MetricSet
+from landscape.metrics.definitions import BINS, Binning, bin_of
+from landscape.predictions import Predictor
+from landscape.predictions.passes import require_same_images
+from landscape.progress import Progress
+from landscape.protocol import Protocol
+from landscape.robustness.corruptions import SEVERITIES, STANDARD
+
+# Error rate, NLL and ECE: relative to a baseline they make mCE, mCNLL and mCECE.
+RELATIVE = {"mCE": "error", "mCNLL": "nll", "mCECE": "ece"}
+_OF_IMAGE = ("nll", "brier", "confidence", "predicted", "in_top", "excess")
+Z95 = 1.959964
+
+
+class Source(Interface):
+    """Where corrupted images come from: `Computed` or `CifarC`."""
+
+    names: tuple[str, ...]
+    computed: bool
+
+    def load(self, name: str, severity: int) -> Images:
+        """The images under a corruption, the same ones in the same order every time."""
+
+
+def measure(
+    model: nn.Module,
+    source: Source,
+    *,
+    corruptions: Sequence[str] | None = None,
+    severities: Sequence[int] = SEVERITIES,
+    protocol: Protocol | None = None,
+    passes: int = 50,
+    binning: Binning = "right",
+    batch: int | None = None,
+    device: torch.device | str | None = None,
+    journal: Journal | None = None,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    """All metrics of the Monte-Carlo average under every corruption and severity.
+
+    Masks are those of the clean images: the same in every corruption, so that differences are not of masks.
+
+    Parameters
+    ----------
+    model, protocol, batch, device
+        See `landscape.predictions.Predictor`.
+    source
+        Of the images.
+    corruptions, severities
+        Which; all unless given.
+    passes
+        Monte-Carlo passes that are averaged, 50 as in the paper.
+    binning
+        Of confidences; see `MetricSet`.
+    journal
+        Keeps finished cells.
+    quiet
+        Show no progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``(severity, corruption)``: each metric and ``<metric>_stderr``, its standard error over images. Over
+        ``(severity, corruption, image)``: ``nll_of_image``, ``confidence_of_image``, ``correct_of_image``, for
+        intervals of the mean corruption errors and for pairing networks.
+
+    Raises
+    ------
+    LandscapeError
+        For a corruption that the source lacks, or as `Predictor`.
+    """
+    protocol = protocol or Protocol(dropout="fresh", split="test")
+    names = tuple(corruptions or source.names)
+    missing = [name for name in names if name not in source.names]
+    if missing or not names:
+        raise LandscapeError(f"no corruption {', '.join(missing)} here: choose from {', '.join(source.names)}")
+    cells = [(severity, name) for severity in severities for name in names]
+    first = source.load(names[0], severities[0])
+    predictor = Predictor(model, first, protocol=protocol, batch=batch, device=device)
+    samples = range(passes if predictor.stochastic else 1)
+    finished: dict[int, dict[str, np.ndarray]] = {}
+    with Progress(len(cells), "corruptions", unit="cell", quiet=quiet or not distributed.is_main()) as bar:
+        for place in distributed.share(range(len(cells))):
+            severity, name = cells[place]
+            key = f"{name} {severity}"
+            if journal is None or key not in journal:
+                images = source.load(name, severity)
+                average = predictor.average(images, 0, len(images), samples)
+                batch_of = metrics.examples(average, images.labels.to(average.device))
+                made = {field: getattr(batch_of, field).cpu().numpy() for field in _OF_IMAGE}
+                if journal is not None:
+                    journal.write(key, made)
+            else:
+                made = journal[key]
+            finished[place] = made
+            bar.update(corruption=name, severity=severity)
+    whole = gathered(finished)
+    labels = first.labels.cpu()
+    found = [_examples(whole[place], labels, predictor.classes) for place in range(len(cells))]
+    shape = (len(severities), len(names))
+    dataset = _dataset(found, shape, binning).assign_coords(severity=list(severities), corruption=list(names))
+    dataset.attrs |= {
+        "images": len(first),
+        "passes": len(samples),
+        "computed": int(source.computed),
+        "images_sha256": first.sha256,
+    }
+    return dataset
+
+
+def _examples(arrays: dict[str, np.ndarray], labels: torch.Tensor, classes: int) -> Examples:
+    tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in _OF_IMAGE}
+    return Examples(**tensors, labels=labels, classes=classes)
+
+
+def _dataset(found: Sequence[Examples], shape: tuple[int, int], binning: Binning) -> xarray.Dataset:
+    results = []
+    for batch in found:
+        metric_set = MetricSet(batch.classes, binning=binning)
+        metric_set.add(batch)
+        results.append(metric_set.result())
+    cell, image = ("severity", "corruption"), ("severity", "corruption", "image")
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]] = {}
+    for name, metric in METRICS.items():
+        about = {"units": metric.unit}
+        values = np.array([entry[name] for entry in results]).reshape(*shape, 2)
+        variables[name] = (cell, values[..., 0], {"long_name": metric.label, **about})
+        variables[f"{name}_stderr"] = (cell, values[..., 1], {"long_name": "standard error over images", **about})
+    of_image = {"nll": "nll", "confidence": "confidence", "correct": "correct"}
+    for name, field in of_image.items():
+        stacked = torch.stack([getattr(batch, field) for batch in found]).numpy()
+        variables[f"{name}_of_image"] = (image, stacked.reshape(*shape, -1), {})
+    return xarray.Dataset(variables)
+
+
+def read_baseline(path: Path | str) -> xarray.Dataset:
+    """Metrics over ``(severity, corruption)`` to compare with: a published ``.csv``, or a result of this instrument."""
+    path = Path(path)
+    found = published.read_corrupted(path) if path.suffix == ".csv" else result.load(path)
+    if not {"severity", "corruption"} <= set(found.dims) or "accuracy" not in found:
+        raise LandscapeError(f"{path} holds no metrics by corruption: give a published CSV or a robustness result")
+    return found
+
+
+def relative_errors(
+    measured: xarray.Dataset,
+    baseline: xarray.Dataset,
+    *,
+    replicates: int = metrics.REPLICATES,
+    seed: int = 0,
+) -> xarray.Dataset:
+    r"""Mean corruption errors relative to a baseline network: mCE, mCNLL, mCECE.
+
+    .. math:: \mathrm{mCE} = \frac1{|C|} \sum_{c \in C} \frac{\sum_s E_{s,c}}{\sum_s E^\mathrm{base}_{s,c}}
+
+    with the error rate as *E* (Hendrycks & Dietterich 2019), and likewise the NLL and the ECE. *C* are those of the 15
+    standard corruptions that both have; if they have none of these, all that both have.
+
+    Parameters
+    ----------
+    measured
+        What `measure` gives, or a published table (then without intervals).
+    baseline
+        What `read_baseline` gives, taken as exact. Its severities must include those measured.
+    replicates, seed
+        Of the bootstrap over images, the same images in all corruptions, and paired between networks.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``measure`` (mCE, mCNLL, mCECE): ``value``, ``stderr``, ``low`` and ``high`` (95 %, normal with the
+        bootstrap's standard error), ``replicate`` (measure, replicate); over ``(measure, corruption)`` the ``ratio``.
+        All are shares: 1 is the baseline.
+
+    Raises
+    ------
+    LandscapeError
+        When the two share no corruption or severity.
+    """
+    names = [str(name) for name in measured["corruption"].values if name in baseline["corruption"].values]
+    names = [name for name in names if name in STANDARD] or names
+    severities = [int(severity) for severity in measured["severity"].values]
+    if not names or not set(severities) <= set(baseline["severity"].values.tolist()):
+        raise LandscapeError(
+            f"the baseline has corruptions {', '.join(map(str, baseline['corruption'].values))} at severities "
+            f"{', '.join(map(str, baseline['severity'].values))}: none of these was measured"
+        )
+    wanted = {"severity": severities, "corruption": names}
+    base = {name: value.sum(0) for name, value in _terms(baseline.sel(wanted)).items()}
+    chosen = measured.sel(wanted)
+    ratios = np.stack([_terms(chosen)[term].sum(0) / base[term] for term in RELATIVE.values()])
+    value = ratios.mean(1)
+    dataset = xarray.Dataset(
+        {"value": ("measure", value), "ratio": (("measure", "corruption"), ratios)},
+        coords={"measure": list(RELATIVE), "corruption": names},
+        attrs={
+            "baseline": str(baseline.attrs.get("name", "")),
+            "images_sha256": measured.attrs.get("images_sha256", ""),
+        },
+    )
+    if "correct_of_image" in measured:
+        drawn = _replicates(chosen, replicates, seed)
+        replicated = np.stack([(drawn[term] / base[term]).mean(1) for term in RELATIVE.values()])
+        stderr = replicated.std(1, ddof=1)
+        dataset["replicate"] = (("measure", "replicate"), replicated)
+        dataset["stderr"] = ("measure", stderr)
+        dataset["low"], dataset["high"] = ("measure", value - Z95 * stderr), ("measure", value + Z95 * stderr)
+    return dataset
+
+
+def difference(first: xarray.Dataset, second: xarray.Dataset) -> xarray.Dataset:
+    """Second minus first of what `relative_errors` gives, paired over images, with ``stderr``, ``low`` and ``high``.
+
+    Raises
+    ------
+    LandscapeError
+        When they are of different images or corruptions.
+    """
+    require_same_images([first, second])
+    if not np.array_equal(first["corruption"].values, second["corruption"].values):
+        raise LandscapeError("the networks were measured under different corruptions: give both the same --corruptions")
+    found = second["value"] - first["value"]
+    stderr = (second["replicate"] - first["replicate"]).std("replicate", ddof=1)
+    return xarray.Dataset(
+        {"difference": found, "stderr": stderr, "low": found - Z95 * stderr, "high": found + Z95 * stderr}
+    )
+
+
+def _terms(table: xarray.Dataset) -> dict[str, np.ndarray]:
+    """Error rate, NLL and ECE (severity, corruption)."""
+    ordered = table.transpose("severity", "corruption", ...)
+    return {"error": 1 - ordered["accuracy"].values, "nll": ordered["nll"].values, "ece": ordered["ece"].values}
+
+
+def _replicates(chosen: xarray.Dataset, replicates: int, seed: int) -> dict[str, np.ndarray]:
+    """Sums over severities of each term, (replicate, corruption), over bootstrap samples of the images."""
+    ordered = chosen.transpose("severity", "corruption", "image", ...)
+    images = ordered.sizes["image"]
+    weights = metrics.bootstrap_weights(images, replicates=replicates, seed=seed) / images
+    found = {term: np.zeros((replicates, ordered.sizes["corruption"])) for term in RELATIVE.values()}
+    for place in range(ordered.sizes["corruption"]):
+        for severity in range(ordered.sizes["severity"]):
+            cell = ordered.isel(severity=severity, corruption=place)
+            correct = torch.from_numpy(cell["correct_of_image"].values).double()
+            confidence = torch.from_numpy(cell["confidence_of_image"].values)
+            member = torch.nn.functional.one_hot(bin_of(confidence.float(), BINS), BINS)
+            columns = [1 - correct, torch.from_numpy(cell["nll_of_image"].values), *(member.T * (confidence - correct))]
+            sums = weights @ torch.stack(columns, dim=1)
+            found["error"][:, place] += sums[:, 0].numpy()
+            found["nll"][:, place] += sums[:, 1].numpy()
+            found["ece"][:, place] += sums[:, 2:].abs().sum(1).numpy()
+    return found

@@ -1,0 +1,106 @@
+"""Pictures of robustness: box plots by severity, accuracy under attack."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from landscape import plotting
+from landscape.metrics import METRICS
+
+SHOWN = ("accuracy", "nll", "ece")
+
+
+def draw(
+    results: Sequence[xarray.Dataset],
+    path: Path | None = None,
+    *,
+    baseline: xarray.Dataset | None = None,
+    metrics: Sequence[str] = SHOWN,
+) -> Figure:
+    """Metrics on corrupted images: one box a network and severity, over corruptions.
+
+    Parameters
+    ----------
+    results
+        What `landscape.robustness.corrupted.measure` gives, or published tables as `landscape.published.read_corrupted`
+        reads them.
+    path
+        Where to save the picture (.pdf, .png, .svg).
+    baseline
+        Drawn in grey beside them.
+    metrics
+        Names of the metrics, one panel each.
+    """
+    with plotting.style():
+        made = plotting.figure(2.9 * len(metrics), 3.2)
+        for axes, name in zip(made.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+            boxes(axes, results, name, baseline=baseline)
+        handles, labels = made.axes[0].get_legend_handles_labels()
+        made.legend(handles, labels, loc="outside lower center", ncols=3)
+    if path is not None:
+        plotting.save(made, path, {"results": [_source(result) for result in results]})
+    return made
+
+
+def boxes(axes: Axes, results: Sequence[xarray.Dataset], name: str, *, baseline: xarray.Dataset | None = None) -> None:
+    """One metric by severity: quartiles over corruptions, whiskers to the extremes."""
+    factor, unit = (100.0, "%") if METRICS[name].unit == "1" else (1.0, METRICS[name].unit)
+    shown = [*results, *([] if baseline is None else [baseline])]
+    width = 0.8 / len(shown)
+    for place, result in enumerate(shown):
+        ours = place < len(results)
+        color = plotting.COLORS[place % len(plotting.COLORS)] if ours else plotting.PUBLISHED
+        severities = result["severity"].values
+        table = factor * result[name].transpose("severity", "corruption").values
+        drawn = axes.boxplot(
+            [row[np.isfinite(row)] for row in table],
+            positions=severities + (place + 0.5) * width - 0.4,
+            widths=0.85 * width,
+            whis=(0, 100),
+            patch_artist=True,
+            manage_ticks=False,
+            medianprops={"color": "white"},
+        )
+        for box in drawn["boxes"]:
+            box.set(facecolor=color, edgecolor=color)
+        for line in (*drawn["whiskers"], *drawn["caps"]):
+            line.set_color(color)
+        drawn["boxes"][0].set_label(str(result.attrs.get("name", f"network {place + 1}")))
+    axes.set_xticks(shown[0]["severity"].values)
+    axes.set_xlabel("severity")
+    axes.set_ylabel(f"{METRICS[name].label} ({unit})")
+
+
+def draw_attacks(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
+    """Accuracy against the attack's radius, one panel a kind; bars are 95 % over images."""
+    kinds = list(dict.fromkeys(str(kind) for result in results for kind in result["kind"].values if kind != "none"))
+    with plotting.style():
+        made = plotting.figure(3.2 * max(len(kinds), 1), 3.0)
+        for axes, kind in zip(made.subplots(1, max(len(kinds), 1), squeeze=False)[0], kinds, strict=False):
+            for place, result in enumerate(results):
+                chosen = np.isin(result["kind"].values, ["none", kind])
+                part = result.isel(attack=np.flatnonzero(chosen)).sortby("epsilon")
+                axes.errorbar(
+                    255 * part["epsilon"].values,
+                    100 * part["accuracy"].values,
+                    yerr=196 * part["accuracy_stderr"].values,
+                    color=plotting.COLORS[place % len(plotting.COLORS)],
+                    marker=plotting.MARKERS[place % len(plotting.MARKERS)],
+                    markersize=4,
+                    capsize=2,
+                    label=str(result.attrs.get("name", f"network {place + 1}")),
+                )
+            axes.set(xlabel="radius (1/255 of the pixels' range)", ylabel="accuracy (%)", title=kind.upper())
+            axes.legend()
+    if path is not None:
+        plotting.save(made, path, {"results": [_source(result) for result in results]})
+    return made
+
+
+def _source(result: xarray.Dataset) -> dict[str, str]:
+    names = ("name", "key", "protocol_hash", "checkpoint_sha256", "source")
+    return {name: str(result.attrs[name]) for name in names if name in result.attrs}
