@@ -218,9 +218,10 @@ def unsmooth(model: nn.Module) -> tuple[str, ...]:
 def _quiet(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without dropout, and the global generator as before afterwards."""
     modes = {module: module.training for module in model.modules()}
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     try:
         model.eval()
-        with torch.no_grad(), torch.random.fork_rng(), Masks.off():
+        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)), Masks.off():
             yield
     finally:
         for module, training in modes.items():
