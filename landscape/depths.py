@@ -160,7 +160,7 @@ def find(model: nn.Module, images: Tensor, *, blocks: str | None = None) -> Dept
         (N, C, H, W), one is enough, on the model's device.
     blocks
         Patterns of module names, separated by commas, instead of the structural search for blocks: ``layer*.*``; a
-        ``*`` stands for any text without a dot.
+        ``*`` stands for any text without a dot. Smoothing and pooling layers are found as always.
 
     Returns
     -------
@@ -184,7 +184,8 @@ def find(model: nn.Module, images: Tensor, *, blocks: str | None = None) -> Dept
             points.append((call, "block"))
         elif call.name and not call.name.startswith((*inside, *taken)):
             kind = _other_kind(call, shapes, [name for name in names if name.startswith(f"{call.name}.")])
-            if kind is not None:
+            # Whoever names blocks does not want those left unnamed, strided as they may be.
+            if kind is not None and not (blocks and _has_weights(call.module)):
                 points.append((call, kind))
     # Modules report when they return, children first: keep the outermost of nested layers that are not blocks.
     labels = {call.name for call, kind in points if kind != "block"}
@@ -294,12 +295,15 @@ class _Shapes:
             channels, height, width = (rest[2], rest[0], rest[1]) if last else (rest[0], rest[1], rest[2])
             return ("NHWC" if last else "NCHW", 0, channels, height, width) if min(height, width) > 1 else None
         if output.dim() == 3:
-            for extra in range(min(_EXTRA_TOKENS, output.shape[1] - 3)):
-                length = output.shape[1] - extra
-                side = math.isqrt(length)
-                for height, width in [*self._grids, (side, side)]:
-                    if height * width == length and min(height, width) > 1:
-                        return "tokens", extra, output.shape[2], height, width
+            extras = range(min(_EXTRA_TOKENS, output.shape[1] - 3))
+            # A grid that is known goes before a square that happens to fit with some other number of extra tokens.
+            for height, width in self._grids:
+                if output.shape[1] - height * width in extras and min(height, width) > 1:
+                    return "tokens", output.shape[1] - height * width, output.shape[2], height, width
+            for extra in extras:
+                side = math.isqrt(output.shape[1] - extra)
+                if side**2 == output.shape[1] - extra:
+                    return "tokens", extra, output.shape[2], side, side
         return None
 
 

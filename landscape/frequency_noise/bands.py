@@ -22,7 +22,7 @@ def ring(height: int, width: int, frequency: float, band_width: float = WIDTH) -
         Of the image.
     frequency, band_width
         Units of pi: the ring is frequency - band_width / 2 <= max(|u|, |v|) < frequency + band_width / 2, with u and v
-        in [-1, 1]; at frequency 1 the upper edge counts.
+        in [-1, 1].
 
     Returns
     -------
@@ -34,18 +34,22 @@ def ring(height: int, width: int, frequency: float, band_width: float = WIDTH) -
     LandscapeError
         When an image of this size has no frequency in the ring.
     """
-    u, v = (torch.fft.fftfreq(side, dtype=torch.float64).abs() * 2 for side in (height, width))
-    radius = torch.maximum(u[:, None], v)
-    # Edges of rings are multiples of 0.05 in floating point: what lies on one must fall into exactly one ring.
-    low, high = round(frequency - band_width / 2, 9), round(frequency + band_width / 2, 9)
-    radius = (radius * 1e9).round() / 1e9
-    inside = (radius >= low) & (radius < high)
+    inside = in_ring(height, width, frequency, band_width)
     if not bool(inside.any()):
         raise LandscapeError(
-            f"images of {height} x {width} have no frequency between {low:g} pi and {high:g} pi: "
+            f"images of {height} x {width} have no frequency within {band_width / 2:g} pi of {frequency:g} pi: "
             "give other --frequencies or a larger --width"
         )
     return inside
+
+
+def in_ring(height: int, width: int, frequency: float, band_width: float = WIDTH) -> Tensor:
+    """The same as `ring`, empty where there are none."""
+    u, v = (torch.fft.fftfreq(side, dtype=torch.float64).abs() * 2 for side in (height, width))
+    # Edges of rings are multiples of 0.05 in floating point: what lies on one must fall into exactly one ring.
+    low, high = round(frequency - band_width / 2, 9), round(frequency + band_width / 2, 9)
+    radius = (torch.maximum(u[:, None], v) * 1e9).round() / 1e9
+    return (radius >= low) & (radius < high)
 
 
 def white_noise(shape: Sequence[int], *, seed: int, first: int) -> Tensor:

@@ -27,7 +27,9 @@ def parser() -> command.Parser:
     made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
     made.set_defaults(split="test", dropout="fresh")
     group = made.add_argument_group("noise")
-    group.add_argument("--frequencies", type=command.numbers, default=FREQUENCIES, metavar="F,...", help="units of pi")
+    group.add_argument(
+        "--frequencies", type=command.numbers, metavar="F,...", help="units of pi (default: 0 to 1 by 0.1)"
+    )
     group.add_argument("--width", type=float, default=WIDTH, metavar="W", help="of a band, units of pi (default: 0.1)")
     group.add_argument("--given", type=float, default=1.0, metavar="S", help="standard deviation of the white noise")
     group.add_argument("--matched", type=float, default=0.2, metavar="S", help="root mean square in each band")
@@ -59,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
 def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
     """The result of one subject, from the cache when it is there."""
     settings = {
-        "frequencies": list(arguments.frequencies),
+        "frequencies": None if arguments.frequencies is None else list(arguments.frequencies),
         "width": arguments.width,
         "given": arguments.given,
         "matched": arguments.matched,
@@ -87,7 +89,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Forward passes that the measurement will cost."""
     runs = Passes(subject.checkpoint.model, subject.data, protocol=subject.protocol, batch=arguments.batch)
     passes = arguments.passes if runs.dropout_calls and subject.protocol.dropout == "fresh" else 1
-    noises = 1 + len(robustness.ENERGIES) * len(arguments.frequencies)
+    noises = 1 + len(robustness.ENERGIES) * len(arguments.frequencies or FREQUENCIES)
     return f"{subject.name}: {len(runs)} images x {noises} noises x {passes} passes in batches of {runs.batch}"
 
 

@@ -14,7 +14,7 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps.uncertainty import SHARES, split
 from landscape.forward import Passes, gathered
-from landscape.frequency_noise.bands import FREQUENCIES, WIDTH, banded, ring, white_noise
+from landscape.frequency_noise.bands import FREQUENCIES, WIDTH, banded, in_ring, ring, white_noise
 from landscape.journal import Journal
 from landscape.progress import Progress
 from landscape.protocol import Protocol
@@ -27,7 +27,7 @@ def measure(
     data: Images,
     *,
     protocol: Protocol | None = None,
-    frequencies: Sequence[float] = FREQUENCIES,
+    frequencies: Sequence[float] | None = None,
     width: float = WIDTH,
     given: float = 1.0,
     matched: float = 0.2,
@@ -52,7 +52,7 @@ def measure(
     protocol
         See `Passes`; dropout ``fresh`` (the default here) averages the softmax over `passes`, ``off`` switches it off.
     frequencies, width
-        Centres and width of the rings, units of pi.
+        Centres and width of the rings, units of pi; None: those multiples of 0.1 of which images of this size have any.
     given
         Standard deviation of :math:`\delta`. Default: as strong as the image.
     matched
@@ -91,6 +91,8 @@ def measure(
     stochastic = protocol.dropout == "fresh" and runs.dropout_calls > 0
     samples = range(passes) if stochastic else range(0)
     _, height, side = data.shape
+    if frequencies is None:
+        frequencies = [frequency for frequency in FREQUENCIES if bool(in_ring(height, side, frequency, width).any())]
     rings = [ring(height, side, frequency, width).to(runs.device) for frequency in frequencies]
     shares = split(runs.batches(0, len(runs)), SHARES)
     finished: dict[int, Mapping[str, np.ndarray]] = {}
