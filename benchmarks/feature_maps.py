@@ -6,6 +6,7 @@ passes over that of two, each in a process of its own.
 """
 
 import argparse
+import copy
 import resource
 import subprocess
 import sys
@@ -29,6 +30,7 @@ class FrameworkDropout(nn.Module):
         self.rate = rate
 
     def forward(self, features: Tensor) -> Tensor:
+        """Drop elements."""
         return nn.functional.dropout(features, self.rate, training=True)
 
 
@@ -77,35 +79,26 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return
     if arguments.only != "memory":
-        reference = network(arguments.width, own_masks=False)
-        pixels = images.batch(0, arguments.images)
-        fast = reference.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
-        pixels_last = pixels.contiguous(memory_format=torch.channels_last)
+        references = {"": network(arguments.width, own_masks=False)}
+        references[" channels last"] = copy.deepcopy(references[""]).to(memory_format=torch.channels_last)
         ours(model, images, 2)
-        plain(fast, pixels_last, 1)
         for _ in range(arguments.rounds):
-            reference_seconds = seconds(plain, fast, pixels_last, arguments.passes)
             own_seconds = seconds(ours, model, images, arguments.passes)
-            print(
-                f"{arguments.passes} passes over {arguments.images} images: {own_seconds:.1f} s, plain forward passes "
-                f"(channels last) {reference_seconds:.1f} s: {own_seconds / reference_seconds:.2f} times"
-            )
+            print(f"{arguments.passes} passes over {arguments.images} images: {own_seconds:.1f} s", flush=True)
+            for layout, reference in references.items():
+                pixels = images.batch(0, arguments.images)
+                if layout:
+                    pixels = pixels.contiguous(memory_format=torch.channels_last)
+                plain(reference, pixels, 1)
+                taken = seconds(plain, reference, pixels, arguments.passes)
+                print(f"  {own_seconds / taken:.2f} times plain forward passes{layout} ({taken:.1f} s)", flush=True)
     if arguments.only != "time":
-        peaks = [
-            int(
-                subprocess.run(
-                    [sys.executable, __file__, "--only", "peak", "--passes", str(passes)]
-                    + ["--images", str(arguments.images), "--width", str(arguments.width)],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                ).stdout
-            )
-            for passes in (2, arguments.passes)
-        ]
-        print(
-            f"peak memory {peaks[0]} MiB at 2 passes, {peaks[1]} MiB at {arguments.passes}: {peaks[1] / peaks[0]:.2f}"
-        )
+        sizes = ["--images", str(arguments.images), "--width", str(arguments.width)]
+        peaks = []
+        for passes in (2, arguments.passes):
+            command = [sys.executable, __file__, "--only", "peak", "--passes", str(passes), *sizes]
+            peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        print(f"peak memory {peaks[0]} MiB at 2 passes, {peaks[1]} at {arguments.passes}: {peaks[1] / peaks[0]:.2f}")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def test_blocks_by_pattern():
     found = depths.find(model, images(), blocks="layer[12].*,layer4.1.conv2")
     assert [point.name for point in found.points] == ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer4.1.conv2"]
     # A star stands for no dot: whole stages are not meant.
-    assert [point.name for point in depths.find(model, images(), blocks="layer*").points][0] == "layer0"
+    assert depths.find(model, images(), blocks="layer*").points[0].name == "layer0"
     with pytest.raises(LandscapeError, match="blocks nothing"):
         depths.find(model, images(), blocks="nothing")
     with pytest.raises(LandscapeError, match="no block"):

@@ -1,4 +1,4 @@
-"""Model and data uncertainty of feature maps: against kept maps, closed forms, and across batches, crashes, networks."""
+"""Model and data uncertainty of feature maps: against kept maps and closed forms, across batches and crashes."""
 
 import copy
 import json
@@ -294,7 +294,7 @@ def test_paired_comparison():
     assert comparison.ordered_union([["a", "b", "d"], ["a", "c", "d", "e"]]) == ["a", "c", "b", "d", "e"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def checkpoints(tmp_path):
     """Two untrained networks on digits."""
     paths = []

@@ -20,6 +20,9 @@ Item = TypeVar("Item")
 
 # At most so many pieces of the journal.
 SHARES = 20
+# Passes over which data uncertainty is averaged: it differs little between passes, much less than between images, and
+# costs as much a pass as the variance over masks.
+DATA_PASSES = 10
 # Groups of the delete-a-group jackknife that gives the standard error of the variance between images.
 GROUPS = 10
 # Between-image values are averages over channels, positions and (where there are any) passes.
@@ -54,11 +57,12 @@ def measure(
        \text{model\_std} = \langle \sqrt{\mathrm{Var}_t x} \rangle_{ncp}, \qquad
        \text{data\_std} = \langle \sqrt{\mathrm{Var}_p x} \rangle_{ntc}
 
-    and likewise the variances. A smaller map varies less: ``relative_model_std`` and ``relative_data_std`` are divided
-    by the map's own root mean square over everything. The law of total variance splits the variance of a map's entry
-    over images and masks, averaged over channels and positions, into ``variance_between_masks``
-    (:math:`\mathrm{E}_n \mathrm{Var}_t`) and ``variance_between_images`` (:math:`\mathrm{Var}_n \mathrm{E}_t`), both
-    unbiased, so that the latter may come out slightly negative where there is none.
+    and likewise the variances; data uncertainty is over the first 10 passes only. A smaller map varies less:
+    ``relative_model_std`` and ``relative_data_std`` are divided by the map's own root mean square over everything. The
+    law of total variance splits the variance of a map's entry over images and masks, averaged over channels and
+    positions, into ``variance_between_masks`` (:math:`\mathrm{E}_n \mathrm{Var}_t`) and ``variance_between_images``
+    (:math:`\mathrm{Var}_n \mathrm{E}_t`), both unbiased, so that the latter may come out slightly negative where there
+    is none.
 
     One streaming pass: memory does not depend on the number of passes.
 
@@ -144,17 +148,17 @@ class Streams:
 
     def add(self, sample: int, place: int, features: Tensor) -> None:
         """Take in the map of one pass."""
-        # Written out, since torch's own variance over positions is ten times slower on channels-last maps.
-        positions = features.permute(0, 2, 3, 1).flatten(1, 2)
-        centred = positions - positions.mean(1, keepdim=True)
-        variance = centred.square_().mean(1).double()
-        of_image = torch.stack([variance.sqrt().mean(1), variance.mean(1)])
+        if sample < DATA_PASSES:
+            # Written out, since torch's own variance over positions is ten times slower on channels-last maps.
+            positions = features.permute(0, 2, 3, 1).flatten(1, 2)
+            centred = positions - positions.mean(1, keepdim=True)
+            variance = centred.square_().mean(1).double()
+            of_image = torch.stack([variance.sqrt().mean(1), variance.mean(1)])
+            self.spatial.setdefault(place, []).append(of_image)
         if place not in self.first:
             # Later layers may change a map in place.
             self.first[place] = features.clone()
-            self.spatial[place] = [of_image]
             return
-        self.spatial[place].append(of_image)
         difference = features - self.first[place]
         if place in self.sum:
             self.sum[place] += difference

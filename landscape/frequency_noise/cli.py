@@ -106,9 +106,9 @@ def table(results: Sequence[xarray.Dataset]) -> str:
     rows = []
     for band, frequency in enumerate(results[0]["frequency"].values):
         row = [f"{frequency:g} pi"]
-        for energy in range(len(robustness.ENERGIES)):
+        for number in range(len(robustness.ENERGIES)):
             for result in results:
-                drop, stderr = (float(result[name][energy, band]) for name in ("accuracy_drop", "accuracy_drop_stderr"))
+                drop, stderr = (float(result[name][number, band]) for name in ("accuracy_drop", "accuracy_drop_stderr"))
                 row.append(f"{100 * drop:.2f}±{100 * stderr:.2f}")
         rows.append(row)
     lines += ["", command.columns(head, rows), "accuracy lost in percentage points, ± standard error over images"]
