@@ -63,14 +63,14 @@ def boxes(axes: Axes, results: Sequence[xarray.Dataset], name: str, *, baseline:
             whis=(0, 100),
             patch_artist=True,
             manage_ticks=False,
-            medianprops={"color": "white"},
+            medianprops={"color": "black", "linewidth": 0.8},
         )
         for box in drawn["boxes"]:
             box.set(facecolor=color, edgecolor=color)
         for line in (*drawn["whiskers"], *drawn["caps"]):
             line.set_color(color)
         drawn["boxes"][0].set_label(str(result.attrs.get("name", f"network {place + 1}")))
-    axes.set_xticks(shown[0]["severity"].values)
+    axes.set_xticks(sorted({int(severity) for result in shown for severity in result["severity"].values}))
     axes.set_xlabel("severity")
     axes.set_ylabel(f"{METRICS[name].label} ({unit})")
 
