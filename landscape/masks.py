@@ -42,24 +42,47 @@ def keep_mask(bits: Tensor, rate: float, out: Tensor) -> Tensor:
     return out.mul_(_LEVELS / level) if level else out
 
 
-def _bits(seed: int, device: torch.device) -> Callable[[int], Tensor]:
-    """A source of uniform signed 16-bit numbers, cut from raw 64-bit random ones.
+class _HostSource:
+    """Uniform 16-bit numbers cut from raw 64-bit random ones, on the CPU.
 
-    The framework's own dropout draws a number for each value, and costs more than the convolution beside it.
+    The framework's own dropout draws a number for each value, and costs more than the convolution beside it. numpy's
+    SFC64 fills memory twice as fast as torch's Mersenne Twister, and draws inside `torch.func.vmap` too.
     """
-    if device.type != "cpu":
-        return _device_bits(torch.Generator(device).manual_seed(seed))
-    # numpy's SFC64 fills memory twice as fast as torch's Mersenne Twister, and draws inside `torch.func.vmap` too.
-    source = np.random.SFC64(seed)
-    return lambda count: torch.from_numpy(source.random_raw(-(-count // 4)).view(np.int16)[:count])
+
+    def __init__(self, seed: int) -> None:
+        self._words = np.random.SFC64(seed)
+
+    def fill(self, out: Tensor, rate: float, skip: int, whole: int) -> None:
+        """Fill `out` with mask values, from the number after the next `skip` on; `whole` is ignored."""
+        self._words.random_raw(skip // 4, output=False)
+        first = skip % 4
+        bits = self._words.random_raw(-(-(first + len(out)) // 4)).view(np.int16)
+        keep_mask(torch.from_numpy(bits[first : first + len(out)]), rate, out)
 
 
-def _device_bits(source: torch.Generator) -> Callable[[int], Tensor]:
-    def draw(count: int) -> Tensor:
-        words = torch.empty(-(-count // 4), dtype=torch.int64, device=source.device)
-        return words.random_(-(2**63), None, generator=source).view(torch.int16)[:count]
+class _DeviceSource:
+    """The same from a generator of torch, on its device."""
 
-    return draw
+    def __init__(self, source: torch.Generator) -> None:
+        self._source = source
+
+    def fill(self, out: Tensor, rate: float, skip: int, whole: int) -> None:
+        """Fill `out` with mask values `skip` to `skip` + len(out) of the next `whole`.
+
+        On a GPU the numbers depend on how many are drawn at once.
+        """
+        words = torch.empty(-(-whole // 4), dtype=torch.int64, device=out.device)
+        words.random_(-(2**63), None, generator=self._source)
+        keep_mask(words.view(torch.int16)[skip : skip + len(out)], rate, out)
+
+
+_Source = _HostSource | _DeviceSource
+
+
+def _seeded(seed: int, device: torch.device) -> _Source:
+    if device.type == "cpu":
+        return _HostSource(seed)
+    return _DeviceSource(torch.Generator(device).manual_seed(seed))
 
 
 class Masks(TorchFunctionMode):
@@ -96,9 +119,8 @@ class Masks(TorchFunctionMode):
         torch's own dropout follows its training flag; ours is always on. Features must be on the generator's device.
         """
         if source.device.type != "cpu":
-            return _Stream(_device_bits(source))
-        seed = int(torch.randint(2**63 - 1, (), generator=source))
-        return _Stream(_bits(seed, source.device))
+            return _Stream(_DeviceSource(source))
+        return _Stream(_HostSource(int(torch.randint(2**63 - 1, (), generator=source))))
 
     def address(self, *, first_example: int = 0, sample: int = 0) -> None:
         """Say that the rows of the next batch are examples `first_example`, `first_example` + 1, ... of `sample`."""
@@ -154,18 +176,16 @@ class _Addressed(Masks):
         for block in range(first // BLOCK, -(-last // BLOCK)):
             here = block * BLOCK
             begin, end = max(first, here), min(last, here + BLOCK)
-            # On a GPU the numbers depend on how many are drawn at once: there a block is always drawn whole.
-            drawn = (end - here if like.device.type == "cpu" else BLOCK) * each
-            seed = derived_seed(self._seed, "mask", self._sample, call, block)
-            bits = _bits(seed, like.device)(drawn)[(begin - here) * each : (end - here) * each]
-            keep_mask(bits, rate, values[(begin - first) * each : (end - first) * each])
+            source = _seeded(derived_seed(self._seed, "mask", self._sample, call, block), like.device)
+            part = values[(begin - first) * each : (end - first) * each]
+            source.fill(part, rate, skip=(begin - here) * each, whole=BLOCK * each)
         return _shaped(values, shape)
 
 
 class _Stream(Masks):
-    def __init__(self, bits: Callable[[int], Tensor]) -> None:
+    def __init__(self, source: _Source) -> None:
         super().__init__()
-        self._bits = bits
+        self._source = source
 
     def active(self, rate: float, training: bool) -> bool:
         return rate > 0 and training
@@ -173,7 +193,8 @@ class _Stream(Masks):
     def mask(self, shape: torch.Size, rate: float, like: Tensor) -> Tensor:
         self.calls += 1
         values = torch.empty(shape.numel(), dtype=like.dtype, device=like.device)
-        return _shaped(keep_mask(self._bits(shape.numel()), rate, values), shape)
+        self._source.fill(values, rate, skip=0, whole=len(values))
+        return _shaped(values, shape)
 
 
 def _shaped(values: Tensor, shape: torch.Size) -> Tensor:
@@ -206,7 +227,7 @@ def dropout(features: Tensor, rate: float) -> Tensor:
     masks = _current.get()
     if masks is None:
         if features.device not in _fallback:
-            _fallback[features.device] = _Stream(_bits(derived_seed(0, "mask"), features.device))
+            _fallback[features.device] = _Stream(_seeded(derived_seed(0, "mask"), features.device))
         masks = _fallback[features.device]
     if not masks.active(rate, training=True):
         return features

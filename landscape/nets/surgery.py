@@ -1,16 +1,16 @@
 """Smoothing layers put into any network before whatever subsamples, and taken out again."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from landscape.errors import LandscapeError
 from landscape.masks import Masks
+from landscape.nets.places import LeftOut, Side, find_places, label
 from landscape.nets.smoothing import LayerFactory, Smoothing, factory
 from landscape.nets.tracing import Node, Trace, first_tensor
 from landscape.randomness import generator
@@ -19,8 +19,6 @@ from landscape.randomness import generator
 # maps of deep networks to be maps still, then those that networks with dense layers are made for.
 _SIDES = (64, 32, 28, 224, 96, 128, 256, 299, 384, 16, 8)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-Side = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
@@ -50,17 +48,6 @@ class Placement:
     def __str__(self) -> str:
         size = f"{self.channels} x {self.height} x {self.width}"
         return f"{self.name}: {self.side} {self.module} ({size}), for {', '.join(self.subsampling)}"
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """One subsampling that got no smoothing layer, and why."""
-
-    subsampling: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"none for {self.subsampling}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +158,7 @@ def smooth(model: nn.Module, layer: Smoothing = None, *, images: Tensor | None =
         raise LandscapeError("this network has smoothing layers placed already: take them out with unsmooth first")
     make = factory(layer)
     trace, images = _traced(model, images)
-    places, left_out = _places(trace)
+    places, left_out = find_places(trace)
     if not places:
         reasons = f" ({left_out[0]})" if left_out else ""
         raise LandscapeError(f"nothing in this network subsamples a feature map{reasons}: there is nothing to smooth")
@@ -180,7 +167,7 @@ def smooth(model: nn.Module, layer: Smoothing = None, *, images: Tensor | None =
         for (side, name), (node, operations) in places.items():
             inserted = _inserted(model, trace, side, name, trace.nodes[node], make)
             _, channels, height, width = trace.nodes[node].shape
-            subsampling = tuple(_label(trace.nodes[each]) for each in operations)
+            subsampling = tuple(label(trace.nodes[each]) for each in operations)
             placed.append(Placement(inserted, side, name, subsampling, channels, height, width))
         kept_size = _settled(model, images)
     except BaseException:
@@ -250,113 +237,6 @@ def _noise(model: nn.Module) -> Iterator[Tensor]:
     for side in _SIDES:
         noise = torch.randn(1, channels, side, side, generator=generator(0, "smooth"))
         yield noise.to(device=weights.device, dtype=weights.dtype)
-
-
-def _label(node: Node) -> str:
-    return f"{node.scope[-1] or 'the network'} ({node.operation})"
-
-
-def _places(trace: Trace) -> tuple[dict[tuple[Side, str], tuple[int, list[int]]], list[LeftOut]]:
-    """Where to put layers: (side, module) -> (node that is smoothed, subsampling nodes behind it)."""
-    left_out, places = [], dict[tuple[Side, str], tuple[int, list[int]]]()
-    wanted = []
-    for index, node in enumerate(trace.nodes):
-        if node.subsamples is None:
-            continue
-        if not trace.nodes[node.subsamples].learned:
-            left_out.append(LeftOut(_label(node), "it reads the images themselves"))
-        elif _fits(node) and any(_pools(trace.nodes[each]) for each in _pointwise(trace, node.subsamples)):
-            left_out.append(LeftOut(_label(node), "it fits to a dense head what was pooled just before"))
-        elif index in trace.gates:
-            left_out.append(LeftOut(_label(node), "it is a gate: its result is spread over the map again"))
-        else:
-            wanted.append(index)
-    for group in _groups(trace, wanted):
-        for operations in _together(trace, group):
-            source = trace.common([_source(trace, each) for each in operations])
-            place = _boundary(trace, source, operations)
-            if place is None:
-                left_out += [
-                    LeftOut(_label(trace.nodes[each]), "no module begins or ends at the map that it reads")
-                    for each in operations
-                ]
-            else:
-                side, name, node_index = place
-                places.setdefault((side, name), (node_index, []))[1].extend(operations)
-    return places, left_out
-
-
-def _fits(node: Node) -> bool:
-    return "adaptive" in node.operation and math.prod(node.shape[2:]) > 1
-
-
-def _pools(node: Node) -> bool:
-    return node.subsamples is not None and node.operation != "conv2d"
-
-
-def _source(trace: Trace, operation: int) -> int:
-    source = trace.nodes[operation].subsamples
-    assert source is not None
-    return source
-
-
-def _groups(trace: Trace, wanted: list[int]) -> list[list[int]]:
-    """Subsamplings in parallel: those whose results meet."""
-    group = {each: each for each in wanted}
-
-    def head(each: int) -> int:
-        while group[each] != each:
-            each = group[each]
-        return each
-
-    for merged in trace.merged:
-        members = sorted(each for each in merged if each in group)
-        for each in members[1:]:
-            one, other = sorted((head(members[0]), head(each)))
-            group[other] = one
-    groups: dict[int, list[int]] = {}
-    for each in wanted:
-        groups.setdefault(head(each), []).append(each)
-    return list(groups.values())
-
-
-def _together(trace: Trace, group: list[int]) -> list[list[int]]:
-    """The group as one, if one layer can serve it; each by itself otherwise."""
-    sources = [_source(trace, each) for each in group]
-    common = trace.common(sources)
-    sizes = {trace.nodes[each].shape[2:] for each in (common, *sources)}
-    if len(sizes) == 1 and trace.nodes[common].learned and _boundary(trace, common, group) is not None:
-        return [group]
-    return [[each] for each in group]
-
-
-def _boundary(trace: Trace, node: int, operations: list[int]) -> tuple[Side, str, int] | None:
-    """The outermost module that begins with that node and holds the operations; otherwise one that ends with it.
-
-    Each of the two is looked for at nodes further up, too, past pointwise operations.
-    """
-    inside = set(trace.nodes[operations[0]].scope).intersection(*(trace.nodes[each].scope for each in operations[1:]))
-    above = list(_pointwise(trace, node))
-    for each in above:
-        for name, taken in trace.takes.items():
-            if name and taken == each and name in inside and trace.calls[name] == 1:
-                return "before", name, each
-    for each in above:
-        for name, returned in reversed(trace.returns.items()):
-            if name and returned == each and trace.calls[name] == 1:
-                return "after", name, each
-    return None
-
-
-def _pointwise(trace: Trace, node: int) -> Iterator[int]:
-    """The node and those above it that differ from it by pointwise operations, on learned maps."""
-    while trace.nodes[node].learned and len(trace.nodes[node].shape) == 4:
-        yield node
-        here = trace.nodes[node]
-        spatial = "conv" in here.operation or "pool" in here.operation
-        if spatial or len(here.inputs) != 1 or trace.nodes[here.inputs[0]].shape != here.shape:
-            return
-        node = here.inputs[0]
 
 
 def _inserted(model: nn.Module, trace: Trace, side: Side, name: str, node: Node, make: LayerFactory) -> str:
