@@ -1,0 +1,1 @@
+"""The audit of a new smoothing layer: whether it does what blurs do."""

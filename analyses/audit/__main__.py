@@ -1,0 +1,5 @@
+"""``python -m analyses.audit``."""
+
+from landscape.command import launch
+
+launch("analyses.audit.cli")

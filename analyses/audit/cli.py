@@ -1,0 +1,115 @@
+"""Arguments and output of ``python -m analyses.audit``."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from landscape import command
+from landscape.errors import LandscapeError
+
+DESCRIPTION = """Does a layer do what blurs do? Baseline, variant and placebo are trained over seeds (or given as
+checkpoints), the paper's claims C1 to C10 are measured on each, and every claim gets an effect, an interval and a
+verdict by a rule stated beforehand.
+
+A layer is a named variant (tanh-blur, blur, relu6-blur, ...) or a class of your own, my_layers.py:MyBlur: any
+torch.nn.Module that maps (N, C, H, W) to (N, C, H', W'), placed before every subsampling.
+
+Interrupted or killed at any moment, the same command goes on."""
+PRESETS = ("digits", "cifar100-small", "paper")
+
+
+def parser() -> command.Parser:
+    """Arguments."""
+    made = command.Parser("analyses.audit", DESCRIPTION)
+    who = made.add_argument_group("what is compared")
+    who.add_argument("--variant", default=None, metavar="NAME|FILE.py:CLASS", help="layer to audit")
+    who.add_argument("--preset", choices=PRESETS, default="digits", help="networks and how much is measured")
+    who.add_argument("--seeds", type=command.positive, default=3, metavar="N", help="trainings of each (default: 3)")
+    who.add_argument("--first-seed", type=int, default=0, metavar="S", help="seeds are S, S + 1, ... (default: 0)")
+    who.add_argument("--baseline-checkpoints", nargs="+", default=[], metavar="CKPT", help="instead of training")
+    who.add_argument("--variant-checkpoints", nargs="+", default=[], metavar="CKPT", help="paired in order with these")
+    who.add_argument("--placebo-checkpoints", nargs="+", default=[], metavar="CKPT", help="optional")
+    who.add_argument("--no-placebo", action="store_true", help="train no placebo")
+    who.add_argument("--data", metavar="NAME|PATH|MODULE:FACTORY", help="images; default: those trained on")
+    how = made.add_argument_group("how it is computed and kept")
+    how.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
+    how.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
+    how.add_argument("--out", type=Path, metavar="DIR", help="folder of the report (default: results/audit/NAME)")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    how.add_argument("--plan", action="store_true", help="print what will be trained and measured, and stop")
+    how.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
+    how.add_argument("--quiet", action="store_true", help="no progress bar, no page")
+    how.add_argument("--force", action="store_true", help="measure again what is cached")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train or load, measure, decide, report."""
+    arguments = parser().parse_args(argv)
+    given = {role: list(getattr(arguments, f"{role}_checkpoints")) for role in ("baseline", "variant", "placebo")}
+    if arguments.variant is None and not (given["baseline"] and given["variant"]):
+        raise LandscapeError(
+            "nothing to audit: give --variant, or --baseline-checkpoints and --variant-checkpoints together"
+        )
+    if arguments.variant is not None and any(given.values()):
+        raise LandscapeError("--variant trains networks, --*-checkpoints name trained ones: give one or the other")
+    import json
+
+    from analyses.audit import networks, panel, report
+    from analyses.audit.claims import PANEL
+    from analyses.measuring import SCALES
+
+    device = command.device(arguments).type
+    layer = arguments.variant
+    name = re.sub(r"[^\w.]+", "-", layer or Path(given["variant"][0]).stem).strip("-")
+    folder = arguments.out or Path("results") / "audit" / f"{arguments.preset}-{name}"
+    command.require_writable(folder / "report.html")
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    preset = networks.PRESETS[arguments.preset]
+    if arguments.plan:
+        print(_plan(arguments.preset, layer, len(seeds), given["variant"], placebo=not arguments.no_placebo))
+        return 0
+    if layer is not None:
+        compared = networks.trained(
+            preset,
+            layer,
+            list(seeds),
+            cache=arguments.cache,
+            root=arguments.data_root,
+            device=device,
+            quiet=arguments.quiet,
+            placebo=not arguments.no_placebo,
+        )
+    else:
+        paths = {role: [command.checkpoint_path(each, arguments) for each in names] for role, names in given.items()}
+        compared = networks.given(paths)
+    audit = panel.run(
+        compared,
+        SCALES[arguments.preset],
+        claims=PANEL,
+        source=arguments.data,
+        root=arguments.data_root,
+        device=device,
+        quiet=arguments.quiet,
+        force=arguments.force,
+    )
+    asked = " ".join(["python", "-m", "analyses.audit", *argv])
+    page, facts = report.write(audit, folder, asked=asked)
+    if arguments.json:
+        print(json.dumps(report.to_json(audit)))
+    elif not arguments.quiet:
+        print(report.page(audit))
+    print(f"report: {page}, {facts}", file=sys.stderr)
+    return 0
+
+
+def _plan(preset: str, layer: str | None, seeds: int, variants: Sequence[str], *, placebo: bool) -> str:
+    from analyses.audit.claims import PANEL
+    from analyses.measuring import INSTRUMENTS, SCALES
+
+    kinds = 3 if placebo else 2
+    count = kinds * seeds if layer is not None else 2 * len(variants)
+    needed = [name for name in INSTRUMENTS if any(name in claim.needs for claim in PANEL)]
+    trainings = f"{count} trainings ({seeds} seeds)" if layer is not None else f"{count} checkpoints"
+    return f"{trainings}; {len(needed)} instruments on each: {', '.join(needed)}; {SCALES[preset]}"

@@ -1,0 +1,148 @@
+"""Pictures of an audit's report."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analyses.audit.panel import Audit
+from landscape import plotting
+from landscape.comparison import stage_ends
+
+ROLE_COLORS = {"baseline": plotting.COLORS[0], "variant": plotting.COLORS[1], "placebo": "#8C8C8C"}
+VERDICT_COLORS = {"supported": plotting.COLORS[0], "against": plotting.COLORS[1], "undecided": "#8C8C8C"}
+
+
+def all_of(audit: Audit) -> Iterator[tuple[str, Figure, str]]:
+    """(name, picture, caption) of each."""
+    yield (
+        "effects",
+        effects(audit),
+        (
+            "Effects of the variant with 95 % intervals (each for itself), turned so that right is what is claimed and "
+            "scaled row by row; dots are seeds; the placebo is below each in grey."
+        ),
+    )
+    curves: list[tuple[str, str, str, str, Callable[[xarray.Dataset], tuple[np.ndarray, np.ndarray]], str]] = [
+        ("nll", "curves", "ensemble size N", "NLL (nats)", _nll, "NLL of the averaged prediction on test images."),
+        (
+            "model-std",
+            "feature_maps",
+            "stage",
+            "standard deviation over masks",
+            _model_std,
+            "Model uncertainty of feature maps at the ends of stages.",
+        ),
+        (
+            "delta-at-pi",
+            "fourier",
+            "stage",
+            "relative log amplitude at pi",
+            _delta_at_pi,
+            "High-frequency amplitude of feature maps at the ends of stages, masks off.",
+        ),
+        (
+            "band-noise",
+            "frequency_noise",
+            "frequency of the noise (units of pi)",
+            "loss of accuracy (points)",
+            _band_noise,
+            "Loss of accuracy under noise of equal energy in a ring of frequencies.",
+        ),
+        (
+            "mini-batches",
+            "mini_batches",
+            "largest Hessian eigenvalue of a mini-batch",
+            "share of mini-batches below",
+            _distribution,
+            "Max-eigenvalue spectrum: distribution over mini-batches of 16 training images.",
+        ),
+    ]
+    for name, instrument, across, up, read, caption in curves:
+        if instrument in audit.results[0]:
+            shown = f"{caption} Thin lines are seeds, the thick line is their mean."
+            yield name, lines(audit, instrument, across, up, read), shown
+
+
+def effects(audit: Audit) -> Figure:
+    """All effects, one row a claim, each scaled to its own longest bar."""
+    with plotting.style():
+        made = plotting.figure(6.4, 0.42 * len(audit.rows) + 0.8)
+        axes = made.add_subplot()
+        for place, row in enumerate(audit.rows):
+            shown = [row.effect] + ([row.placebo] if row.placebo is not None else [])
+            ends = [abs(end) for each in shown for end in (each.low, each.high, *each.of_seed) if math.isfinite(end)]
+            scale = max(ends, default=0.0) or 1.0
+            for each, color, height, marker in zip(
+                shown, (VERDICT_COLORS[row.verdict], ROLE_COLORS["placebo"]), (-0.12, 0.22), ("o", "s"), strict=False
+            ):
+                sign = row.claim.direction / scale
+                bounds = [sign * each.low, sign * each.high]
+                axes.plot(bounds, [place + height] * 2, color=color, linewidth=2 if marker == "o" else 1)
+                axes.plot(sign * each.of_seed, [place + height] * len(each.of_seed), ".", color=color, markersize=3)
+                axes.plot(sign * each.estimate, place + height, marker, color=color, markersize=5)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(audit.rows)), [f"{row.claim.name} {row.claim.statement}" for row in audit.rows])
+        axes.set_ylim(len(audit.rows) - 0.5, -0.6)
+        axes.set_xlim(-1.1, 1.1)
+        axes.set_xticks([-0.6, 0.6], ["against the claim", "as claimed"])
+        axes.grid(visible=False)
+    return made
+
+
+def lines(
+    audit: Audit,
+    instrument: str,
+    across: str,
+    up: str,
+    read: Callable[[xarray.Dataset], tuple[np.ndarray, np.ndarray]],
+) -> Figure:
+    """One curve a network; the mean of a role where its networks share places."""
+    with plotting.style():
+        made = plotting.figure(5.2, 3.1)
+        axes = made.add_subplot()
+        for role, color in ROLE_COLORS.items():
+            found = [read(results[instrument]) for _, results in audit.of(role)]
+            _draw(axes, found, color, f"{role}: {audit.label(role)}")
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.legend()
+    return made
+
+
+def _draw(axes: Axes, found: list[tuple[np.ndarray, np.ndarray]], color: str, label: str) -> None:
+    if not found:
+        return
+    shared = all(np.array_equal(found[0][0], places, equal_nan=True) for places, _ in found)
+    for number, (places, values) in enumerate(found):
+        named = label if number == 0 and not shared else None
+        axes.plot(places, values, color=color, linewidth=0.7, alpha=0.6, label=named)
+    if shared:
+        axes.plot(found[0][0], np.mean([values for _, values in found], axis=0), color=color, marker=".", label=label)
+
+
+def _nll(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    return result["size"].values, result["nll"].values
+
+
+def _model_std(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    ends = stage_ends(result)
+    return np.arange(len(ends)), result["model_std"].values[ends]
+
+
+def _delta_at_pi(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    ends = stage_ends(result)
+    return np.arange(len(ends)), result["delta_at_pi"].sel(dropout="off", path="half_diagonal").values[ends]
+
+
+def _band_noise(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    drop = result["accuracy_drop"].sel(energy="matched")
+    return result["frequency"].values, 100 * drop.values
+
+
+def _distribution(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    largest = np.sort(result["eigenvalue"].values[:, 0])
+    return largest, (np.arange(len(largest)) + 1) / len(largest)
