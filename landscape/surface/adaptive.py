@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from scipy.interpolate import RBFInterpolator
@@ -138,7 +139,7 @@ def interpolated(values: np.ndarray, known: np.ndarray, cells: Sequence[Index]) 
     # A thin lattice cannot carry a quadratic: fewer terms then.
     for degree in (2, 1, 0):
         try:
-            kernel = "cubic" if degree else "linear"
+            kernel: Literal["cubic", "linear"] = "cubic" if degree else "linear"
             return np.asarray(
                 RBFInterpolator(
                     usable.astype(float), heights, neighbors=min(_NEIGHBOURS, len(usable)), kernel=kernel, degree=degree

@@ -1,7 +1,7 @@
 """One cell of a surface: everything that is measured at one point of weight space, in one pass over the images."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -90,7 +90,9 @@ class Cells:
         for ranges in self._chunks(count):
             first, last = ranges[0][0], ranges[-1][1]
             losses, averaged = self._chunk(ranges, number, of_pass)
-            totals[0] += losses.sum()
+            # Added up as `Objective.value` does, so that the origin is the plain evaluation to the last bit.
+            for start, stop in ranges:
+                totals[0] += losses[start - first : stop - first].sum()
             totals[1] += losses.square().sum()
             totals[2:] += losses @ controls[first:last]
             if averaged is not None:
@@ -98,10 +100,10 @@ class Cells:
                     metrics = MetricSet(averaged.shape[1], device=averaged.device)
                 metrics.update(averaged, self.objective.labels(first, last))
         means = (totals / count).cpu().numpy()
-        found = {
+        found: dict[str, np.ndarray] = {
             "l2": np.array(float(self.objective.l2(self.objective.space.split(point)))),
-            "cross_entropy": means[0],
-            "square": means[1],
+            "cross_entropy": np.array(means[0]),
+            "square": np.array(means[1]),
             "cross": means[2:],
             "of_pass": (of_pass / count).cpu().numpy(),
         }
@@ -145,10 +147,10 @@ class Cells:
         return number * self.passes + draw if self.fresh else 0
 
 
-def _metrics(metrics: MetricSet | None) -> Mapping[str, np.ndarray]:
+def _metrics(metrics: MetricSet | None) -> dict[str, np.ndarray]:
     if metrics is None:
         return {}
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, estimate in metrics.result().items():
         found |= {name: np.array(estimate.value), f"{name}_stderr": np.array(estimate.stderr)}
     return found

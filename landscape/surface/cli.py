@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -400,7 +401,7 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
         ("lowest, highest", lambda _, s: f"{s.minimum:.5g}, {s.maximum:.5g}"),
     ]
     for radius in sorted({rise.radius for summary in summaries for rise in summary.rises}):
-        rows.append((f"mean rise at radius {radius:g}", lambda _, s, radius=radius: _rise(s, radius)))
+        rows.append((f"mean rise at radius {radius:g}", partial(_rise, radius)))
     rows.append(("curvature along the axes", lambda _, s: _pair(s.curvature)))
     if any("axis_curvature" in result for result in results):
         rows.append(("the same, Hessian products", lambda r, _: _hessian_pair(r)))
@@ -417,7 +418,7 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
         rows.append(("barrier", lambda _, s: f"{s.barrier:.4g}"))
     for name in ("accuracy", "ece"):
         if all(name in result for result in results):
-            rows.append((f"{METRICS[name].label} at the origin", lambda r, _, name=name: _at_origin(r, name)))
+            rows.append((f"{METRICS[name].label} at the origin", partial(_at_origin, name)))
     rows += [
         (
             "angle of the directions",
@@ -428,7 +429,7 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
     return rows
 
 
-def _rise(summary: Summary, radius: float) -> str:
+def _rise(radius: float, result: xarray.Dataset, summary: Summary) -> str:
     for rise in summary.rises:
         if rise.radius == radius:
             error = f" ± {rise.stderr:.2g}" if math.isfinite(rise.stderr) else ""
@@ -444,7 +445,7 @@ def _hessian_pair(result: xarray.Dataset) -> str:
     return _pair(np.diag(result["axis_curvature"].values).tolist()) if "axis_curvature" in result else "-"
 
 
-def _at_origin(result: xarray.Dataset, name: str) -> str:
+def _at_origin(name: str, result: xarray.Dataset, summary: Summary) -> str:
     try:
         return f"{float(result[name].sel(dict.fromkeys(result[name].dims, 0.0))):.4g}"
     except KeyError:
@@ -473,8 +474,8 @@ def _notes(result: xarray.Dataset, summary: Summary) -> list[str]:
         notes.append(
             f"{name}: {attributes['cells_evaluated']} of {result['loss'].size} cells measured, the rest interpolated "
             f"to {attributes['tolerance']:g} nats; {attributes['checks']} of them checked, off by at most "
-            f"{attributes['worst_check']:.2g}: with 95 % confidence at most {100 * attributes['risk']:.0f} % are beyond "
-            "the tolerance."
+            f"{attributes['worst_check']:.2g}: with 95 % confidence at most {100 * attributes['risk']:.0f} % are "
+            "beyond the tolerance."
         )
     if "stderr_wanted" in attributes:
         notes.append(
@@ -487,8 +488,8 @@ def _notes(result: xarray.Dataset, summary: Summary) -> list[str]:
         notes.append(f"{name}: {attributes['saved_factor']:.3g} times cheaper than all images in all cells.")
     if "precision_error" in attributes:
         notes.append(
-            f"{name}: {attributes['precision']} passes, loss off by at most {attributes['precision_error']:.2g} nats at "
-            "the origin and the corners."
+            f"{name}: {attributes['precision']} passes, loss off by at most {attributes['precision_error']:.2g} nats "
+            "at the origin and the corners."
         )
     if attributes.get("dropout") == "fresh" and attributes.get("passes") == 1:
         notes.append(

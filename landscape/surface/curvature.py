@@ -94,7 +94,7 @@ def over_cells(
     }
     return xarray.Dataset(
         {
-            name: (dimensions, np.array([float(found[key][of]) for key in keys]).reshape(worker.shape))
+            name: (dimensions, np.array([found[key][of].item() for key in keys]).reshape(worker.shape))
             for name, of in names.items()
         },
         dict(zip(dimensions, coordinates, strict=True)),

@@ -94,8 +94,8 @@ def plane(
     xarray.Dataset
         Over ``alpha`` and ``beta`` (dimensionless, in lengths of the directions): ``loss`` = ``cross_entropy`` +
         ``l2`` (nats); ``loss_stderr``, over the choice of examples, or with `stderr` against all of them; ``rise``
-        above the origin with ``rise_stderr``, of the paired differences; the metrics of :mod:`landscape.metrics` with their
-        ``_stderr``; ``mask_spread`` and ``mask_stderr`` (several passes); ``evaluated``, 1 where measured;
+        above the origin with ``rise_stderr``, of the paired differences; the metrics of :mod:`landscape.metrics` with
+        their ``_stderr``; ``mask_spread`` and ``mask_stderr`` (several passes); ``evaluated``, 1 where measured;
         ``interpolation_error``. Cells that are not finite stay so.
 
     Raises
@@ -270,7 +270,7 @@ def _measure(
     coordinates = grid(points, span, axes)
     if len(directions) != axes or directions.vectors.shape[1] != objective.size:
         raise LandscapeError(
-            f"directions of shape {tuple(directions.vectors.shape)} do not fit {axes} axes of {objective.size} parameters"
+            f"directions of shape {tuple(directions.vectors.shape)} do not fit: {axes} of {objective.size} are needed"
         )
     if objective.sharded:
         raise LandscapeError("a surface shares out cells, not examples: make the objective with sharded=False")
@@ -366,7 +366,10 @@ def _filled(
 ) -> tuple[dict[str, np.ndarray], adaptive.Refinement | None]:
     """All variables over the lattice: measured everywhere, or where the tolerance asks for it."""
     regression = Regression(controls, sample) if sampled else None
-    origin_mean = float(controls[:, 0].mean())
+    # Added up as cells are, so that the rise at the origin is zero to the last bit.
+    ranges = worker.cells.inference.ranges(0, worker.objective.images)
+    at_origin = controls[:, 0].contiguous()
+    origin_mean = sum(float(at_origin[start:stop].sum()) for start, stop in ranges) / worker.objective.images
     origin_square = float(controls[:, 0].square().mean())
     zero = float(worker.objective.l2(worker.objective.space.split(worker.objective.point)))
     variables: dict[str, np.ndarray] = {}
@@ -407,8 +410,9 @@ def _cell(
     regression: Regression | None,
 ) -> dict[str, float]:
     """Variables of one cell from its sums."""
-    mean, square, cross = float(arrays["cross_entropy"]), float(arrays["square"]), arrays["cross"]
-    l2 = float(arrays["l2"])
+    # A journal gives numbers back as arrays of one entry.
+    mean, square, l2 = (arrays[name].item() for name in ("cross_entropy", "square", "l2"))
+    cross = arrays["cross"]
     found: dict[str, float] = {}
     if regression is not None:
         estimate, error = regression.estimate(mean, square, cross)
@@ -426,7 +430,7 @@ def _cell(
         found["mask_stderr"] = found["mask_spread"] / math.sqrt(len(draws))
     for name in METRICS:
         if name in arrays:
-            found |= {name: float(arrays[name]), f"{name}_stderr": float(arrays[f"{name}_stderr"])}
+            found |= {name: arrays[name].item(), f"{name}_stderr": arrays[f"{name}_stderr"].item()}
     return found
 
 
@@ -467,7 +471,7 @@ def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], s
     measured = worker.measure(indices, controls[:pilot], pilot, what="pilot")
     regression = Regression(controls, pilot)
     estimates = [
-        regression.estimate(float(found["cross_entropy"]), float(found["square"]), found["cross"])
+        regression.estimate(found["cross_entropy"].item(), found["square"].item(), found["cross"])
         for found in measured.values()
     ]
     value, share = wanted

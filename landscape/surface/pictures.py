@@ -114,6 +114,9 @@ def _planes(
         pad=0.1 if three_dimensional else 0.02,
         extend=_extend(surfaces, variable, norm),
     )
+    if isinstance(norm, LogNorm):
+        bar.set_ticks(levels[::2].tolist(), labels=[f"{height:.3g}" for height in levels[::2]], minor=False)
+        bar.minorticks_off()
     bar.set_label(_label(surfaces[0], variable))
     return made
 
@@ -138,7 +141,7 @@ def _contours(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normaliz
     inside = [height for height in levels[1:-1] if masked.min() < height < masked.max()]
     if inside:
         drawn = axes.contour(alpha, beta, masked, levels=inside, colors="white", linewidths=0.6, alpha=0.8)
-        axes.clabel(drawn, drawn.levels[::2], fmt=lambda height: f"{height:.3g}", fontsize=6.5)
+        axes.clabel(drawn, inside[::2], fmt=lambda height: f"{height:.3g}", fontsize=6.5)
     if masked.mask.any():
         rows, columns = np.nonzero(~np.isfinite(values))
         axes.plot(alpha[rows], beta[columns], "x", color="#666666", markersize=3, markeredgewidth=0.7)
@@ -170,7 +173,7 @@ def _sheet(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normalize) 
     axes.plot_surface(  # type: ignore[attr-defined]
         alpha,
         beta,
-        np.minimum(heights, norm.vmax),
+        np.minimum(heights, float(norm.vmax or 0.0)),
         facecolors=colors,
         rcount=101,
         ccount=101,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray
@@ -148,7 +148,7 @@ def rises(surface: xarray.Dataset, variable: str = "loss", shares: Sequence[floa
         return []
     errors = surface["rise_stderr"].values if "rise_stderr" in surface else np.full(values.shape, np.nan)
     # Splines carry a value that is not finite everywhere: near such cells straight lines do.
-    method = "cubic" if np.isfinite(values).all() else "linear"
+    method: Literal["cubic", "linear"] = "cubic" if np.isfinite(values).all() else "linear"
     height = RegularGridInterpolator(axes, values, method=method)
     error = RegularGridInterpolator(axes, errors, method="linear")
     angles = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
