@@ -98,7 +98,7 @@ def draw_maps(results: Sequence[xarray.Dataset], path: Path | None = None) -> Fi
                 std = result[f"std_{stage}"].values
                 axes = part.add_subplot(stages, count, (stage + 1) * count)
                 # On the scale of the maps' own range, so that rows and networks can be compared by eye.
-                _image(axes, std, "std" if stage == 0 else "", vmin=0, vmax=(high - low) / 2, cmap="magma")
+                _image(axes, std, "std" if stage == 0 else "", vmin=0, vmax=(high - low) / 4, cmap="magma")
     return _saved(made, results, path)
 
 
