@@ -34,7 +34,7 @@ def main(name: str = "cifar100-small-mcdo") -> None:
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
     ).to(device)
-    model = nets.build(**recipe.model).to(device).to(memory_format=torch.channels_last)
+    model = nets.build(**recipe.model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4, fused=True)
     drawn = data.draws(len(images), seed=0, padding=4, flip=True).to(device)
 

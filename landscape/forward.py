@@ -84,7 +84,7 @@ class Passes:
         self.data = examples(data, protocol).to(self.device)
         require_finite(model)
         network = copy.deepcopy(model).eval().requires_grad_(False).to(device=self.device, dtype=self.dtype)
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.depths = self._find(blocks)
         self.dropout_calls = self._count_dropout()
         _fold(

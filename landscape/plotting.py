@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -20,7 +21,7 @@ DIVERGING = "RdBu_r"
 PUBLISHED = "#8C8C8C"
 
 STYLE: dict[str, Any] = {
-    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+    "axes.prop_cycle": cycler(color=COLORS),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -47,7 +48,7 @@ FORMATS = (".pdf", ".png", ".svg")
 @contextmanager
 def style() -> Iterator[None]:
     """Our look while drawing; the caller's matplotlib settings are as before afterwards."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         yield
 
 

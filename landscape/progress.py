@@ -1,7 +1,7 @@
 """A progress bar with rate and time left, on standard error, for a person at a terminal."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TypeVar
 
@@ -64,7 +64,7 @@ class Progress:
 
 def progress(items: Iterable[Item], description: str, *, unit: str = "step", quiet: bool = False) -> Iterator[Item]:
     """Iterate over `items` behind a bar."""
-    total = len(items) if hasattr(items, "__len__") else None
+    total = len(items) if isinstance(items, Sized) else None
     with Progress(total, description, unit=unit, quiet=quiet) as bar:
         for item in items:
             yield item

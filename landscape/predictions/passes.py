@@ -84,7 +84,7 @@ class Predictor:
         self.dtype: torch.dtype = getattr(torch, protocol.dtype)
         require_finite(model)
         network = copy.deepcopy(model).eval().requires_grad_(False).to(device=self.device, dtype=self.dtype)
-        self.network: nn.Module = network.to(memory_format=torch.channels_last)
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         largest, calls = self._try(data)
         self.stochastic = protocol.dropout == "fresh" and calls > 0
         with torch.no_grad():

@@ -203,7 +203,7 @@ def train(
     test_images = data.load(recipe.data, "test", root=root).to(device)
     for images in (train_images, test_images):
         images.require_labels_below(recipe.model["num_classes"])
-    model = nets.build(**recipe.model, seed=seed).to(device).to(memory_format=torch.channels_last)
+    model = nets.build(**recipe.model, seed=seed).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
