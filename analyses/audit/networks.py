@@ -89,7 +89,7 @@ def recipe_of(preset: Preset, layer: str | None) -> Recipe:
     # Unchanged, the plain network is the recipe's own, which may be trained already.
     if layer is None and not changes and model == dict(base.model):
         return base
-    return base.replace(name=f"audit-{base.name}-{name}", model=model, **changes)
+    return base.replace(name=f"audit-{base.data}-{name}", model=model, **changes)
 
 
 def _slug(layer: str) -> str:
@@ -116,11 +116,13 @@ def trained(
     wanted: list[tuple[str, str, str | None, int]] = [("baseline", "plain", None, 0), ("variant", layer, layer, 0)]
     if placebo:
         wanted.append(("placebo", f"{PLACEBO}, other seeds", PLACEBO, PLACEBO_SEEDS))
+    # All of them before the first training: a wrong layer is told at once.
+    recipes = {smooth: recipe_of(preset, smooth) for _, _, smooth, _ in wanted}
     made = []
     for seed in seeds:
         for role, label, smooth, shift in wanted:
             path = training.ensure(
-                recipe_of(preset, smooth), seed=seed + shift, cache=cache, root=root, device=device, quiet=quiet
+                recipes[smooth], seed=seed + shift, cache=cache, root=root, device=device, quiet=quiet
             )
             made.append(Network(role, label, seed, path))
     return made

@@ -1,0 +1,225 @@
+"""Studies and the audit: decisions, resumption, reports."""
+
+import json
+import math
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray
+
+from analyses import measuring
+from analyses.audit import claims, networks, panel, report
+from analyses.audit.absurd import AddedNoise
+from analyses.audit.cli import main
+from analyses.audit.networks import Network, Preset
+from analyses.audit.verdict import Effect, Reading, decide, effect, holm
+from analyses.measuring import Scale
+from landscape import command
+from landscape.errors import LandscapeError
+from landscape.masks import Masks
+
+TINY = Scale(32, 2, 1, 32, 5, 16, 2, 48, 4, 2, 16, 2)
+
+
+def readings(values, replicates=None):
+    return [
+        Reading(value, np.empty(0) if replicates is None else replicates[place]) for place, value in enumerate(values)
+    ]
+
+
+def test_holm_is_the_textbook_example_and_keeps_unknown_apart():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    adjusted = holm([0.01, math.nan, 0.02])
+    assert adjusted[0] == pytest.approx(0.02)
+    assert math.isnan(adjusted[1])
+
+
+def test_effect_is_the_paired_t_interval():
+    from scipy import stats
+
+    one, two = np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.2, 4.9])
+    made = effect(readings(one), readings(two))
+    expected = stats.ttest_rel(two, one)
+    low, high = expected.confidence_interval(0.95)
+    assert (made.low, made.high, made.p) == pytest.approx((low, high, expected.pvalue))
+
+
+def test_images_widen_the_interval_and_alone_make_one_for_a_single_seed():
+    source = np.random.default_rng(0)
+    drawn = source.normal(size=(2, 3, 4000))
+    one, two = [0.0, 0.1, -0.1], [1.0, 1.2, 0.8]
+    narrow = effect(readings(one), readings(two))
+    wide = effect(readings(one, drawn[0]), readings(two, drawn[1]))
+    assert wide.stderr == pytest.approx(math.hypot(narrow.stderr, math.sqrt(2 / 3)), rel=0.05)
+    single = effect(readings(one[:1], drawn[0]), readings(two[:1], drawn[1]))
+    assert single.stderr == pytest.approx(math.sqrt(2), rel=0.05)
+    assert math.isnan(effect(readings(one[:1]), readings(two[:1])).p)
+
+
+def test_the_same_networks_are_undecided_and_nonfinite_seeds_are_left_out():
+    same = effect(readings([1.0, 2.0]), readings([1.0, 2.0]))
+    assert (same.estimate, same.p) == (0.0, 1.0)
+    assert decide(same.estimate, same.p, claims.LOWER) == "undecided"
+    assert len(effect(readings([1.0, 2.0, math.nan]), readings([1.0, 3.0, 1.0])).of_seed) == 2
+
+
+def test_verdicts_follow_the_direction():
+    assert decide(-1.0, 0.01, claims.LOWER) == "supported"
+    assert decide(-1.0, 0.01, claims.HIGHER) == "against"
+    assert decide(-1.0, 0.06, claims.LOWER) == "undecided"
+
+
+def test_useless_variants_are_rarely_decided():
+    # Familywise: at most 5 % of audits of 14 null claims with 3 seeds may decide anything; 400 audits bound it well.
+    source = np.random.default_rng(1)
+    decided = 0
+    for _ in range(400):
+        draws = source.normal(size=(14, 2, 3))
+        p = holm([effect(readings(one), readings(two)).p for one, two in draws])
+        decided += any(value < 0.05 for value in p)
+    assert decided / 400 < 0.09
+
+
+def test_added_noise_has_its_strength_and_follows_the_masks():
+    layer, features = AddedNoise(0.7), torch.zeros(16, 4, 8, 8)
+    with Masks.addressed(seed=0) as masks:
+        masks.address(first_example=0, sample=0)
+        noisy = layer(features)
+    assert noisy.std().item() == pytest.approx(0.7, rel=0.05)
+    assert abs(noisy.mean().item()) < 0.05
+    with Masks.off():
+        assert torch.equal(layer(features), features)
+
+
+def test_recipes_name_the_layer_and_change_with_its_source(tmp_path):
+    preset = Preset("digits-plain", epochs=1, width=2)
+    plain, blurred = networks.recipe_of(preset, None), networks.recipe_of(preset, "blur(kernel=1-2-1)")
+    assert plain.name != blurred.name
+    assert "smoothing" not in plain.model
+    file = tmp_path / "mine.py"
+    text = "from torch import nn\n\n\nclass Mine(nn.Identity):\n    pass\n"
+    file.write_text(text)
+    first = networks.recipe_of(preset, f"{file}:Mine").name
+    file.write_text(text + "\n")
+    assert networks.recipe_of(preset, f"{file}:Mine").name != first
+    assert networks.recipe_of(Preset("digits-plain"), None).name == "digits-plain"
+    with pytest.raises(LandscapeError, match="unknown smoothing"):
+        networks.recipe_of(preset, "blurr")
+
+
+def test_checkpoints_are_paired_in_order():
+    with pytest.raises(LandscapeError, match="2 of the baseline, 1 of the variant"):
+        networks.given({"baseline": [Path("a"), Path("b")], "variant": [Path("c")], "placebo": []})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audit")
+    preset = Preset("digits-plain", epochs=1, width=2)
+    made = networks.trained(preset, "tanh-blur", [0], cache=folder, root=None, device="cpu", quiet=True, placebo=False)
+    return folder, made
+
+
+def test_an_audit_goes_on_where_it_was_killed(trained, monkeypatch):
+    folder, compared = trained
+    monkeypatch.chdir(folder)
+    chosen = [claim for claim in claims.PANEL if claim.needs[0] in ("predictions", "feature_maps")]
+    measured, real = [], measuring.measured
+
+    def counted(asked, *, force=False):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        if not asked.path.is_file():
+            measured.append(asked.path)
+        return real(asked, force=force)
+
+    monkeypatch.setattr(measuring, "measured", counted)
+    with pytest.raises(KeyboardInterrupt):
+        panel.run(compared, TINY, claims=chosen)
+    measured.append(Path())
+    made = panel.run(compared, TINY, claims=chosen)
+    # Two before the interruption, one a marker, two after: four results in all, none twice.
+    assert len(measured) == 5
+    assert len(set(measured)) == 5
+    assert [row.claim.name for row in made.rows] == [claim.name for claim in chosen]
+    again = panel.run(compared, TINY, claims=chosen)
+    assert [row.effect.estimate for row in again.rows] == [row.effect.estimate for row in made.rows]
+
+
+def test_every_claim_reads_what_its_instruments_give(trained, monkeypatch):
+    folder, compared = trained
+    monkeypatch.chdir(folder)
+    made = panel.run(compared, TINY)
+    assert len(made.rows) == len(claims.PANEL)
+    for row in made.rows:
+        assert math.isfinite(row.baseline), row.claim
+        assert math.isfinite(row.variant), row.claim
+    assert made.costs["baseline"]["parameters"] == made.costs["variant"]["parameters"]
+    text = report.page(made)
+    assert "One pair of networks" in text
+    assert all(row.claim.statement in text for row in made.rows)
+
+
+def audit_of(verdicts):
+    rows = []
+    for place, verdict in enumerate(verdicts):
+        found = Effect(np.array([-0.1, -0.3]), -0.2, 0.05, 1.0, -0.3, -0.1, 0.01)
+        rows.append(panel.Row(claims.PANEL[place], 1.0, 0.8, found, 0.02, verdict, found, "undecided"))
+    attributes = {"protocol": json.dumps(measuring.TRAINED.to_dict()), "protocol_hash": measuring.TRAINED.hash}
+    curve = xarray.Dataset({"nll": ("size", [1.0, 0.9])}, coords={"size": [1, 2]}, attrs=attributes)
+    compared = [Network(role, f"<{role}>", seed, Path(f"{role}-{seed}")) for role in networks.ROLES for seed in (0, 1)]
+    costs = {role: dict.fromkeys(report.COSTS, 1.0) for role in networks.ROLES}
+    return panel.Audit(compared, [{"curves": curve}] * len(compared), rows, costs)
+
+
+def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
+    page, facts = report.write(audit_of(["supported", "against", "undecided"]), tmp_path, asked="python -m x <y>")
+    text = page.read_text()
+    assert not re.search(r"<(script|link|iframe|img)\b", text)
+    # The only addresses are names of XML dialects and licences inside the pictures, which nothing fetches.
+    assert not re.search(r'(src|href)="(?!#)', text.replace("xlink:", ""))
+    assert "&lt;variant&gt;" in text
+    assert "<variant>" not in text
+    identities = re.findall(r' id="([^"]+)"', text)
+    assert len(identities) == len(set(identities))
+    loaded = json.loads(facts.read_text())
+    assert [claim["verdict"] for claim in loaded["claims"]] == ["supported", "against", "undecided"]
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser installed")
+def test_the_report_fits_a_phone(tmp_path):
+    page, _ = report.write(audit_of(["supported", "against", "undecided"]), tmp_path, asked="python -m x")
+    picture = tmp_path / "phone.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=600,900", f"--screenshot={picture}"]
+    subprocess.run(["chromium", *flags, page.as_uri()], check=True, capture_output=True, timeout=60)
+    assert struct.unpack(">II", picture.read_bytes()[16:24]) == (600, 900)
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(picture).convert("L"))
+    # Nothing runs over the right edge, and something is there at all.
+    assert (pixels[:, -6:] > 250).all()
+    assert (pixels < 128).any()
+
+
+def test_bad_usage_is_one_line(capsys):
+    assert command.run("analyses.audit.cli", []) == 2
+    assert capsys.readouterr().err.startswith("error: nothing to audit")
+    assert command.run("analyses.audit.cli", ["--variant", "blurr"]) == 2
+    assert "unknown smoothing" in capsys.readouterr().err
+    both = ["--variant", "blur", "--baseline-checkpoints", "x"]
+    assert command.run("analyses.audit.cli", both) == 2
+
+
+def test_the_plan_starts_nothing(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--variant", "identity", "--plan"]) == 0
+    assert "9 trainings" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
