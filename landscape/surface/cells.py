@@ -78,13 +78,14 @@ class Cells:
         Returns
         -------
         dict
-            ``l2``; ``cross_entropy`` and ``square``, mean and mean square of the examples' losses; ``cross``, the means
-            (c,) of their products with the controls; ``of_pass`` (passes,), the mean loss of each mask draw; every
+            ``l2``; ``cross_entropy`` and ``square``, mean and mean square of the examples' losses; ``paired``, the
+            mean square of their differences from the first control; ``cross``, the means (c,) of their products with
+            the controls; ``of_pass`` (passes,), the mean loss of each mask draw; every
             metric with its ``_stderr``.
         """
         count = images or self.objective.images
         point = self.go(coordinates, self._sample(number, 0))
-        totals = torch.zeros(2 + controls.shape[1], dtype=torch.float64, device=self.objective.device)
+        totals = torch.zeros(3 + controls.shape[1], dtype=torch.float64, device=self.objective.device)
         of_pass = torch.zeros(self.passes, dtype=torch.float64, device=self.objective.device)
         metrics: MetricSet | None = None
         for ranges in self._chunks(count):
@@ -94,7 +95,8 @@ class Cells:
             for start, stop in ranges:
                 totals[0] += losses[start - first : stop - first].sum()
             totals[1] += losses.square().sum()
-            totals[2:] += losses @ controls[first:last]
+            totals[2] += (losses - controls[first:last, 0]).square().sum()
+            totals[3:] += losses @ controls[first:last]
             if averaged is not None:
                 if metrics is None:
                     metrics = MetricSet(averaged.shape[1], device=averaged.device)
@@ -104,7 +106,8 @@ class Cells:
             "l2": np.array(float(self.objective.l2(self.objective.space.split(point)))),
             "cross_entropy": np.array(means[0]),
             "square": np.array(means[1]),
-            "cross": means[2:],
+            "paired": np.array(means[2]),
+            "cross": means[3:],
             "of_pass": (of_pass / count).cpu().numpy(),
         }
         return found | _metrics(metrics)

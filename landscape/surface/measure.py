@@ -370,13 +370,12 @@ def _filled(
     ranges = worker.cells.inference.ranges(0, worker.objective.images)
     at_origin = controls[:, 0].contiguous()
     origin_mean = sum(float(at_origin[start:stop].sum()) for start, stop in ranges) / worker.objective.images
-    origin_square = float(controls[:, 0].square().mean())
     zero = float(worker.objective.l2(worker.objective.space.split(worker.objective.point)))
     variables: dict[str, np.ndarray] = {}
 
     def evaluate(indices: Sequence[adaptive.Index]) -> None:
         for index, arrays in worker.measure(indices, controls[:sample], sample).items():
-            for name, value in _cell(arrays, origin_mean, origin_square, zero, sample, regression).items():
+            for name, value in _cell(arrays, origin_mean, zero, sample, regression).items():
                 if name not in variables:
                     variables[name] = np.full(worker.shape, np.nan)
                 variables[name][index] = value
@@ -404,14 +403,13 @@ def _filled(
 def _cell(
     arrays: Mapping[str, np.ndarray],
     origin_mean: float,
-    origin_square: float,
     origin_l2: float,
     sample: int,
     regression: Regression | None,
 ) -> dict[str, float]:
     """Variables of one cell from its sums."""
     # A journal gives numbers back as arrays of one entry.
-    mean, square, l2 = (arrays[name].item() for name in ("cross_entropy", "square", "l2"))
+    mean, square, paired, l2 = (arrays[name].item() for name in ("cross_entropy", "square", "paired", "l2"))
     cross = arrays["cross"]
     found: dict[str, float] = {}
     if regression is not None:
@@ -420,8 +418,7 @@ def _cell(
     else:
         estimate = mean
         error = _stderr(square - mean * mean, sample)
-        paired = square - 2 * float(cross[0]) + origin_square - (mean - origin_mean) ** 2
-        rise_error = _stderr(paired, sample)
+        rise_error = _stderr(paired - (mean - origin_mean) ** 2, sample)
     found |= {"loss": estimate + l2, "cross_entropy": estimate, "l2": l2, "loss_stderr": error}
     found |= {"rise": estimate - origin_mean + l2 - origin_l2, "rise_stderr": rise_error}
     draws = arrays["of_pass"]
