@@ -58,6 +58,7 @@ def test_paths_against_the_whole_spectrum(height, width):
         # The authors read the shifted diagonal from its centre on: all frequencies but pi of an even side.
         authors = torch.fft.fftshift(whole).diagonal()[height // 2 :]
         torch.testing.assert_close(diagonal[: len(authors)], authors)
+        assert grid.end == len(authors) - 1
     assert float(grid.frequencies()[-1]) == pytest.approx(1 if shorter % 2 == 0 else 1 - 1 / shorter)
 
 

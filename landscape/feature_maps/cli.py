@@ -154,7 +154,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
                 row += ["-"] * (len(quantities) + 1)
                 continue
             point = result.sel(point=name)
-            row[1] = f"{int(point['channels'])}x{int(point['height'])}x{int(point['width'])}"
+            row[1] = map_size(point, row[1])
             row += [f"{float(point[what]):.4g}±{float(point[f'{what}_stderr']):.1g}" for what in quantities]
             masks, images = float(point["variance_between_masks"]), float(point["variance_between_images"])
             row.append(f"{masks / (masks + images):.0%}" if masks + images > 0 else "-")
@@ -162,6 +162,12 @@ def table(results: Sequence[xarray.Dataset]) -> str:
     lines = [f"[{place + 1}] {legend(result)}" for place, result in enumerate(results)]
     lines += ["", command.columns(head, rows), "± standard error over images"]
     return "\n".join([*lines, *compared(results, "model_std_of_image", "model std")])
+
+
+def map_size(point: xarray.Dataset, before: str) -> str:
+    """Size of a map behind the sizes that other networks have at this point, where they differ."""
+    size = f"{int(point['channels'])}x{int(point['height'])}x{int(point['width'])}"
+    return size if before in ("", size) else f"{before}, {size}"
 
 
 def legend(result: xarray.Dataset) -> str:

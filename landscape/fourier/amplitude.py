@@ -70,8 +70,9 @@ def measure(
         ``frequency`` (point, bin) in units of pi, NaN behind a map's last; ``log_amplitude`` and
         ``delta_log_amplitude`` over (dropout, path, point, bin) and, if there is dropout, ``component_log_amplitude``
         over (component, path, point, bin) and ``noise_to_signal`` (path, point, bin), the difference of the two
-        components; all with ``_stderr`` over images. ``delta_at_pi`` (dropout, path, point) is the value at the
-        highest frequency, ``delta_at_pi_of_image`` (..., image) that of single images, for pairing networks;
+        components; all with ``_stderr`` over images. ``delta_at_pi`` (dropout, path, point) is the value at what the
+        authors label pi, bin ``end`` of each point (the last frequency below pi, see `Grid.end`);
+        ``delta_at_pi_of_image`` (..., image) that of single images, for pairing networks;
         ``dropout_effect`` (path, point, bin) is on minus off, paired by image.
 
     Raises
@@ -203,7 +204,10 @@ def _whole(runs: Passes, grids: Sequence[Grid], of_image: Mapping[str, np.ndarra
     by_mode = ("dropout", "path", "point", "bin")
     keep("log_amplitude", logs, by_mode, "log amplitude")
     keep("delta_log_amplitude", deltas, by_mode, "log amplitude relative to frequency 0")
-    ends = np.array([[value[:, :, -1] for value in by_point] for by_point in deltas])
+    ends = np.array(
+        [[value[:, :, grid.end] for grid, value in zip(grids, by_point, strict=True)] for by_point in deltas]
+    )
+    variables["end"] = ("point", np.array([grid.end for grid in grids]), {"long_name": "bin that counts as pi"})
     variables["delta_at_pi"] = (by_mode[:3], ends.mean(2).transpose(0, 2, 1))
     spread = ends.std(2, ddof=1) / np.sqrt(images) if images > 1 else np.full_like(ends[:, :, 0], np.nan)
     variables["delta_at_pi_stderr"] = (by_mode[:3], spread.transpose(0, 2, 1))

@@ -4,10 +4,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import xarray
 
 from landscape import command, comparison, distributed
-from landscape.feature_maps.cli import add_blocks, compared, journaled, legend, plan, to_json
+from landscape.feature_maps.cli import add_blocks, compared, journaled, legend, map_size, plan, to_json
 from landscape.fourier import amplitude, picture, transfer
 from landscape.fourier.spectrum import PATHS
 from landscape.journal import Journal
@@ -114,14 +115,14 @@ def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
                 row += ["-"] * (modes + ("noise_to_signal" in result))
                 continue
             point = result.sel(point=name, path=path)
-            row[1] = f"{int(point['channels'])}x{int(point['height'])}x{int(point['width'])}"
+            row[1] = map_size(point, row[1])
             row += [
                 f"{float(point['delta_at_pi'][mode]):.3f}±{float(point['delta_at_pi_stderr'][mode]):.1g}"
                 for mode in range(modes)
             ]
             if "noise_to_signal" in result:
-                last = int(point["frequency"].notnull().sum()) - 1
-                row.append(f"{float(point['noise_to_signal'][last]):+.2f}")
+                noise = float(point["noise_to_signal"][int(point["end"])])
+                row.append("-" if np.isnan(noise) else f"{noise:+.2f}")
         rows.append(row)
     lines = [f"[{place + 1}] {legend(result)}" for place, result in enumerate(results)]
     lines += ["", command.columns(head, rows)]

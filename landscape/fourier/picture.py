@@ -94,7 +94,7 @@ def _ends(axes: Axes, results: Sequence[xarray.Dataset], path: str) -> None:
                 axes.fill_between(depth, value - 2 * stderr, value + 2 * stderr, color=color, alpha=0.2, linewidth=0)
                 _marks(axes, result, value, place)
     shade(axes, results[0])
-    axes.set_title(r"$\Delta\log A$ at the highest frequency")
+    axes.set_title(r"$\Delta\log A$ at the highest frequency below $\pi$")
     axes.legend()
 
 
@@ -103,7 +103,7 @@ def _noise_ends(axes: Axes, results: Sequence[xarray.Dataset], path: str) -> Non
         if "noise_to_signal" not in result:
             continue
         shown = result.sel(path=path)
-        last = shown["frequency"].notnull().sum("bin").values - 1
+        last = shown["end"].values
         color = plotting.COLORS[place % len(plotting.COLORS)]
         for style, bins in (("-", last), (":", np.zeros_like(last))):
             value = shown["noise_to_signal"].values[np.arange(len(bins)), bins]

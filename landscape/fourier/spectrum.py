@@ -19,7 +19,7 @@ class Grid:
     The half-diagonal runs from frequency 0 to the corner, (f, f) in both axes; the ring of frequency f is the mean over
     all (u, v), both halves of the spectrum, with sqrt(u^2 + v^2) nearest to f. Frequencies are multiples of 2 pi / n,
     n the shorter side: up to pi for even n, pi (1 - 1/n) for odd n. (The authors' code reads the other half of an even
-    diagonal, whose last point is pi (1 - 2/n), and labels it pi.)
+    diagonal, whose last point is pi (1 - 2/n), and labels it pi: see `end`.)
 
     Parameters
     ----------
@@ -34,6 +34,16 @@ class Grid:
     def count(self) -> int:
         """Number of frequencies."""
         return min(self.height, self.width) // 2 + 1
+
+    @property
+    def end(self) -> int:
+        """Place of the frequency that the authors label pi: the last below it, pi (1 - 2/n) for even n.
+
+        At pi itself a box blur passes nothing, and the logarithm would be that of the floor under it. A map of 2 x 2
+        has nothing between: there it is pi.
+        """
+        shorter = min(self.height, self.width)
+        return max((shorter - 1) // 2, 1)
 
     def frequencies(self) -> Tensor:
         """In units of pi, (count,) float64."""
