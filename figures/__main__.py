@@ -1,0 +1,5 @@
+"""``python -m figures``."""
+
+from landscape.command import launch
+
+launch("figures.cli")

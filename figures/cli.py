@@ -1,0 +1,90 @@
+"""Arguments and output of ``python -m figures``."""
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from landscape import command
+from landscape.errors import LandscapeError
+
+FIGURES = ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "sweep")
+FORMATS = (".pdf", ".png")
+DESCRIPTION = """Draw the paper's figures from results that the studies have kept; no network is touched.
+
+``python -m figures`` draws what there are results for, ``python -m figures fig7`` one of them, and
+``python -m figures explain FILE`` prints where a picture comes from."""
+
+
+def parser() -> command.Parser:
+    """Arguments."""
+    made = command.Parser("figures", DESCRIPTION)
+    made.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(FIGURES)}; or: explain FILE...")
+    made.add_argument("--preset", choices=("digits", "cifar100-small", "paper"), default="cifar100-small")
+    made.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="where the studies keep theirs"
+    )
+    made.add_argument("--published", type=Path, metavar="DIR", help="folder of the authors' CSV files, drawn in grey")
+    made.add_argument("--out", type=Path, default=Path("figures") / "out", metavar="DIR", help="where pictures go")
+    made.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draw, or explain."""
+    arguments = parser().parse_args(argv)
+    if arguments.names[:1] == ["explain"]:
+        return _explain([Path(name) for name in arguments.names[1:]], as_json=arguments.json)
+    unknown = [name for name in arguments.names if name not in FIGURES]
+    if unknown:
+        raise LandscapeError(f"no figure {', '.join(unknown)}: choose from {', '.join(FIGURES)}")
+    if arguments.published is not None and not arguments.published.is_dir():
+        raise LandscapeError(f"no folder {arguments.published}: give that of the authors' CSV files")
+    from figures import sources
+    from landscape import plotting
+
+    asked = " ".join(["python", "-m", "figures", *argv])
+    drawn: dict[str, list[str]] = {}
+    missing: dict[str, str] = {}
+    for name in arguments.names or FIGURES:
+        module = importlib.import_module(f"figures.{name}")
+        try:
+            entries = sources.read(module.STUDY, arguments.preset, arguments.results)
+        except LandscapeError as error:
+            if arguments.names:
+                raise
+            missing[name] = str(error)
+            continue
+        drawing = sources.Drawing(entries, arguments.preset, arguments.published)
+        made = module.draw(drawing)
+        facts = sources.provenance(drawing, name, asked)
+        drawn[name] = [
+            str(plotting.save(made, arguments.out / f"{name}-{arguments.preset}{ending}", facts)) for ending in FORMATS
+        ]
+    if not drawn:
+        raise LandscapeError(next(iter(missing.values())))
+    if arguments.json:
+        print(json.dumps({"drawn": drawn, "missing": missing}))
+    else:
+        print(
+            "\n".join(
+                [
+                    *(" ".join([name, *files]) for name, files in drawn.items()),
+                    *(f"{name} left out: {why}" for name, why in missing.items()),
+                ]
+            )
+        )
+    return 0
+
+
+def _explain(files: Sequence[Path], *, as_json: bool) -> int:
+    from figures import explain
+
+    if not files:
+        raise LandscapeError("nothing to explain: give a picture, python -m figures explain FILE")
+    facts = {str(file): explain.provenance(file) for file in files}
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        print("\n\n".join(f"{file}\n{explain.table(each)}" for file, each in facts.items()))
+    return 0

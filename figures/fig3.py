@@ -1,0 +1,30 @@
+"""Hessian max-eigenvalue spectra (C1, C2)."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures.sources import Drawing
+from landscape import plotting
+
+STUDY = "hessian_spectra"
+
+
+def draw(drawing: Drawing) -> Figure:
+    """Share of mini-batches whose largest eigenvalue is above a value; diamonds: that of many images at once."""
+    with plotting.style():
+        made = plotting.figure(5.6, 3.4)
+        axes = made.add_subplot()
+        for entry in drawing.of("mini_batches"):
+            largest = np.sort(entry.dataset["eigenvalue"].values[:, 0])
+            above = 1 - np.arange(len(largest)) / len(largest)
+            axes.step(
+                largest, above, where="pre", color=entry.color, label=entry.name, alpha=1 - 0.4 * (entry.seed > 0)
+            )
+        for entry in drawing.of("hessian"):
+            axes.plot(entry.dataset["eigenvalue"].values[0, 0], 0.5, "D", color=entry.color, markersize=6)
+        axes.plot([], [], "D", color="black", label="one batch of all measured images")
+        axes.set_xscale("log")
+        axes.set_xlabel("largest Hessian eigenvalue of a mini-batch of 16 (nats per squared unit of weight)")
+        axes.set_ylabel("share of mini-batches above")
+        axes.legend()
+    return made

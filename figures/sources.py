@@ -1,0 +1,142 @@
+"""What figures are drawn from: the lists that studies keep, and published numbers."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray
+
+from landscape import plotting, result
+from landscape.errors import LandscapeError
+
+# One colour a kind of network, the same in all figures.
+COLORS = {
+    "mcdo": plotting.COLORS[0],
+    "mcdo-smooth": plotting.COLORS[1],
+    "dnn": plotting.COLORS[4],
+    "dnn-smooth": plotting.COLORS[5],
+    "mcdo-mlp": plotting.COLORS[2],
+    "mcdo-preact": plotting.COLORS[3],
+}
+# Park & Kim, ICML 2022 (arXiv 2105.12639): ResNet-18 on CIFAR-100, read off the authors' figure by eye.
+PUBLISHED_SIZES = (1, 2, 5, 10, 50)
+PUBLISHED: dict[str, dict[str, tuple[float, ...]]] = {
+    "mcdo": {
+        "nll": (1.02, 0.94, 0.885, 0.867, 0.850),
+        "accuracy": (75.0, 76.3, 76.9, 77.0, 77.4),
+        "ece": (7.8, 5.1, 3.8, 3.3, 2.85),
+    },
+    "mcdo-smooth": {
+        "nll": (0.909, 0.856, 0.822, 0.811, 0.800),
+        "accuracy": (77.4, 78.3, 78.7, 78.9, 79.0),
+        "ece": (5.2, 3.5, 2.9, 2.7, 2.5),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kept result.
+
+    Attributes
+    ----------
+    kind, label, seed
+        Of the network.
+    instrument, variant
+        What was measured, and under which named protocol.
+    dataset
+        The result.
+    """
+
+    kind: str
+    label: str
+    seed: int
+    instrument: str
+    variant: str
+    dataset: xarray.Dataset
+
+    @property
+    def name(self) -> str:
+        """For legends: the seed is told only where it is not the first."""
+        return self.label if self.seed == 0 else f"{self.label}, seed {self.seed}"
+
+    @property
+    def color(self) -> str:
+        """Of the kind."""
+        return COLORS[self.kind]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a figure is drawn from.
+
+    Attributes
+    ----------
+    entries
+        Results of its study.
+    preset
+        Whose networks they are.
+    published
+        Folder of the authors' CSV files, if there is one.
+    """
+
+    entries: Sequence[Entry]
+    preset: str
+    published: Path | None
+
+    def of(self, instrument: str) -> list[Entry]:
+        """Results of one instrument."""
+        return [entry for entry in self.entries if entry.instrument == instrument]
+
+
+def read(study: str, preset: str, results: Path) -> list[Entry]:
+    """The results that a study has listed.
+
+    Raises
+    ------
+    LandscapeError
+        When the study was not run, or a result is missing.
+    """
+    path = results / "studies" / f"{study}-{preset}.json"
+    if not path.is_file():
+        raise LandscapeError(f"no results at {path}: run python -m analyses.{study} --preset {preset} first")
+    listed = json.loads(path.read_text())["entries"]
+    return [Entry(**_known(each), dataset=result.load(_file(each["file"], results))) for each in listed]
+
+
+def _known(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in ("kind", "label", "seed", "instrument", "variant")}
+
+
+def _file(name: str, results: Path) -> Path:
+    """A listed file, also where the folder of results has been moved since."""
+    path = Path(name)
+    return results / Path(*path.parts[1:]) if path.parts[:1] == ("results",) else path
+
+
+def provenance(drawing: Drawing, figure: str, command: str) -> dict[str, Any]:
+    """What goes into the file's metadata."""
+    return {
+        "figure": figure,
+        "command": command,
+        "preset": drawing.preset,
+        "results": list(_sources(drawing.entries)),
+    }
+
+
+def _sources(entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+    kept = (
+        "instrument",
+        "protocol_hash",
+        "checkpoint_sha256",
+        "data_sha256",
+        "settings",
+        "landscape_version",
+        "command",
+    )
+    for entry in entries:
+        yield {"network": entry.name, "protocol": entry.variant} | {
+            name: entry.dataset.attrs[name] for name in kept if name in entry.dataset.attrs
+        }

@@ -1,0 +1,116 @@
+"""Figures: drawn from kept results alone, saying where they come from."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from analyses import measuring, studies
+from analyses.measuring import Scale
+from figures import explain, sources
+from figures.cli import FIGURES, main
+from landscape import command, training
+from landscape.errors import LandscapeError
+from landscape.training import recipes
+
+TINY = Scale(32, 2, 1, 32, 5, 16, 2, 32, 3, 2, 16, 2)
+NAMES = ("hessian_spectra", "loss_surfaces", "feature_uncertainty", "fourier_analysis", "noise_robustness")
+STUDIES = (*NAMES, "ensemble_size", "corruption_robustness", "protocol_sweep")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """All studies on two networks of two channels, trained for one epoch."""
+    import importlib
+
+    folder = tmp_path_factory.mktemp("figures")
+    base = recipes.RECIPES["digits-plain"]
+    kinds = {"mcdo": "resnet_mcdo_18", "mcdo-smooth": "resnet_mcdo_smoothing_18"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for kind, model in kinds.items():
+            small = base.replace(name=f"tiny-{kind}", epochs=1, model={**base.model, "name": model, "width": 2})
+            patch.setitem(recipes.RECIPES, small.name, small)
+        patch.setitem(studies.KINDS, "digits", {kind: f"tiny-{kind}" for kind in kinds})
+        patch.setitem(measuring.SCALES, "digits", TINY)
+        for name in STUDIES:
+            module = importlib.import_module(f"analyses.{name}")
+            # Two protocols are enough to see the sweep.
+            chosen = module.STUDY
+            if name == "protocol_sweep":
+                some = dict(list(chosen.changes.items())[:2])
+                chosen = studies.study(chosen.name, chosen.question, chosen.kinds, chosen.instruments, some)
+            assert studies.run(chosen, ["--quiet"]) == 0
+    return folder
+
+
+def test_every_figure_is_drawn_and_says_where_it_comes_from(measured, tmp_path, capsys):
+    status = main(["--preset", "digits", "--results", str(measured / "results"), "--out", str(tmp_path), "--json"])
+    assert status == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts["drawn"]) == set(FIGURES)
+    assert not facts["missing"]
+    for files in facts["drawn"].values():
+        for file in map(Path, files):
+            found = explain.provenance(file)
+            assert found["figure"] == file.stem.removesuffix("-digits")
+            assert all(len(source["checkpoint_sha256"]) == 64 for source in found["results"])
+            assert all(source["protocol_hash"] for source in found["results"])
+        with Image.open(next(file for file in files if file.endswith(".png"))) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_a_study_goes_on_from_what_is_kept(measured, monkeypatch):
+    monkeypatch.chdir(measured)
+    listed = json.loads(studies.listing(Path("results"), "ensemble_size", "digits").read_text())
+    assert {entry["kind"] for entry in listed["entries"]} == {"mcdo", "mcdo-smooth"}
+    assert all(Path(entry["file"]).is_file() for entry in listed["entries"])
+
+
+def test_drawing_needs_no_torch(measured, tmp_path):
+    program = (
+        "import sys; from figures.cli import main; "
+        f"main(['fig7', '--preset', 'digits', '--results', {str(measured / 'results')!r}, '--out', {str(tmp_path)!r}]); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(root)})
+
+
+def test_published_numbers_are_those_of_the_paper():
+    assert sources.PUBLISHED["mcdo"]["nll"][-1] == 0.850
+    assert sources.PUBLISHED["mcdo-smooth"]["accuracy"][1] == 78.3
+    # The headline: two smooth passes are about as good as fifty plain ones.
+    assert sources.PUBLISHED["mcdo-smooth"]["nll"][1] - sources.PUBLISHED["mcdo"]["nll"][-1] == pytest.approx(0.006)
+
+
+def test_missing_results_and_strange_pictures_are_told_in_one_line(tmp_path, capsys):
+    assert command.run("figures.cli", ["fig7", "--results", str(tmp_path)]) == 2
+    assert "run python -m analyses.ensemble_size" in capsys.readouterr().err
+    assert command.run("figures.cli", ["fig77"]) == 2
+    assert "no figure fig77" in capsys.readouterr().err
+    plain = tmp_path / "plain.png"
+    Image.new("L", (4, 4)).save(plain)
+    with pytest.raises(LandscapeError, match="does not say where it comes from"):
+        explain.provenance(plain)
+
+
+def test_listing_names_recipes_and_trains_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from analyses import ensemble_size
+
+    assert ensemble_size.main(["--preset", "cifar100-small", "--list", "--seeds", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "cifar100-small-mcdo-smooth@1" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_recipe_of_a_study_exists():
+    for kinds in studies.KINDS.values():
+        for name in kinds.values():
+            assert training.recipe(name).name == name
