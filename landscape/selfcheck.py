@@ -1,0 +1,185 @@
+"""``python -m landscape.selfcheck CKPT``: can the numbers be trusted on this network? In under a minute.
+
+Invariants that hold exactly, measured on the user's own network, images and protocol: symmetry of the curvature
+products, products against differences of gradients, weight decay as an exact shift of the spectrum, and the two laws of
+a blur.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape import command
+from landscape.nets.smoothing import Blur
+from landscape.objective import CurvatureOperator, Objective
+from landscape.randomness import generator
+
+FAILED = 1
+# Images to check on: every invariant holds for any number of them.
+_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Check:
+    """One invariant: what was found, what is allowed, and what it means when it fails."""
+
+    name: str
+    found: float
+    allowed: float
+    meaning: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether what was found is finite and within what is allowed."""
+        return math.isfinite(self.found) and self.found <= self.allowed
+
+
+def curvature_checks(objective: Objective, decayed: Objective, exact: Objective, *, seed: int = 0) -> list[Check]:
+    """Invariants of curvature products.
+
+    Parameters
+    ----------
+    objective
+        The function to check.
+    decayed
+        The same with its weight decay larger by one.
+    exact
+        The same in float64.
+    seed
+        Seed of the probe vectors.
+    """
+    operator = CurvatureOperator(objective)
+    first, second = (_unit(objective, seed, place) for place in range(2))
+    image, other = operator(first), operator(second)
+    precision = torch.finfo(objective.dtype).eps
+    scale = max(float(image.norm()), float(other.norm()))
+    symmetry = abs(float(second @ image - first @ other)) / scale
+    checks = [
+        Check(
+            "symmetry: |u.Hv - v.Hu| / |Hv|", symmetry, 1e3 * precision, "masks or statistics change between products"
+        )
+    ]
+    # In float64, so that the step can be too short to meet the kinks of a piecewise linear network; along the gradient,
+    # where the curvature is well above rounding.
+    direction = exact.gradient()
+    direction = direction / direction.norm()
+    along = CurvatureOperator(exact)(direction)
+    step = 1e-6 * max(1.0, float(exact.point.norm()) / math.sqrt(exact.size))
+    ahead, behind = (exact.gradient(exact.point + sign * step * direction) for sign in (1, -1))
+    error = float(((ahead - behind) / (2 * step) - along).norm() / along.norm())
+    checks.append(
+        Check(
+            "product against difference of gradients (float64)",
+            error,
+            1e-2,
+            "the product is wrong, or the loss has kinks within one millionth of a weight",
+        )
+    )
+    rounding = float((operator(direction.to(objective.dtype)).double() - along).norm() / along.norm())
+    checks.append(
+        Check(
+            f"rounding of a product in {objective.protocol.dtype}",
+            rounding,
+            1e-2,
+            "this precision does not carry the curvature: measure with --dtype float64",
+        )
+    )
+    if objective.protocol.l2 == "exact":
+        shifted = CurvatureOperator(decayed)(first) - image
+        checks.append(
+            Check(
+                "weight decay 1 shifts H by exactly 1",
+                float((shifted - first).norm()),
+                1e3 * precision * max(1.0, scale),
+                "the L2 term is not what it says",
+            )
+        )
+    return checks
+
+
+def blur_checks(*, kernel: Sequence[float] = (1, 1), seed: int = 0) -> list[Check]:
+    """The two laws of a blur with an outer-product kernel k: white noise loses variance to sum k^2; a wave along an
+    axis is multiplied by the filter's response, |cos(w / 2)| for the 2-tap box.
+    """
+    blur = Blur(kernel)
+    squares = float(blur.kernel.double().square().sum())
+    noise = torch.randn(64, 1, 64, 64, generator=generator(seed, "noise"))
+    interior = blur(noise)[..., 2:-2, 2:-2].double()
+    ratio = float(interior.square().mean())
+    # Neighbouring outputs share inputs: the number of independent ones is smaller by about the kernel's area.
+    stderr = squares * math.sqrt(2 * blur.kernel.numel() / interior.numel())
+    checks = [
+        Check(
+            f"blur {tuple(kernel)}: noise variance against sum k^2, in standard errors",
+            abs(ratio - squares) / stderr,
+            4.0,
+            "the blur is not normalised",
+        )
+    ]
+    frequency = 2 * math.pi * 5 / 64
+    phases = torch.arange(64) * frequency
+    waves = torch.stack([phases.cos(), phases.sin()])[:, None, None, :].expand(2, 1, 64, 64)
+    real, imaginary = blur(waves)[:, 0, 32, 8:56].double()
+    amplitude = float((real.square() + imaginary.square()).sqrt().mean())
+    taps = torch.tensor(kernel, dtype=torch.float64)
+    taps = taps / taps.sum()
+    angles = torch.arange(len(kernel)) * frequency
+    theory = float(torch.hypot((taps * angles.cos()).sum(), (taps * angles.sin()).sum()))
+    checks.append(
+        Check(f"blur {tuple(kernel)}: amplitude of a wave", abs(amplitude - theory), 1e-5, "the blur is not the kernel")
+    )
+    return checks
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check every subject; status 1 when something fails."""
+    parser = command.instrument_parser("landscape.selfcheck", __doc__ or "")
+    arguments = parser.parse_args(argv)
+    arguments.images = arguments.images or _IMAGES
+    tables, facts, passed = [], [], True
+    for subject in command.subjects(arguments):
+        objective = command.objective(arguments, subject)
+        decayed, exact = (
+            command.objective(arguments, changed)
+            for changed in (
+                dataclasses.replace(subject, weight_decay=subject.weight_decay + 1),
+                dataclasses.replace(subject, protocol=subject.protocol.replace(dtype="float64")),
+            )
+        )
+        checks = [
+            *curvature_checks(objective, decayed, exact, seed=arguments.seed),
+            *blur_checks(seed=arguments.seed),
+        ]
+        rows = [
+            [check.name, f"{check.found:.2g}", f"{check.allowed:.2g}", "ok" if check.passed else "FAILED"]
+            for check in checks
+        ]
+        table = command.columns([subject.name, "found", "allowed", ""], rows)
+        tables.append("\n".join([table, *[f"{check.name}: {check.meaning}" for check in checks if not check.passed]]))
+        facts.append(
+            {
+                "name": subject.name,
+                "passed": all(check.passed for check in checks),
+                "checks": [{"name": check.name, "found": check.found, "allowed": check.allowed} for check in checks],
+            }
+        )
+        passed = passed and all(check.passed for check in checks)
+    command.report(
+        arguments,
+        table=lambda: "\n\n".join(tables),
+        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
+    )
+    return 0 if passed else FAILED
+
+
+def _unit(objective: Objective, seed: int, place: int) -> Tensor:
+    vector = torch.randn(objective.size, generator=generator(seed, "selfcheck", place), dtype=objective.dtype)
+    return (vector / vector.norm()).to(objective.device)
+
+
+if __name__ == "__main__":
+    command.launch("landscape.selfcheck")
