@@ -13,6 +13,8 @@ from landscape.metrics.examples import Examples, examples
 
 # Probabilities that sum to something else are logits or were not normalised; rounding stays far below this.
 _TOLERANCE = 1e-3
+# Probabilities at a time.
+_CHUNK = 2**17
 
 
 class MetricSet:
@@ -68,7 +70,13 @@ class MetricSet:
             raise LandscapeError(
                 f"log-probabilities of {log_probabilities.shape[-1]} classes do not fit metrics of {self.classes}"
             )
-        self.add(examples(log_probabilities, labels))
+        # On a CPU, float64 copies that outgrow the cache cost several times their arithmetic.
+        rows = len(labels) if labels.is_cuda else max(1, _CHUNK // self.classes)
+        if log_probabilities.dim() != 2 or len(labels) <= rows:
+            self.add(examples(log_probabilities, labels))
+        else:
+            for some, their_labels in zip(log_probabilities.split(rows), labels.split(rows), strict=True):
+                self.add(examples(some, their_labels))
 
     def add(self, batch: Examples) -> None:
         """Add examples."""
