@@ -33,8 +33,8 @@ def parser() -> command.Parser:
     spectrum_group.add_argument("--operator", choices=("hessian", "ggn", "fisher"), default="hessian")
     spectrum_group.add_argument("--tolerance", type=float, default=1e-4, help="relative error of the eigenvalues")
     spectrum_group.add_argument("--trace-products", type=command.positive, default=30, metavar="N")
-    spectrum_group.add_argument("--probes", type=command.positive, default=4, metavar="N", help="of the density")
-    spectrum_group.add_argument("--steps", type=command.positive, default=50, metavar="N", help="of each probe")
+    spectrum_group.add_argument("--probes", type=command.positive, default=3, metavar="N", help="of the density")
+    spectrum_group.add_argument("--steps", type=command.positive, default=40, metavar="N", help="of each probe")
     return made
 
 

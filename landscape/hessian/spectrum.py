@@ -30,8 +30,8 @@ def spectrum(
     operator: Kind = "hessian",
     tolerance: float = 1e-4,
     trace_products: int = 30,
-    probes: int = 4,
-    steps: int = 50,
+    probes: int = 3,
+    steps: int = 40,
     sample: int = 0,
     seed: int = 0,
     quiet: bool = True,
@@ -55,9 +55,9 @@ def spectrum(
         Wanted relative error of the eigenvalues. The default, 1e-4, is what float32 products allow, and far below what
         the choice of images costs.
     trace_products
-        Products spent on the trace. 30 give about 1 % on spectra with a few large outliers (XTrace).
+        Products spent on the trace. 30 give about 1 % on spectra with a few large outliers.
     probes, steps
-        Random vectors and Lanczos steps each of the density. 4 x 50 show its shape and a band in minutes on a laptop;
+        Random vectors and Lanczos steps each of the density. 3 x 40 show its shape and a band in minutes on a laptop;
         its outliers are exact in any case, since the top eigenpairs are taken out.
     sample
         Which draw of the dropout masks.
