@@ -1,0 +1,304 @@
+"""The max-eigenvalue spectrum: top eigenvalues of the Hessians of many mini-batches, as a distribution."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray
+from matplotlib.figure import Figure
+
+from landscape import distributed, plotting
+from landscape.data import Images
+from landscape.eigen import eigenpairs
+from landscape.errors import LandscapeError
+from landscape.journal import Journal
+from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.operators import Kind
+from landscape.progress import Progress
+from landscape.randomness import derived_seed, generator, numpy_generator
+
+PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+REPLICATES = 1000
+# Far outside by Tukey (1977): beyond the upper quartile by three interquartile ranges.
+FENCE = 3.0
+# Share of the mini-batches' largest eigenvalues that the tail index is read off.
+TAIL_SHARE = 0.1
+_GRID_POINTS = 256
+
+
+def epochs(data: Images, count: int, *, seed: int = 0) -> Images:
+    """`count` examples in random order: every example once before any comes again, in an order of its own.
+
+    Parameters
+    ----------
+    data
+        What to draw from.
+    count
+        Examples wanted; more than there are start another epoch. (Frozen augmentation is drawn by place in the result,
+        so that a later epoch shows other crops.)
+    seed
+        Names the orders; each epoch has a stream of its own.
+    """
+    orders = [
+        torch.randperm(len(data), generator=generator(seed, "mini-batches", epoch))
+        for epoch in range(-(-count // len(data)))
+    ]
+    return data.select(torch.cat(orders)[:count])
+
+
+def mini_batch_spectra(
+    objective: Objective,
+    *,
+    per_batch: int = 16,
+    batches: int | None = None,
+    top: int = 5,
+    operator: Kind = "hessian",
+    tolerance: float = 1e-3,
+    seed: int = 0,
+    journal: Journal | None = None,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    r"""Eigenvalues of largest magnitude of every mini-batch's Hessian of the regularised loss.
+
+    Mini-batch *b* is examples *b n* to *(b + 1) n* of the objective, which is why these must stand in random order
+    (`epochs` does that). The Hessian of a mini-batch has outliers that the whole data's average hides (Park & Kim,
+    ICLR 2022, arXiv 2202.06709, section 3; 16 images a mini-batch, top 5 by magnitude, are theirs). Negative
+    eigenvalues among them tell non-convexity.
+
+    Parameters
+    ----------
+    objective
+        Gives the examples; not sharded, since under torchrun whole mini-batches are shared out.
+    per_batch
+        Images *n* in a mini-batch.
+    batches
+        At most so many; as many as the examples fill by default.
+    top
+        Eigenvalues of each.
+    operator
+        ``hessian``, ``ggn`` or ``fisher``.
+    tolerance
+        Relative error of the eigenvalues: 1e-3 is far below the spread between mini-batches.
+    seed
+        Of starting vectors and bootstrap. Every mini-batch has a stream of its own and starts from scratch, so that
+        its numbers depend neither on the process that found them nor on what an earlier run left behind.
+    journal
+        Where finished mini-batches are kept and looked up.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``eigenvalue`` (batch, rank), descending, with ``residual``, ``error`` and ``converged``, and the distribution
+        as `distribution` sums it up.
+
+    Raises
+    ------
+    LandscapeError
+        When the examples do not fill one mini-batch, or the objective is sharded.
+    """
+    if objective.sharded:
+        raise LandscapeError("mini-batches are shared out whole: give an objective with sharded=False")
+    filled = objective.images // per_batch
+    if filled == 0:
+        raise LandscapeError(
+            f"{objective.images} images do not fill a mini-batch of {per_batch}: take more images or smaller batches"
+        )
+    batches = filled if batches is None else min(batches, filled)
+    found = np.zeros((batches, len(_COLUMNS), top))
+    products = np.zeros(batches)
+    known = [place for place in range(batches) if journal is not None and _key(place) in journal]
+    # Every process has read the journals of all of them before any writes: they must agree on what is left.
+    distributed.barrier()
+    if journal is not None and distributed.is_main():
+        for place in known:
+            found[place], products[place] = journal[_key(place)]["pairs"], journal[_key(place)]["products"][0]
+    left = sorted(set(range(batches)) - set(known))
+    quiet = quiet or not distributed.is_main()
+    with Progress(batches, "mini-batches", unit="batch", quiet=quiet, done=len(known)) as bar:
+        for place in distributed.share(left):
+            first = place * per_batch
+            curvature = CurvatureOperator(
+                objective, operator, first=first, last=first + per_batch, micro_batch=per_batch
+            )
+            # No search for further copies of an eigenvalue: exact copies among the largest need equal images.
+            pairs = eigenpairs(
+                curvature,
+                top,
+                which="LM",
+                tolerance=tolerance,
+                seed=derived_seed(seed, "mini-batch", place),
+                confidence=0,
+            )
+            order = np.argsort(-pairs.values)
+            found[place] = np.nan
+            found[place, :, : len(order)] = np.stack([getattr(pairs, name)[order] for name in _COLUMNS])
+            products[place] = pairs.products
+            if journal is not None:
+                journal.write(_key(place), {"pairs": found[place], "products": products[place : place + 1]})
+            bar.update(min(distributed.world_size(), batches - bar.done), largest=f"{pairs.values.max():.4g}")
+    if distributed.world_size() > 1:
+        for array in (found, products):
+            array[...] = distributed.all_reduce(torch.from_numpy(array).to(objective.device)).cpu().numpy()
+    dataset = xarray.Dataset(
+        {
+            "eigenvalue": (("batch", "rank"), found[:, 0], {"long_name": "eigenvalue", "units": "nats"}),
+            "residual": (("batch", "rank"), found[:, 1], {"long_name": "bound |lambda - eigenvalue|"}),
+            "error": (("batch", "rank"), found[:, 2], {"long_name": "estimate of |lambda - eigenvalue|"}),
+            "converged": (("batch", "rank"), (found[:, 3] == 1).astype(np.int8)),
+        },
+        {"batch": np.arange(batches), "rank": np.arange(1, top + 1)},
+        attrs={
+            "operator": operator,
+            "per_batch": per_batch,
+            "parameters": objective.size,
+            "images": batches * per_batch,
+            "products": int(products.sum()),
+        },
+    )
+    return dataset.merge(distribution(found[:, 0], seed=seed), combine_attrs="no_conflicts")
+
+
+_COLUMNS = ("values", "residuals", "errors", "converged")
+
+
+def _key(place: int) -> str:
+    return f"mini-batch {place}"
+
+
+def distribution(eigenvalues: np.ndarray, *, seed: int = 0, replicates: int = REPLICATES) -> xarray.Dataset:
+    r"""The distribution of mini-batch eigenvalues in numbers, each with its bootstrap standard error and interval.
+
+    Mini-batches, not eigenvalues, are drawn again: those of one mini-batch belong together (Efron 1979).
+
+    Parameters
+    ----------
+    eigenvalues
+        (batch, rank), each row descending.
+    seed, replicates
+        Of the bootstrap.
+
+    Returns
+    -------
+    xarray.Dataset
+        For each of the following, NAME, also NAME_stderr and the 95 % NAME_interval over ``bound`` (low, high):
+        ``quantile`` (probability) of all eigenvalues; ``negative_share``; ``outlier_share``, the share above
+        :math:`Q_3 + 3\,(Q_3 - Q_1)` of the same eigenvalues (Tukey's outer fence: it moves with the scale of the bulk,
+        so that networks of different scale can be compared); ``tail_index`` of the largest eigenvalue of each
+        mini-batch (`tail_index`; smaller means a heavier tail); ``density`` (grid), a Gaussian kernel estimate whose
+        standard deviation is ``kernel_width``.
+
+    Raises
+    ------
+    LandscapeError
+        When no eigenvalue is finite.
+    """
+    finite = eigenvalues[np.isfinite(eigenvalues)]
+    if len(finite) == 0:
+        raise LandscapeError("no mini-batch has a finite eigenvalue: the weights or the images are damaged")
+    low, high = np.quantile(finite, [0.25, 0.75])
+    spread = min(finite.std(), (high - low) / 1.349) or finite.std() or 1.0
+    # Silverman 1986, eq. 3.31; mini-batches are what is independent, so they are what counts.
+    width = float(0.9 * spread * len(eigenvalues) ** -0.2)
+    grid = np.linspace(finite.min() - 3 * width, finite.max() + 3 * width, _GRID_POINTS)
+    source = numpy_generator(seed, "mini-batch bootstrap")
+    here = _statistics(eigenvalues, grid, width)
+    drawn = [
+        _statistics(eigenvalues[source.integers(len(eigenvalues), size=len(eigenvalues))], grid, width)
+        for _ in range(replicates)
+    ]
+    over = {"quantile": ("probability",), "density": ("grid",)}
+    variables: dict[str, object] = {"kernel_width": ((), width)}
+    for name, value in here.items():
+        replicated = np.array([one[name] for one in drawn])
+        dimensions = over.get(name, ())
+        variables |= {
+            name: (dimensions, value),
+            f"{name}_stderr": (dimensions, replicated.std(axis=0, ddof=1)),
+            f"{name}_interval": (("bound", *dimensions), np.quantile(replicated, [0.025, 0.975], axis=0)),
+        }
+    return xarray.Dataset(
+        variables,
+        {"probability": list(PROBABILITIES), "grid": grid, "bound": ["low", "high"]},
+        attrs={"outlier_rule": f"above Q3 + {FENCE:g} (Q3 - Q1)", "tail_rule": f"Hill, upper {TAIL_SHARE:.0%}"},
+    )
+
+
+def _statistics(eigenvalues: np.ndarray, grid: np.ndarray, width: float) -> dict[str, np.ndarray | float]:
+    finite = eigenvalues[np.isfinite(eigenvalues)]
+    low, high = np.quantile(finite, [0.25, 0.75])
+    return {
+        "quantile": np.quantile(finite, PROBABILITIES),
+        "negative_share": float((finite < 0).mean()),
+        "outlier_share": float((finite > high + FENCE * (high - low)).mean()),
+        "tail_index": tail_index(eigenvalues[:, 0]),
+        "density": _kernel_density(finite, grid, width),
+    }
+
+
+def tail_index(largest: np.ndarray, share: float = TAIL_SHARE) -> float:
+    r"""Hill's index of the upper tail, :math:`\hat\alpha = k / \sum_{i \le k} \log(x_{(i)} / x_{(k+1)})`.
+
+    For :math:`P(X > x) \sim x^{-\alpha}` (Hill 1975). *k* is `share` of the values, at least 5; NaN with fewer than
+    ten values or when the threshold is not positive.
+    """
+    ordered = np.sort(largest[np.isfinite(largest)])[::-1]
+    count = max(5, round(share * len(ordered)))
+    if len(ordered) < 2 * count or ordered[count] <= 0:
+        return float("nan")
+    excess = np.log(ordered[:count] / ordered[count]).sum()
+    return float(count / excess) if excess > 0 else float("inf")
+
+
+def _kernel_density(values: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
+    """Gaussian kernel estimate on an even grid, by counting values in cells first: a thousand replicates are quick."""
+    step = grid[1] - grid[0]
+    place = np.clip((values - grid[0]) / step, 0, len(grid) - 1 - 1e-9)
+    cell, part = place.astype(int), place % 1
+    # Linear binning: each value is shared between the two grid points around it.
+    counts = np.bincount(cell, 1 - part, len(grid)) + np.bincount(cell + 1, part, len(grid))
+    reach = np.arange(-len(grid) + 1, len(grid)) * step / width
+    kernel = np.exp(-(reach**2) / 2)
+    kernel /= kernel.sum() * step
+    return np.convolve(counts, kernel, mode="valid") / len(values)
+
+
+def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
+    """Max-eigenvalue spectra laid over each other: density with its bootstrap band, and the tail on a log axis.
+
+    Parameters
+    ----------
+    results
+        What `mini_batch_spectra` gives.
+    path
+        Where to save the picture (.pdf, .png, .svg).
+    """
+    with plotting.style():
+        made = plotting.figure(7.6, 3.4)
+        body, tail = made.subplots(1, 2)
+        for place, result in enumerate(results):
+            color = plotting.COLORS[place % len(plotting.COLORS)]
+            name = str(result.attrs.get("name", f"network {place + 1}"))
+            band = result["density_interval"]
+            body.fill_between(result["grid"], band[0], band[1], color=color, alpha=0.2, linewidth=0)
+            body.plot(result["grid"], result["density"], color=color, label=name)
+            largest = np.sort(result["eigenvalue"].values[:, 0])
+            largest = largest[largest > 0]
+            above = 1 - np.arange(len(largest)) / max(len(largest), 1)
+            tail.step(largest, above, where="pre", color=color, label=name)
+        body.axvline(0, color="black", linewidth=0.6)
+        body.set_xlabel("eigenvalues of a mini-batch's Hessian (nats)")
+        body.set_ylabel("density (1 / nat; band: 95 %)")
+        body.set_title("max-eigenvalue spectrum")
+        body.legend()
+        tail.set_xscale("log")
+        tail.set_yscale("log")
+        tail.set_xlabel("largest eigenvalue of a mini-batch (nats)")
+        tail.set_ylabel("share of mini-batches above")
+        tail.set_title("upper tail")
+    if path is not None:
+        sources = [{key: str(r.attrs[key]) for key in ("name", "key") if key in r.attrs} for r in results]
+        plotting.save(made, path, {"command": results[0].attrs.get("command", ""), "results": sources})
+    return made
