@@ -223,3 +223,18 @@ def test_the_plan_starts_nothing(capsys, monkeypatch, tmp_path):
     assert main(["--variant", "identity", "--plan"]) == 0
     assert "9 trainings" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_claims_are_written_from_reports_alone(tmp_path, capsys):
+    _, facts = report.write(
+        audit_of(["supported", "against", "undecided"]), tmp_path, asked="python -m analyses.audit x"
+    )
+    out = tmp_path / "CLAIMS.md"
+    assert command.run("analyses.claims", [str(facts), "--out", str(out)]) == 0
+    text = out.read_text()
+    assert "| C1 lower top Hessian eigenvalue |" in text
+    assert "| against |" in text
+    assert "- C13 (deterministic nets gain too)" in text
+    assert "- C1 (" not in text
+    assert command.run("analyses.claims", [str(out), "--out", str(out)]) == 2
+    assert "is no report of an audit" in capsys.readouterr().err

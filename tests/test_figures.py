@@ -75,11 +75,15 @@ def test_a_study_goes_on_from_what_is_kept(measured, monkeypatch):
 def test_drawing_needs_no_torch(measured, tmp_path):
     program = (
         "import sys; from figures.cli import main; "
-        f"main(['fig7', '--preset', 'digits', '--results', {str(measured / 'results')!r}, '--out', {str(tmp_path)!r}]); "
+        "main(['fig7', '--preset', 'digits', '--results', sys.argv[1], '--out', sys.argv[2]]); "
         "sys.exit('torch' in sys.modules)"
     )
     root = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(root)})
+    subprocess.run(
+        [sys.executable, "-c", program, str(measured / "results"), str(tmp_path)],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
 
 
 def test_published_numbers_are_those_of_the_paper():

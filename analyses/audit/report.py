@@ -264,7 +264,7 @@ def write(audit: Audit, folder: Path, *, asked: str) -> tuple[Path, Path]:
     written = []
     for name, text in (
         ("report.html", page_html(audit, asked=asked)),
-        ("report.json", json.dumps(to_json(audit), indent=1)),
+        ("report.json", json.dumps({"command": asked, **to_json(audit)}, indent=1)),
     ):
         temporary = folder / f".{name}-partial"
         temporary.write_text(text)
