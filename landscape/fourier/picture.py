@@ -95,7 +95,7 @@ def _ends(axes: Axes, results: Sequence[xarray.Dataset], path: str) -> None:
                 _marks(axes, result, value, place)
     shade(axes, results[0])
     axes.set_title(r"$\Delta\log A$ at the highest frequency below $\pi$")
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1))
 
 
 def _noise_ends(axes: Axes, results: Sequence[xarray.Dataset], path: str) -> None:
@@ -112,7 +112,7 @@ def _noise_ends(axes: Axes, results: Sequence[xarray.Dataset], path: str) -> Non
                 _marks(axes, result, value, place)
     shade(axes, results[0])
     axes.axhline(0, color="0.4", linewidth=0.8)
-    axes.set_title("log noise / signal: highest frequency (line), 0 (dotted)")
+    axes.set_title(r"log noise / signal: near $\pi$; dotted: at 0")
     axes.set_xlabel("normalised depth")
 
 
