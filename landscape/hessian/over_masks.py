@@ -1,0 +1,178 @@
+"""Curvature under Monte-Carlo dropout: each mask has a Hessian of its own, and their mean is another one."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+
+from landscape import command
+from landscape.eigen import eigenpairs, trace
+from landscape.eigen.estimate import mean_of
+from landscape.errors import LandscapeError
+from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.objective import available_memory
+from landscape.objective.operators import Kind
+from landscape.progress import Progress
+
+
+class MeanOperator:
+    r"""The mean of several symmetric operators, :math:`v \mapsto \frac1M \sum_m A_m v`.
+
+    Parameters
+    ----------
+    parts
+        Operators on the same space.
+    """
+
+    def __init__(self, parts: Sequence[CurvatureOperator]) -> None:
+        self.parts = parts
+        self.size, self.dtype, self.device = parts[0].size, parts[0].dtype, parts[0].device
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Multiply a vector (P,) or columns (P, k)."""
+        total = torch.zeros_like(vectors)
+        for part in self.parts:
+            total += part(vectors)
+        return total / len(self.parts)
+
+
+def over_masks(
+    objective: Objective,
+    *,
+    masks: int = 10,
+    top: int = 5,
+    operator: Kind = "hessian",
+    tolerance: float = 1e-3,
+    trace_products: int = 30,
+    seed: int = 0,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    r"""Top eigenvalues and trace over dropout masks: mean with standard error, spread, and those of the mean Hessian.
+
+    Two different means: :math:`\frac1M\sum_m \lambda_k(H_m)`, how curved the loss is that one training step sees, and
+    :math:`\lambda_k(\frac1M\sum_m H_m)`, how curved the expected loss is, which training descends on. The second is
+    never above the first for the largest eigenvalue (it is a convex function of the matrix).
+
+    Parameters
+    ----------
+    objective
+        With protocol ``dropout="fixed"`` or ``"fresh"``: mask *m* is draw *m* of its `mask_seed`. (A draw is held for
+        all products: an operator that redraws at every product is not symmetric.)
+    masks
+        Number *M* of draws.
+    top
+        Eigenvalues of each.
+    operator
+        ``hessian``, ``ggn`` or ``fisher``.
+    tolerance
+        Relative error of the eigenvalues: far below their spread over masks.
+    trace_products
+        Products spent on the trace of each draw.
+    seed
+        Of starting vectors and probes, the same for all draws, so that differences are the masks'.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``mask_eigenvalue`` (mask, rank) with ``mask_residual``; ``eigenvalue`` (rank), their mean over masks, with
+        ``eigenvalue_stderr`` (widened for few masks by Student's t, so that ± 1.96 of it holds the expectation in
+        95 % of cases) and ``eigenvalue_spread`` (standard deviation over masks); ``trace``, ``trace_stderr``,
+        ``trace_spread``; ``mean_hessian_eigenvalue`` (rank) with ``mean_hessian_residual`` and
+        ``mean_hessian_stderr`` (rank), the first-order standard error from the masks' Rayleigh quotients.
+
+    Raises
+    ------
+    LandscapeError
+        When dropout is off, the network has none, or fewer than two masks are asked for.
+    """
+    if objective.protocol.dropout == "off":
+        raise LandscapeError("dropout is off in this protocol: give --dropout fixed to measure over masks")
+    if masks < 2:
+        raise LandscapeError(f"{masks} mask has no spread: ask for two or more")
+    if not has_dropout(objective):
+        raise LandscapeError("the network has no dropout: there are no masks to average over")
+    # Their graphs are kept together while the mean's eigenvectors are sought: they share one budget.
+    shared = copy.copy(objective)
+    budget = available_memory(objective.device) // 2 if objective.memory is None else objective.memory
+    shared.memory = budget // masks
+    parts = [CurvatureOperator(shared, operator, sample=mask) for mask in range(masks)]
+    found = []
+    traces = []
+    with Progress(masks + 1, "masks", unit="mask", quiet=quiet) as bar:
+        for mask in range(masks):
+            own = CurvatureOperator(objective, operator, sample=mask)
+            pairs = eigenpairs(own, top, tolerance=tolerance, seed=seed)
+            estimate = trace(own, products=trace_products, seed=seed)
+            found.append((pairs.values, pairs.residuals))
+            traces.append(estimate.value)
+            parts[mask].products += own.products
+            bar.update(largest=f"{pairs.values[0]:.4g}")
+        mean = eigenpairs(MeanOperator(parts), top, tolerance=tolerance, seed=seed)
+        bar.update()
+    quotients = np.array([(mean.vectors * part(mean.vectors)).sum(0, dtype=torch.float64).tolist() for part in parts])
+    values = np.array([one[0] for one in found])
+    own_means = [mean_of(column, 0) for column in values.T]
+    trace_mean = mean_of(np.array(traces), 0)
+    return xarray.Dataset(
+        {
+            "mask_eigenvalue": (("mask", "rank"), values),
+            "mask_residual": (("mask", "rank"), np.array([one[1] for one in found])),
+            "mask_trace": ("mask", np.array(traces)),
+            "eigenvalue": ("rank", np.array([one.value for one in own_means])),
+            "eigenvalue_stderr": ("rank", np.array([one.stderr for one in own_means])),
+            "eigenvalue_spread": ("rank", values.std(axis=0, ddof=1)),
+            "trace": ((), trace_mean.value),
+            "trace_stderr": ((), trace_mean.stderr),
+            "trace_spread": ((), float(np.std(traces, ddof=1))),
+            "mean_hessian_eigenvalue": ("rank", mean.values),
+            "mean_hessian_residual": ("rank", mean.residuals),
+            "mean_hessian_stderr": ("rank", np.array([mean_of(column, 0).stderr for column in quotients.T])),
+        },
+        {"mask": np.arange(masks), "rank": np.arange(1, values.shape[1] + 1)},
+        attrs={
+            "operator": operator,
+            "products": sum(part.products for part in parts),
+            "parameters": objective.size,
+            "images": objective.images,
+        },
+    )
+
+
+def has_dropout(objective: Objective) -> bool:
+    """Whether two draws of the masks give different outputs."""
+    parameters = objective.space.split(objective.point)
+    stop = min(objective.images, 16)
+    with torch.no_grad():
+        first, second = (objective.outputs(parameters, 0, stop, sample=sample) for sample in range(2))
+    return not torch.equal(first, second)
+
+
+def table(results: Sequence[xarray.Dataset]) -> str:
+    """Eigenvalues over masks, side by side."""
+    rows = []
+    for place in range(min(result.sizes["rank"] for result in results)):
+        one = [result.isel(rank=place) for result in results]
+        rows.append(
+            [
+                f"eigenvalue {place + 1}, mean over masks",
+                *[f"{float(r['eigenvalue']):.5g} ± {float(r['eigenvalue_stderr']):.2g}" for r in one],
+            ]
+        )
+        rows.append(["  its spread over masks", *[f"{float(r['eigenvalue_spread']):.3g}" for r in one]])
+        rows.append(
+            [
+                "  of the mean Hessian",
+                *[f"{float(r['mean_hessian_eigenvalue']):.5g} ± {float(r['mean_hessian_stderr']):.2g}" for r in one],
+            ]
+        )
+    rows.append(["trace", *[f"{float(r['trace']):.5g} ± {float(r['trace_stderr']):.2g}" for r in results]])
+    rows.append(["  its spread over masks", *[f"{float(r['trace_spread']):.3g}" for r in results]])
+    rows.append(["masks", *[str(r.sizes["mask"]) for r in results]])
+    rows.append(["products", *[f"{int(r.attrs['products']):,}" for r in results]])
+    note = "± is one standard error over masks, widened for their small number; spread is one standard deviation."
+    return command.columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows) + "\n" + note

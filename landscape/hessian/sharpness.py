@@ -1,0 +1,327 @@
+"""Sharpness that does not depend on the scale of the weights, and the sharpness measures that others report."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+
+from landscape import command
+from landscape.eigen import eigenpairs, trace
+from landscape.errors import LandscapeError
+from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.operators import Kind
+from landscape.progress import Progress
+from landscape.protocol import Protocol
+
+
+def filter_norms(objective: Objective) -> Tensor:
+    r"""The diagonal of *D* (P,): each coordinate's filter norm, by the objective's protocol.
+
+    ``filter``: the norm of the output filter that the coordinate belongs to (Li et al. 2018, arXiv 1712.09913);
+    ``first_axis``: the norm over the first axis (the code of Park & Kim); ``layer``: of the tensor; ``none``: 1.
+    One-dimensional tensors count as one filter with ``one_dimensional="random"``, and get 0 with ``"zero"``: they are
+    held where they are.
+    """
+    weights = objective.space.split(objective.point)
+    return objective.space.flatten(_norms(weight.double(), objective.protocol) for weight in weights).to(
+        objective.point
+    )
+
+
+def _norms(weight: Tensor, protocol: Protocol) -> Tensor:
+    if weight.dim() < 2 and protocol.one_dimensional == "zero":
+        return torch.zeros_like(weight)
+    if protocol.normalization == "none":
+        return torch.ones_like(weight)
+    axes = {"filter": list(range(1, weight.dim())), "first_axis": [0]}.get(protocol.normalization)
+    if weight.dim() < 2 or axes is None:
+        axes = list(range(weight.dim()))
+    return torch.linalg.vector_norm(weight, dim=axes, keepdim=True).expand_as(weight)
+
+
+class ScaledOperator:
+    r"""The curvature in other units, :math:`v \mapsto D A D v` with a diagonal *D* >= 0.
+
+    Coordinates where *D* is zero stay where they are; they add zero eigenvalues.
+
+    Parameters
+    ----------
+    operator
+        The curvature *A*.
+    scale
+        Diagonal of *D*, (P,).
+    """
+
+    def __init__(self, operator: CurvatureOperator, scale: Tensor) -> None:
+        self.operator, self.scale = operator, scale
+        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Multiply a vector (P,) or columns (P, k)."""
+        scale = self.scale if vectors.dim() == 1 else self.scale[:, None]
+        return scale * self.operator(scale * vectors)
+
+
+def scale_free(
+    objective: Objective,
+    *,
+    top: int = 5,
+    operator: Kind = "hessian",
+    tolerance: float = 1e-3,
+    trace_products: int = 30,
+    sample: int = 0,
+    seed: int = 0,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    r"""Top eigenvalues and trace of :math:`D A D`, the curvature in filter-normalised coordinates.
+
+    A step *u* in these coordinates moves each filter by *u* times its own norm. Two networks that compute the same
+    function and differ in the scale of their layers (ReLU networks do not change when one layer is multiplied and the
+    next divided by a number) have the same :math:`D A D`, not the same *A*: only these eigenvalues can be compared
+    between networks whose weights differ in scale. That holds for the loss without its L2 term, which knows the scale.
+
+    Parameters
+    ----------
+    objective
+        The function whose curvature is measured; its protocol says what a filter is (`filter_norms`).
+    top
+        Number of eigenvalues.
+    operator
+        ``hessian``, ``ggn`` or ``fisher``.
+    tolerance
+        Relative error of the eigenvalues.
+    trace_products
+        Products spent on the trace.
+    sample
+        Which draw of the dropout masks.
+    seed
+        Of starting vectors and probes.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``scale_free_eigenvalue`` (rank) with ``scale_free_residual``, ``scale_free_trace`` with
+        ``scale_free_trace_stderr``; in nats.
+
+    Raises
+    ------
+    LandscapeError
+        When the protocol leaves no coordinate to move.
+    """
+    scale = filter_norms(objective)
+    if not bool(scale.any()):
+        raise LandscapeError(
+            "every parameter has one dimension and is held: give --one-dimensional random, or other --parameters"
+        )
+    curvature = CurvatureOperator(objective, operator, sample=sample)
+    scaled = ScaledOperator(curvature, scale)
+    with Progress(None, "scale-free eigenvalues", unit="product", quiet=quiet) as bar:
+        pairs = eigenpairs(scaled, top, tolerance=tolerance, seed=seed, callback=lambda *_: bar.update())
+        estimate = trace(scaled, products=trace_products, seed=seed)
+    return xarray.Dataset(
+        {
+            "scale_free_eigenvalue": ("rank", pairs.values),
+            "scale_free_residual": ("rank", pairs.residuals),
+            "scale_free_trace": ((), estimate.value),
+            "scale_free_trace_stderr": ((), estimate.stderr),
+        },
+        {"rank": np.arange(1, len(pairs.values) + 1)},
+        attrs={
+            "operator": operator,
+            "products": curvature.products,
+            "parameters": objective.size,
+            "images": objective.images,
+        },
+    )
+
+
+def sharpness(
+    objective: Objective,
+    *,
+    epsilon: float = 1e-3,
+    radius: float = 0.05,
+    adaptive_radius: float = 0.5,
+    steps: int = 10,
+    directions: Mapping[str, Tensor] | None = None,
+    operator: Kind = "hessian",
+    sample: int = 0,
+) -> xarray.Dataset:
+    r"""Rise of the loss in a neighbourhood, gradient norms, and curvature along given directions.
+
+    Every maximum is approached by :math:`\delta \leftarrow \arg\max_{\delta' \in B} g(w + \delta)^\top\delta'`, whose
+    first step is the measure's own one-step form, and which never descends where the loss is convex in the
+    neighbourhood *B*; the best point met is reported, so that each number is a lower bound of the maximum.
+
+    Parameters
+    ----------
+    objective
+        The function.
+    epsilon
+        Of the epsilon-sharpness of Keskar et al. (2017, arXiv 1609.04836, metric 2.1, their default 1e-3):
+        :math:`100\,(\max_{|\delta_i| \le \epsilon(|w_i| + 1)} L(w + \delta) - L(w)) / (1 + L(w))`, in percent.
+    radius
+        :math:`\rho` of SAM (Foret et al. 2021, arXiv 2010.01412; their CIFAR default 0.05):
+        :math:`\max_{\lVert\delta\rVert \le \rho} L(w + \delta) - L(w)`.
+    adaptive_radius
+        The same in filter-normalised coordinates, :math:`\lVert D^{-1}\delta\rVert \le \rho` (ASAM with filter-wise
+        normalisation, Kwon et al. 2021, arXiv 2102.11600; their default 0.5): free of scale.
+    steps
+        Gradients spent on each.
+    directions
+        Flat vectors (P,) by name along which Rayleigh quotients :math:`v^\top A v / v^\top v` are wanted besides those
+        of the gradient and of the weights themselves.
+    operator
+        Whose quotients.
+    sample
+        Which draw of the dropout masks, held throughout.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``loss``, ``gradient_norm``, ``scale_free_gradient_norm`` :math:`\lVert D g\rVert`; over ``measure`` (epsilon,
+        sam, adaptive_sam): ``rise`` of the loss at the best point and ``first_rise`` of the one-step form, in nats;
+        ``epsilon_sharpness`` in percent; ``rayleigh_quotient`` (direction).
+
+    Raises
+    ------
+    LandscapeError
+        When a direction is zero or of another length.
+    """
+    point = objective.point
+    loss = objective.value(sample=sample).loss
+    gradient = objective.gradient(sample=sample)
+    scale = filter_norms(objective)
+
+    def ball(at: Tensor) -> Tensor:
+        return radius * _unit(at)
+
+    def adaptive_ball(at: Tensor) -> Tensor:
+        return adaptive_radius * scale * _unit(scale * at)
+
+    def box(at: Tensor) -> Tensor:
+        return epsilon * (point.abs() + 1) * at.sign()
+
+    measures = {"epsilon": box, "sam": ball, "adaptive_sam": adaptive_ball}
+    rises = [ascent(objective, gradient, step, steps=steps, sample=sample, loss=loss) for step in measures.values()]
+    curvature = CurvatureOperator(objective, operator, sample=sample)
+    wanted = {"gradient": gradient, "weights": point, **(directions or {})}
+    quotients = [rayleigh_quotient(curvature, vector, name) for name, vector in wanted.items()]
+    return xarray.Dataset(
+        {
+            "loss": ((), loss),
+            "gradient_norm": ((), float(gradient.double().norm())),
+            "scale_free_gradient_norm": ((), float((scale * gradient).double().norm())),
+            "rise": ("measure", np.array([max(found) for found in rises])),
+            "first_rise": ("measure", np.array([found[0] for found in rises])),
+            "epsilon_sharpness": ((), 100 * max(rises[0]) / (1 + loss)),
+            "rayleigh_quotient": ("direction", np.array(quotients)),
+        },
+        {"measure": list(measures), "direction": list(wanted)},
+        attrs={
+            "operator": operator,
+            "products": curvature.products,
+            "gradients": 1 + len(measures) * (steps - 1),
+            "parameters": objective.size,
+            "images": objective.images,
+        },
+    )
+
+
+def ascent(
+    objective: Objective,
+    gradient: Tensor,
+    farthest: Callable[[Tensor], Tensor],
+    *,
+    steps: int,
+    sample: int,
+    loss: float,
+) -> list[float]:
+    """Rises of the loss met on the way up within a neighbourhood, in order.
+
+    Parameters
+    ----------
+    objective, sample, loss
+        The function, its mask draw, and its value at the start.
+    gradient
+        At the start.
+    farthest
+        The point of the neighbourhood farthest along a gradient, relative to the start.
+    steps
+        Points to try; stops when the same point comes again.
+    """
+    rises = []
+    step = farthest(gradient)
+    for place in range(steps):
+        at = objective.point + step
+        rises.append(objective.value(at, sample=sample).loss - loss)
+        if place + 1 == steps:
+            break
+        following = farthest(objective.gradient(at, sample=sample))
+        if torch.equal(following, step):
+            break
+        step = following
+    return rises
+
+
+def rayleigh_quotient(curvature: CurvatureOperator, vector: Tensor, name: str = "the direction") -> float:
+    """Curvature v'Av / v'v along a flat vector (P,); raises LandscapeError when it is zero or of another length."""
+    if vector.shape != (curvature.size,):
+        raise LandscapeError(f"{name} has shape {tuple(vector.shape)}: give a flat vector ({curvature.size},)")
+    if not bool(vector.any()):
+        raise LandscapeError(f"{name} is zero: there is no curvature along it")
+    unit = _unit(vector).to(dtype=curvature.dtype, device=curvature.device)
+    return float((unit * curvature(unit)).sum(dtype=torch.float64) / unit.double().square().sum())
+
+
+def _unit(vector: Tensor) -> Tensor:
+    length = torch.linalg.vector_norm(vector)
+    return vector / length if bool(length > 0) else vector
+
+
+_LABELS = {
+    "loss": "regularised loss",
+    "gradient_norm": "gradient norm",
+    "scale_free_gradient_norm": "gradient norm, scale-free",
+    "epsilon_sharpness": "epsilon-sharpness, %",
+}
+
+
+def table(results: Sequence[xarray.Dataset]) -> str:
+    """Sharpness measures side by side."""
+    rows = []
+    if all("scale_free_eigenvalue" in result for result in results):
+        for place in range(min(result.sizes["rank"] for result in results)):
+            one = [result.isel(rank=place) for result in results]
+            rows.append(
+                [
+                    f"scale-free eigenvalue {place + 1}",
+                    *[f"{float(r['scale_free_eigenvalue']):.5g} ± {float(r['scale_free_residual']):.1g}" for r in one],
+                ]
+            )
+        rows.append(
+            [
+                "scale-free trace",
+                *[f"{float(r['scale_free_trace']):.5g} ± {float(r['scale_free_trace_stderr']):.1g}" for r in results],
+            ]
+        )
+    if all("rise" in result for result in results):
+        rows += [[label, *[f"{float(result[name]):.5g}" for result in results]] for name, label in _LABELS.items()]
+        for name, label in (("sam", "SAM"), ("adaptive_sam", "adaptive SAM")):
+            chosen = [result.sel(measure=name) for result in results]
+            rows.append([f"{label} sharpness, one step", *[f"{float(r['first_rise']):.5g}" for r in chosen]])
+            rows.append([f"{label} sharpness, best found", *[f"{float(r['rise']):.5g}" for r in chosen]])
+        for direction in results[0]["direction"].values:
+            if all(direction in result["direction"] for result in results):
+                quotients = [float(result["rayleigh_quotient"].sel(direction=direction)) for result in results]
+                rows.append([f"curvature along {direction}", *[f"{quotient:.5g}" for quotient in quotients]])
+    rows.append(["products", *[f"{int(result.attrs['products']):,}" for result in results]])
+    notes = [
+        "scale-free: in units of each filter's norm, comparable between networks of different scale; ± is a bound for "
+        "eigenvalues, one standard error for the trace.",
+        "sharpness: rise of the loss (nats) at the worst point found in the neighbourhood.",
+    ]
+    return "\n".join([command.columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])

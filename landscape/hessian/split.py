@@ -1,0 +1,152 @@
+"""The split H = GGN + residual: what of the curvature comes from the loss, and what from the network's own bending."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+
+from landscape import command
+from landscape.eigen import eigenpairs, trace
+from landscape.objective import CurvatureOperator, Objective
+from landscape.progress import Progress
+
+
+class Residual:
+    r"""The residual :math:`H - \mathrm{GGN} = \frac1N\sum_{n,k} \partial_{f_k}\ell_n\, \nabla^2 f_k(x_n)`.
+
+    The L2 term stands in both and drops out.
+
+    Parameters
+    ----------
+    hessian, ggn
+        The two operators of one objective.
+    """
+
+    def __init__(self, hessian: CurvatureOperator, ggn: CurvatureOperator) -> None:
+        self.hessian, self.ggn = hessian, ggn
+        self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Multiply a vector (P,) or columns (P, k)."""
+        return self.hessian(vectors) - self.ggn(vectors)
+
+
+def curvature_split(
+    objective: Objective,
+    *,
+    top: int = 5,
+    tolerance: float = 1e-3,
+    trace_products: int = 30,
+    sample: int = 0,
+    seed: int = 0,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    r"""Both ends of the Hessian, each eigenvalue split into GGN and residual parts, and both parts' own spectra.
+
+    For an eigenvector *v* of *H*, :math:`\lambda = v^\top G v + v^\top R v`. *G* is positive semi-definite for a convex
+    loss, so that all negative curvature lives in *R*, which vanishes where the examples are fitted (Schraudolph 2002;
+    Sagun et al. 2017, arXiv 1706.04454).
+
+    Parameters
+    ----------
+    objective
+        The function whose curvature is split.
+    top
+        Eigenvalues at each end of the Hessian.
+    tolerance
+        Relative error of the eigenvalues.
+    trace_products
+        Products spent on each trace.
+    sample
+        Which draw of the dropout masks.
+    seed
+        Of starting vectors and probes.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``rank``: ``eigenvalue``, ``residual`` (its bound), ``ggn_part``, ``residual_part``; the same with
+        ``lowest_`` before the name for the smallest eigenvalues; ``ggn_eigenvalue``, the largest of *G*;
+        ``residual_largest`` and ``residual_smallest`` of *R* with their bounds; ``hessian_trace``, ``ggn_trace``,
+        ``residual_trace``, each with ``_stderr``.
+    """
+    hessian = CurvatureOperator(objective, "hessian", sample=sample)
+    ggn = CurvatureOperator(objective, "ggn", sample=sample)
+    rest = Residual(hessian, ggn)
+    variables: dict[str, object] = {}
+    with Progress(7, "split", unit="step", quiet=quiet) as bar:
+        for prefix, which in (("", "LA"), ("lowest_", "SA")):
+            pairs = eigenpairs(hessian, top, which=which, tolerance=tolerance, seed=seed)  # type: ignore[arg-type]
+            part = (pairs.vectors * ggn(pairs.vectors)).sum(0, dtype=torch.float64).cpu().numpy()
+            variables |= {
+                f"{prefix}eigenvalue": ("rank", pairs.values),
+                f"{prefix}residual": ("rank", pairs.residuals),
+                f"{prefix}ggn_part": ("rank", part),
+                f"{prefix}residual_part": ("rank", pairs.values - part),
+            }
+            bar.update()
+        own = eigenpairs(ggn, top, tolerance=tolerance, seed=seed)
+        variables |= {"ggn_eigenvalue": ("rank", own.values), "ggn_residual": ("rank", own.residuals)}
+        bar.update()
+        ends = eigenpairs(rest, 2, which="BE", tolerance=tolerance, seed=seed)
+        for place, name in enumerate(("largest", "smallest")):
+            variables[f"residual_{name}"] = ((), float(ends.values[place]))
+            variables[f"residual_{name}_bound"] = ((), float(ends.residuals[place]))
+        bar.update()
+        for name, operator in (("hessian", hessian), ("ggn", ggn), ("residual", rest)):
+            estimate = trace(operator, products=trace_products, seed=seed)
+            variables |= {f"{name}_trace": ((), estimate.value), f"{name}_trace_stderr": ((), estimate.stderr)}
+            bar.update()
+    return xarray.Dataset(
+        variables,
+        {"rank": np.arange(1, len(pairs.values) + 1)},
+        attrs={
+            "operator": "hessian",
+            "products": hessian.products + ggn.products,
+            "parameters": objective.size,
+            "images": objective.images,
+        },
+    )
+
+
+def table(results: Sequence[xarray.Dataset]) -> str:
+    """The split, a column a network."""
+    rows = []
+    for prefix, label in (("", "eigenvalue"), ("lowest_", "lowest eigenvalue")):
+        for place in range(min(result.sizes["rank"] for result in results)):
+            one = [result.isel(rank=place) for result in results]
+            rows.append(
+                [
+                    f"{label} {place + 1} = GGN + residual",
+                    *[
+                        f"{float(r[prefix + 'eigenvalue']):.4g} = {float(r[prefix + 'ggn_part']):.4g} "
+                        f"{float(r[prefix + 'residual_part']):+.3g}"
+                        for r in one
+                    ],
+                ]
+            )
+    rows.append(["top eigenvalue of the GGN", *[f"{float(r['ggn_eigenvalue'][0]):.5g}" for r in results]])
+    for name in ("largest", "smallest"):
+        rows.append(
+            [
+                f"{name} eigenvalue of the residual",
+                *[
+                    f"{float(r['residual_' + name]):.4g} ± {float(r['residual_' + name + '_bound']):.1g}"
+                    for r in results
+                ],
+            ]
+        )
+    for name in ("hessian", "ggn", "residual"):
+        rows.append(
+            [
+                f"trace of the {name}",
+                *[f"{float(r[name + '_trace']):.4g} ± {float(r[name + '_trace_stderr']):.1g}" for r in results],
+            ]
+        )
+    rows.append(["products", *[f"{int(r.attrs['products']):,}" for r in results]])
+    note = "Eigenvectors of the Hessian; the GGN part holds the L2 term. ± is a bound, of traces one standard error."
+    return command.columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows) + "\n" + note
