@@ -127,7 +127,7 @@ function draw(panel) {
   const { canvas, surface } = panel, ratio = window.devicePixelRatio || 1, box = canvas.getBoundingClientRect();
   canvas.width = Math.round(box.width * ratio); canvas.height = Math.round(box.height * ratio);
   const g = canvas.getContext("2d"); g.scale(ratio, ratio);
-  const size = { w: box.width, h: box.height, k: Math.min(box.width, box.height * 1.15) * 0.335 * view.zoom };
+  const size = { w: box.width, h: box.height, k: Math.min(box.width, box.height * 1.15) * 0.31 * view.zoom };
   const values = surface.values[variable], A = surface.alpha, B = surface.beta, faces = [];
   panel.points = [];
   const spot = values.map((row, i) => row.map((v, j) => {

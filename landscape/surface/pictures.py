@@ -1,6 +1,7 @@
 """Pictures of surfaces: filled contours, 3D, profiles, several networks side by side on one scale, animations."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,6 +12,7 @@ import xarray
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from landscape import plotting
 from landscape.errors import LandscapeError
@@ -106,7 +108,7 @@ def _planes(
         else:
             _contours(axes, surface, variable, norm, levels)
         if len(surfaces) > 1 or "name" in surface.attrs:
-            axes.set_title(str(surface.attrs.get("name", f"surface {place + 1}")))
+            axes.set_title(_title(surface, place))
     bar = made.colorbar(
         mappable,
         ax=panels,
@@ -119,6 +121,11 @@ def _planes(
         bar.minorticks_off()
     bar.set_label(_label(surfaces[0], variable))
     return made
+
+
+def _title(surface: xarray.Dataset, place: int) -> str:
+    """The name in lines that fit a panel."""
+    return "\n".join(textwrap.wrap(str(surface.attrs.get("name", f"surface {place + 1}")), 30))
 
 
 def _extend(surfaces: Sequence[xarray.Dataset], variable: str, norm: Normalize) -> str:
@@ -186,6 +193,8 @@ def _sheet(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normalize) 
     axes.set_xlabel(r"$\alpha$", labelpad=-4)
     axes.set_ylabel(r"$\beta$", labelpad=-4)
     axes.tick_params(pad=-2, labelsize=6.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
 
 
 def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
@@ -242,7 +251,7 @@ def animate(
             made = plotting.figure(4.2, 3.6)
             axes = made.add_subplot(projection="3d")
             _sheet(axes, frame, variable, norm)
-            axes.set_title(str(frame.attrs.get("name", "")))
+            axes.set_title(_title(frame, 0))
             content = BytesIO()
             made.savefig(content, format="png", dpi=110)
             pictures.append(Image.open(content).convert("RGB"))
