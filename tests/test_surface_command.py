@@ -1,0 +1,138 @@
+"""``python -m landscape.surface`` from the outside."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landscape import checkpoint, nets, result
+from landscape.command import run
+from landscape.surface.cli import main, parser
+
+PUBLISHED = Path(__file__).parents[2] / "shared" / "paper" / "cifar100_resnet_mcdo_18_x10_losslandscape.csv"
+MODEL = {"name": "resnet_mcdo_18", "num_classes": 10, "width": 2}
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = nets.build(**MODEL)
+    recipe = {"recipe": "test", "model": MODEL, "data": {"name": "digits"}, "training": {"weight_decay": 5e-4}}
+    return checkpoint.save(tmp_path_factory.mktemp("net") / "net.safetensors", model.state_dict(), recipe=recipe)
+
+
+def test_json_has_rows_over_alpha(network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(network), "--points", "3", "--span", "0.5", "--images", "40", "--json", "--quiet"]
+    assert main([*arguments, "--out", str(tmp_path / "a.nc"), "--plot", str(tmp_path / "a.png")]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["alpha"] == facts["beta"] == [-0.5, 0.0, 0.5]
+    kept = result.load(tmp_path / "a.nc")
+    for name in ("loss", "cross_entropy", "l2", "accuracy", "loss_stderr", "ece"):
+        np.testing.assert_array_equal(facts[name], kept[name].values)
+        assert kept[name].dims == ("alpha", "beta")
+    assert facts["protocol"]["dropout"] == "off"
+    assert facts["weight_decay"] == 5e-4
+    assert len(facts["summary"]["curvature"]) == 2
+    assert (tmp_path / "a.png").is_file()
+    # Asked again, it answers from the file; the journal is gone.
+    written = (tmp_path / "a.nc").stat().st_mtime_ns
+    assert main([*arguments, "--out", str(tmp_path / "a.nc")]) == 0
+    assert (tmp_path / "a.nc").stat().st_mtime_ns == written
+    assert not list(tmp_path.glob(".*journal*"))
+
+
+def test_table_names_what_is_not_finite(network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(network), "--points", "3", "--span", "1e30", "--images", "20", "--out", str(tmp_path / "a.nc")]
+    assert main([*arguments, "--plot", str(tmp_path / "a.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "not finite" in line]
+    assert "8 of 9 cells are not finite, the first at alpha = -1e+30, beta = -1e+30" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["NET", "--points", "1"], "1 points make no axis"),
+        (["NET", "--span", "0"], "empty or not finite"),
+        (["NET", "--stderr", "little"], "no standard error"),
+        (["NET", "--gif", "a.gif"], "needs --frames"),
+        (["NET", "--line", "--html", "a.html"], "need a plane"),
+        (["NET", "--frames", "3"], "masks, which are off"),
+        (["NET", "--directions", "missing.safetensors"], "cannot read missing.safetensors"),
+        (["NET", "--between", "missing.safetensors"], "missing.safetensors"),
+        ([], "nothing to measure"),
+        (["--from-csv", "missing.csv"], "no file missing.csv"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    network: Path, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = [str(network) if argument == "NET" else argument for argument in arguments]
+    extra = ["--images", "10", "--out", str(tmp_path / "a.nc")] if given else []
+    assert run("landscape.surface.cli", [*given, *extra]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert complaint in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_directions_are_shared_through_a_file(network: Path, tmp_path: Path) -> None:
+    file, common = str(tmp_path / "axes.safetensors"), ["--points", "2", "--images", "20", "--quiet"]
+    main([str(network), *common, "--seed", "5", "--save-directions", file, "--out", str(tmp_path / "a.nc")])
+    main([str(network), *common, "--directions", file, "--out", str(tmp_path / "b.nc")])
+    first, second = (result.load(tmp_path / name) for name in ("a.nc", "b.nc"))
+    np.testing.assert_allclose(first.loss, second.loss, rtol=1e-5)
+
+
+def test_published_surface_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not PUBLISHED.is_file():
+        pytest.skip("the published file is not at hand")
+    assert main(["--from-csv", str(PUBLISHED), "--json", "--plot", str(tmp_path / "a.png")]) == 0
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    assert summary["minimum"] == pytest.approx(0.01233, abs=1e-5)
+    assert summary["maximum"] == pytest.approx(0.02248, abs=1e-5)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bits(network: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "landscape.surface", str(network), "--points", "5", "--images", "64"]
+    command += ["--dropout", "fresh", "--quiet", "--out"]
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    journal = tmp_path / ".killed.nc.journal"
+    for pieces in (3, 9):
+        process = subprocess.Popen([*command, str(tmp_path / "killed.nc")], env=environment)
+        while process.poll() is None and not (journal.exists() and journal.stat().st_size > 1500 * pieces):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed.nc").exists()
+    subprocess.run([*command, str(tmp_path / "killed.nc")], env=environment, check=True)
+    main([*command[3:], str(tmp_path / "whole.nc")])
+    killed, whole = (result.load(tmp_path / name).drop_attrs() for name in ("killed.nc", "whole.nc"))
+    assert killed.identical(whole)
+
+
+def test_torchrun_shares_cells_to_the_same_bits(network: Path, tmp_path: Path) -> None:
+    arguments = [str(network), "--points", "4", "--images", "48", "--tolerance", "0.05", "--quiet", "--out"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*launcher, "-m", "landscape.surface", *arguments, str(tmp_path / "two.nc")],
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        check=True,
+        capture_output=True,
+    )
+    main([*arguments, str(tmp_path / "one.nc")])
+    two, one = (result.load(tmp_path / name).drop_attrs() for name in ("two.nc", "one.nc"))
+    assert two.identical(one)
+    assert not list(tmp_path.glob(".*journal*"))
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    text = parser().format_help()
+    for flag in ("--points", "--span", "--weight-decay", "--tolerance", "--stderr", "--curvature-map", "--from-csv"):
+        assert flag in text
