@@ -3,17 +3,22 @@
 import argparse
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray
 
-from landscape import command
+from landscape import command, distributed
+from landscape.eigen import Eigenpairs
+from landscape.errors import LandscapeError
+from landscape.hessian import measurements
 from landscape.hessian.picture import draw
 from landscape.hessian.spectrum import PARTS, spectrum
-from landscape.objective import CurvatureOperator
+from landscape.objective import CurvatureOperator, Objective
 from landscape.result import require_same_protocol
+from landscape.surface import directions
 
 INSTRUMENT = "landscape.hessian"
 DESCRIPTION = """Hessian spectrum of the regularised loss at a network's weights.
@@ -35,13 +40,20 @@ def parser() -> command.Parser:
     spectrum_group.add_argument("--trace-products", type=command.positive, default=30, metavar="N")
     spectrum_group.add_argument("--probes", type=command.positive, default=3, metavar="N", help="of the density")
     spectrum_group.add_argument("--steps", type=command.positive, default=40, metavar="N", help="of each probe")
+    spectrum_group.add_argument("--save-vectors", type=Path, metavar="FILE", help="top eigenvectors, as safetensors")
+    measurements.add_arguments(made)
     return made
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure, print, draw."""
     arguments = parser().parse_args(argv)
+    other = measurements.asked(arguments)
+    if other is not None and arguments.save_vectors is not None:
+        raise LandscapeError(f"--save-vectors saves what the plain spectrum finds: leave out {other.flag}")
     subjects = command.subjects(arguments)
+    if other is not None:
+        return measurements.run(arguments, subjects, other)
     if arguments.plan:
         command.report(
             arguments,
@@ -83,9 +95,28 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
 
     def measure() -> xarray.Dataset:
         objective = command.objective(arguments, subject, sharded=True)
-        return spectrum(objective, **chosen, seed=arguments.seed, quiet=arguments.quiet)
 
-    return command.answer(asked, measure, force=arguments.force)
+        def keep(pairs: Eigenpairs) -> None:
+            if arguments.save_vectors is not None and distributed.is_main():
+                save_vectors(objective, pairs, vectors_path(arguments, subject))
+
+        return spectrum(objective, **chosen, seed=arguments.seed, quiet=arguments.quiet, keep_vectors=keep)
+
+    # Results hold no vectors: they are found again when they are wanted.
+    return command.answer(asked, measure, force=arguments.force or arguments.save_vectors is not None)
+
+
+def save_vectors(objective: Objective, pairs: Eigenpairs, path: Path) -> None:
+    """Keep eigenvectors by parameter name (``rank/name``), in the format that surfaces take their directions from."""
+    facts = {f"eigenvalue_{place + 1}": float(value) for place, value in enumerate(pairs.values)}
+    found = directions.Directions(vectors=pairs.vectors.T.contiguous(), kind="hessian", facts=facts)
+    directions.save(found, objective, path)
+
+
+def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Path:
+    """Where the eigenvectors of a subject go: one file each."""
+    path: Path = arguments.save_vectors
+    return path if len(arguments.checkpoints) == 1 else path.with_name(f"{path.stem}-{subject.name}{path.suffix}")
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:

@@ -8,7 +8,7 @@ import torch
 import xarray
 from matplotlib.figure import Figure
 
-from landscape import distributed, plotting
+from landscape import command, distributed, plotting
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
@@ -302,3 +302,35 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         sources = [{key: str(r.attrs[key]) for key in ("name", "key") if key in r.attrs} for r in results]
         plotting.save(made, path, {"command": results[0].attrs.get("command", ""), "results": sources})
     return made
+
+
+def table(results: Sequence[xarray.Dataset]) -> str:
+    """Quantiles, signs and tail of the mini-batches' eigenvalues, side by side."""
+
+    def row(label: str, name: str, place: int | None = None) -> list[str]:
+        cells = []
+        for result in results:
+            value, stderr = (
+                result[which] if place is None else result[which][place] for which in (name, f"{name}_stderr")
+            )
+            cells.append(f"{float(value):.4g} ± {float(stderr):.2g}")
+        return [label, *cells]
+
+    first = results[0]
+    rows = [
+        row(f"quantile {float(level):g}", "quantile", place) for place, level in enumerate(first["probability"].values)
+    ]
+    rows += [
+        row("share of negative eigenvalues", "negative_share"),
+        row("share of outliers", "outlier_share"),
+        row("tail index", "tail_index"),
+        ["mini-batches", *[str(result.sizes["batch"]) for result in results]],
+        ["products", *[f"{int(result.attrs['products']):,}" for result in results]],
+    ]
+    notes = [
+        f"the {first.sizes['rank']} eigenvalues of largest magnitude of each mini-batch of "
+        f"{int(first.attrs['per_batch'])} images; ± is one standard error over mini-batches (bootstrap).",
+        f"outliers lie {first.attrs['outlier_rule']} of all these eigenvalues; a smaller tail index is a heavier tail "
+        f"({first.attrs['tail_rule']} of the largest).",
+    ]
+    return "\n".join([command.columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])

@@ -39,7 +39,7 @@ class MeanOperator:
         return total / len(self.parts)
 
 
-def over_masks(
+def mask_spectra(
     objective: Objective,
     *,
     masks: int = 10,

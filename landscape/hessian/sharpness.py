@@ -64,7 +64,7 @@ class ScaledOperator:
         return scale * self.operator(scale * vectors)
 
 
-def scale_free(
+def scale_free_spectrum(
     objective: Objective,
     *,
     top: int = 5,
@@ -139,7 +139,7 @@ def scale_free(
     )
 
 
-def sharpness(
+def sharpness_measures(
     objective: Objective,
     *,
     epsilon: float = 1e-3,

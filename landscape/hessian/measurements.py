@@ -1,0 +1,343 @@
+"""What the Hessian command measures instead of the plain spectrum: one entry a flag, all run alike."""
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from matplotlib.figure import Figure
+
+from landscape import command, distributed
+from landscape.data import Images
+from landscape.errors import LandscapeError
+from landscape.hessian import blocks, mini_batches, over_masks, pyhessian_solver, sharpness, split
+from landscape.journal import Journal
+from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.objective import examples
+from landscape.result import require_same_protocol
+from landscape.surface import directions
+
+INSTRUMENT = "landscape.hessian"
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One thing that the command can measure.
+
+    Attributes
+    ----------
+    flag
+        The flag that asks for it.
+    asked
+        Whether a command line asks for it.
+    settings
+        What of the command line decides the result.
+    measure
+        (objective, settings, seed, quiet, journal) -> result.
+    table
+        Results as text.
+    products
+        Products that it will take, about, for `--plan`.
+    draw
+        Draws results to a path, or None when there is no picture.
+    sharded
+        Whether examples are shared out under torchrun (otherwise whole pieces are).
+    """
+
+    flag: str
+    asked: Callable[[argparse.Namespace], bool]
+    settings: Callable[[argparse.Namespace], Settings]
+    measure: Callable[[Objective, Settings, int, bool, Journal], xarray.Dataset]
+    table: Callable[[Sequence[xarray.Dataset]], str]
+    products: Callable[[Settings], int]
+    draw: Callable[[Sequence[xarray.Dataset], Path], Figure] | None = None
+    sharded: bool = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of all measurements."""
+    group = parser.add_argument_group("instead of the plain spectrum, one of")
+    group.add_argument("--per-batch", type=command.positive, metavar="N", help="top eigenvalues of mini-batches of N")
+    group.add_argument("--batches", type=command.positive, default=512, metavar="N", help="of them (default: 512)")
+    group.add_argument("--blocks", action="store_true", help="top eigenvalue and trace of every block of parameters")
+    group.add_argument(
+        "--block-depth", type=command.positive, default=2, metavar="N", help="1 stages, 2 blocks (default), 9 layers"
+    )
+    group.add_argument("--masks", type=command.positive, metavar="M", help="over M draws of the dropout masks")
+    group.add_argument("--split", action="store_true", help="eigenvalues split into GGN and residual")
+    group.add_argument("--scale-free", action="store_true", help="eigenvalues in filter-normalised coordinates")
+    group.add_argument("--sharpness", action="store_true", help="sharpness measures; may stand beside --scale-free")
+    group.add_argument("--epsilon", type=float, default=1e-3, metavar="E", help="of epsilon-sharpness (default: 1e-3)")
+    group.add_argument("--radius", type=float, default=0.05, metavar="R", help="of SAM sharpness (default: 0.05)")
+    group.add_argument("--along", type=Path, metavar="FILE", help="curvature along directions that were saved")
+    group.add_argument("--solver", choices=("lanczos", "pyhessian"), default="lanczos", help="pyhessian: PyHessian's")
+
+
+def asked(arguments: argparse.Namespace) -> Measurement | None:
+    """The measurement that a command line asks for, or None for the plain spectrum; also completes its defaults.
+
+    Raises
+    ------
+    LandscapeError
+        When it asks for two at once, or for a picture that there is none of.
+    """
+    found = [one for one in MEASUREMENTS if one.asked(arguments)]
+    if len(found) > 1:
+        raise LandscapeError(f"{' and '.join(one.flag for one in found)} are different measurements: ask one at a time")
+    if not found:
+        return None
+    if arguments.plot is not None and found[0].draw is None:
+        raise LandscapeError(f"there is no picture of {found[0].flag}: leave out --plot")
+    if found[0] is MINI_BATCHES:
+        # The paper's spectrum is of the training objective, augmentation included, on as many images as it takes.
+        arguments.augmentation = arguments.augmentation or "frozen"
+        arguments.images = arguments.images or "all"
+    return found[0]
+
+
+def run(arguments: argparse.Namespace, subjects: Sequence[command.Subject], chosen: Measurement) -> int:
+    """Measure every subject, draw, print."""
+    if arguments.plan:
+        lines = [plan(arguments, subject, chosen) for subject in subjects]
+        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
+        return 0
+    results = [measured(arguments, subject, chosen) for subject in subjects]
+    differences = require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
+    if arguments.plot is not None and chosen.draw is not None and distributed.is_main():
+        chosen.draw(results, arguments.plot)
+    command.report(
+        arguments,
+        table=lambda: "\n".join([chosen.table(results), _note(results), *differences]),
+        facts=lambda: to_json(results[0]) if len(results) == 1 else {"results": [to_json(one) for one in results]},
+    )
+    return 0
+
+
+def measured(arguments: argparse.Namespace, subject: command.Subject, chosen: Measurement) -> xarray.Dataset:
+    """One subject's result, from the cache when it is there; finished pieces are kept in a journal until then."""
+    subject = arranged(subject, arguments, chosen)
+    settings = chosen.settings(arguments)
+    question = command.question(arguments, INSTRUMENT, subject, {"measurement": chosen.flag, **settings})
+
+    def measure() -> xarray.Dataset:
+        objective = command.objective(arguments, subject, sharded=chosen.sharded)
+        with Journal(question.journal, {"key": question.key}, process=distributed.rank()) as journal:
+            return chosen.measure(objective, settings, arguments.seed, arguments.quiet, journal)
+
+    result = command.answer(question, measure, force=arguments.force)
+    if distributed.is_main():
+        for file in [question.journal, *question.journal.parent.glob(f"{question.journal.name}.[0-9]*")]:
+            file.unlink(missing_ok=True)
+    return result
+
+
+def arranged(subject: command.Subject, arguments: argparse.Namespace, chosen: Measurement) -> command.Subject:
+    """The subject with the examples of its mini-batches in order, drawn epoch by epoch, if mini-batches are asked."""
+    if chosen is not MINI_BATCHES:
+        return subject
+    protocol = subject.protocol
+    count = arguments.per_batch * arguments.batches
+    # The sample first, then its order; the augmentation is drawn last, by place.
+    sample: Images = examples(subject.data, protocol.replace(augmentation="none"))
+    ordered = mini_batches.epochs(sample, count, seed=protocol.subset_seed)
+    return dataclasses.replace(subject, data=ordered, protocol=protocol.replace(images=count))
+
+
+def plan(arguments: argparse.Namespace, subject: command.Subject, chosen: Measurement) -> str:
+    """Products, seconds and memory that the measurement will cost, by taking one product."""
+    settings = chosen.settings(arguments)
+    objective = command.objective(arguments, arranged(subject, arguments, chosen), sharded=chosen.sharded)
+    size = settings.get("per_batch")
+    operator = (
+        CurvatureOperator(objective)
+        if size is None
+        else CurvatureOperator(objective, first=0, last=size, micro_batch=size)
+    )
+    vector = torch.ones_like(objective.point)
+    operator(vector)
+    started = time.perf_counter()
+    operator(vector)
+    seconds = time.perf_counter() - started
+    total = chosen.products(settings)
+    return (
+        f"{subject.name}: {objective.size} parameters, {objective.images} images; about {total} products of "
+        f"{seconds:.2g} s, {total * seconds:.0f} s in all; {operator.plan}"
+    )
+
+
+def to_json(result: xarray.Dataset) -> dict[str, Any]:
+    """Every variable and coordinate by name, and provenance, JSON-ready."""
+    numbers: dict[str, Any] = {str(name): _plain(values) for name, values in result.variables.items()}
+    attributes = dict(result.attrs)
+    for name in ("protocol", "settings"):
+        attributes[name] = json.loads(attributes[name])
+    for name, value in attributes.items():
+        attributes[name] = value.item() if isinstance(value, np.generic) else value
+    # The names that all of this instrument's JSON shares.
+    attributes["hvps"] = attributes.pop("products")
+    if "eigenvalue" in numbers:
+        numbers["eigenvalues"] = numbers.pop("eigenvalue")
+    if "residual" in numbers:
+        numbers["residuals"] = numbers.pop("residual")
+    return numbers | attributes
+
+
+def _plain(values: Any) -> Any:
+    return values.values.tolist()
+
+
+def _note(results: Sequence[xarray.Dataset]) -> str:
+    first = results[0].attrs
+    return f"{first['operator']} of the mean loss plus L2 term on {first['data']}, protocol {first['protocol_hash']}."
+
+
+def _pairs(top: int) -> int:
+    # Lanczos takes about 3 products a pair on spectra of trained classifiers, and as many again for what comes around.
+    return 4 * top + 20
+
+
+def _only(arguments: argparse.Namespace) -> Settings:
+    """Which parts PyHessian is asked for: without a wish, those that it can do."""
+    if "density" in (arguments.only or ()):
+        raise LandscapeError(pyhessian_solver.NO_DENSITY)
+    return {"top": arguments.top, "only": sorted(arguments.only or ("top", "trace"))}
+
+
+def _common(arguments: argparse.Namespace, **more: Any) -> Settings:
+    return {
+        "top": arguments.top,
+        "operator": arguments.operator,
+        "tolerance": arguments.tolerance,
+        "trace_products": arguments.trace_products,
+        **more,
+    }
+
+
+def _sharpness_settings(arguments: argparse.Namespace) -> Settings:
+    along = arguments.along
+    if along is not None and not along.is_file():
+        raise LandscapeError(f"no directions at {along}: give a file that --save-vectors or --save-directions wrote")
+    return _common(
+        arguments,
+        scale_free=arguments.scale_free,
+        sharpness=arguments.sharpness,
+        epsilon=arguments.epsilon,
+        radius=arguments.radius,
+        along=None if along is None else str(along),
+        along_sha256=None if along is None else _sha256(along),
+    )
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _measure_sharpness(
+    objective: Objective, settings: Settings, seed: int, quiet: bool, journal: Journal
+) -> xarray.Dataset:
+    found = []
+    if settings["scale_free"]:
+        shared = {name: settings[name] for name in ("top", "operator", "tolerance", "trace_products")}
+        found.append(sharpness.scale_free_spectrum(objective, **shared, seed=seed, quiet=quiet))
+    if settings["sharpness"] or settings["along"] is not None:
+        given = {}
+        if settings["along"] is not None:
+            loaded = directions.load(settings["along"], objective)
+            given = {f"direction {place + 1}": vector for place, vector in enumerate(loaded.vectors)}
+        found.append(
+            sharpness.sharpness_measures(
+                objective,
+                epsilon=settings["epsilon"],
+                radius=settings["radius"],
+                directions=given,
+                operator=settings["operator"],
+            )
+        )
+    products = sum(int(one.attrs["products"]) for one in found)
+    merged = xarray.merge(found, combine_attrs="override")
+    return merged.assign_attrs(products=products)
+
+
+MINI_BATCHES = Measurement(
+    flag="--per-batch",
+    asked=lambda arguments: arguments.per_batch is not None,
+    settings=lambda arguments: {
+        "per_batch": arguments.per_batch,
+        "batches": arguments.batches,
+        "top": arguments.top,
+        "operator": arguments.operator,
+        "tolerance": arguments.tolerance,
+    },
+    measure=lambda objective, settings, seed, quiet, journal: mini_batches.mini_batch_spectra(
+        objective, **settings, seed=seed, quiet=quiet, journal=journal
+    ),
+    table=mini_batches.table,
+    draw=mini_batches.draw,
+    products=lambda settings: settings["batches"] * _pairs(settings["top"]),
+    sharded=False,
+)
+MEASUREMENTS: tuple[Measurement, ...] = (
+    MINI_BATCHES,
+    Measurement(
+        flag="--blocks",
+        asked=lambda arguments: arguments.blocks,
+        settings=lambda arguments: _common(arguments, depth=arguments.block_depth),
+        measure=lambda objective, settings, seed, quiet, journal: blocks.block_spectra(
+            objective, **settings, seed=seed, quiet=quiet
+        ),
+        table=blocks.table,
+        draw=blocks.draw,
+        # A residual network of the paper has about ten blocks.
+        products=lambda settings: 10 * (_pairs(1) + settings["trace_products"]) + _pairs(settings["top"]),
+    ),
+    Measurement(
+        flag="--masks",
+        asked=lambda arguments: arguments.masks is not None,
+        settings=lambda arguments: _common(arguments, masks=arguments.masks),
+        measure=lambda objective, settings, seed, quiet, journal: over_masks.mask_spectra(
+            objective, **settings, seed=seed, quiet=quiet
+        ),
+        table=over_masks.table,
+        products=lambda settings: settings["masks"] * (2 * _pairs(settings["top"]) + settings["trace_products"]),
+    ),
+    Measurement(
+        flag="--split",
+        asked=lambda arguments: arguments.split,
+        settings=lambda arguments: {name: value for name, value in _common(arguments).items() if name != "operator"},
+        measure=lambda objective, settings, seed, quiet, journal: split.curvature_split(
+            objective, **settings, seed=seed, quiet=quiet
+        ),
+        table=split.table,
+        products=lambda settings: 5 * _pairs(settings["top"]) + 4 * settings["trace_products"],
+    ),
+    Measurement(
+        flag="--sharpness or --scale-free",
+        asked=lambda arguments: arguments.sharpness or arguments.scale_free or arguments.along is not None,
+        settings=_sharpness_settings,
+        measure=_measure_sharpness,
+        table=sharpness.table,
+        products=lambda settings: _pairs(settings["top"]) + settings["trace_products"],
+    ),
+    Measurement(
+        flag="--solver pyhessian",
+        asked=lambda arguments: arguments.solver == "pyhessian",
+        settings=_only,
+        measure=lambda objective, settings, seed, quiet, journal: pyhessian_solver.pyhessian_spectrum(
+            objective, **settings, seed=seed
+        ),
+        table=pyhessian_solver.table,
+        # Power iteration takes about 15 products an eigenvalue, at most 100.
+        products=lambda settings: 15 * settings["top"] + 30,
+        sharded=False,
+    ),
+)
