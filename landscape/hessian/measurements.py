@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--block-depth", type=command.positive, default=2, metavar="N", help="1 stages, 2 blocks (default), 9 layers"
     )
     group.add_argument("--masks", type=command.positive, metavar="M", help="over M draws of the dropout masks")
-    group.add_argument("--split", action="store_true", help="eigenvalues split into GGN and residual")
+    group.add_argument("--ggn-split", action="store_true", help="eigenvalues split into GGN and residual")
     group.add_argument("--scale-free", action="store_true", help="eigenvalues in filter-normalised coordinates")
     group.add_argument("--sharpness", action="store_true", help="sharpness measures; may stand beside --scale-free")
     group.add_argument("--epsilon", type=float, default=1e-3, metavar="E", help="of epsilon-sharpness (default: 1e-3)")
@@ -311,8 +311,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         products=lambda settings: settings["masks"] * (2 * _pairs(settings["top"]) + settings["trace_products"]),
     ),
     Measurement(
-        flag="--split",
-        asked=lambda arguments: arguments.split,
+        flag="--ggn-split",
+        asked=lambda arguments: arguments.ggn_split,
         settings=lambda arguments: {name: value for name, value in _common(arguments).items() if name != "operator"},
         measure=lambda objective, settings, seed, quiet, journal: split.curvature_split(
             objective, **settings, seed=seed, quiet=quiet
