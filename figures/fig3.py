@@ -24,7 +24,7 @@ def draw(drawing: Drawing) -> Figure:
             axes.plot(entry.dataset["eigenvalue"].values[0, 0], 0.5, "D", color=entry.color, markersize=6)
         axes.plot([], [], "D", color="black", label="one batch of all measured images")
         axes.set_xscale("log")
-        axes.set_xlabel("largest Hessian eigenvalue of a mini-batch of 16 (nats per squared unit of weight)")
+        axes.set_xlabel("largest Hessian eigenvalue of a mini-batch of 16 images")
         axes.set_ylabel("share of mini-batches above")
         axes.legend()
     return made

@@ -33,7 +33,9 @@ def draw(drawing: Drawing) -> Figure:
             if "dropout_effect" in result:
                 effect = result["dropout_effect"].sel(path=PATH).values
                 frequency = result["frequency"].values
-                place = int(np.argmax(np.isfinite(effect).sum(1)))
+                # Before the first dropout the effect is exactly zero.
+                acted = np.nan_to_num(np.abs(effect)).max(1) > 0
+                place = int(np.argmax(np.isfinite(effect).sum(1) * acted))
                 seen = np.isfinite(effect[place])
                 right.plot(frequency[place][seen], effect[place][seen], color=entry.color, label=entry.name, marker=".")
         left.set_xlabel("normalised depth")
