@@ -80,7 +80,8 @@ def main() -> None:
         return
     if arguments.only != "memory":
         references = {"": network(arguments.width, own_masks=False)}
-        references[" channels last"] = copy.deepcopy(references[""]).to(memory_format=torch.channels_last)
+        plain = copy.deepcopy(references[""])
+        references[" channels last"] = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         ours(model, images, 2)
         for _ in range(arguments.rounds):
             own_seconds = seconds(ours, model, images, arguments.passes)

@@ -75,7 +75,10 @@ def fused(net: nn.Module) -> nn.Module:
     ]
     for convolution, norm in [("0", "1"), *norms]:
         parent, _, child = convolution.rpartition(".")
-        folded = fuse_conv_bn_eval(net.get_submodule(convolution), net.get_submodule(norm))
+        first, second = net.get_submodule(convolution), net.get_submodule(norm)
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(second, nn.BatchNorm2d)
+        folded = fuse_conv_bn_eval(first, second)
         setattr(net.get_submodule(parent), child, folded)
         parent, _, child = norm.rpartition(".")
         setattr(net.get_submodule(parent), child, nn.Identity())
