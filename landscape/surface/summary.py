@@ -1,13 +1,13 @@
 """Numbers about a surface: how flat, how rough, how sure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray
-from scipy.interpolate import RegularGridInterpolator
+from scipy.interpolate import CubicSpline, RectBivariateSpline, RegularGridInterpolator
 
 from landscape.errors import LandscapeError
 from landscape.surface.persistence import barcode
@@ -147,9 +147,7 @@ def rises(surface: xarray.Dataset, variable: str = "loss", shares: Sequence[floa
     if not reach > 0 or any(len(axis) < 4 for axis in axes):
         return []
     errors = surface["rise_stderr"].values if "rise_stderr" in surface else np.full(values.shape, np.nan)
-    # Splines carry a value that is not finite everywhere: near such cells straight lines do.
-    method: Literal["cubic", "linear"] = "cubic" if np.isfinite(values).all() else "linear"
-    height = RegularGridInterpolator(axes, values, method=method)
+    height = _interpolant(axes, values)
     error = RegularGridInterpolator(axes, errors, method="linear")
     angles = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1) if len(axes) == 2 else np.array([[1.0], [-1.0]])
@@ -168,6 +166,18 @@ def rises(surface: xarray.Dataset, variable: str = "loss", shares: Sequence[floa
             )
         )
     return made
+
+
+def _interpolant(axes: Sequence[np.ndarray], values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Values at places (n, d): cubic splines, which are exact for cubics."""
+    if not np.isfinite(values).all():
+        # A spline carries a value that is not finite everywhere; straight lines keep it where it is.
+        return RegularGridInterpolator(axes, values, method="linear")
+    if values.ndim == 1:
+        curve = CubicSpline(axes[0], values)
+        return lambda places: np.asarray(curve(places[:, 0]))
+    sheet = RectBivariateSpline(axes[0], axes[1], values)
+    return lambda places: np.asarray(sheet.ev(places[:, 0], places[:, 1]))
 
 
 def plane_curvature(surface: xarray.Dataset, variable: str = "loss") -> np.ndarray:
