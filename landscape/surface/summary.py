@@ -301,7 +301,9 @@ def spread(summaries: Sequence[Summary]) -> dict[str, dict[str, float]]:
             rows.setdefault(f"curvature {place + 1}", []).append(value)
     found = {}
     for name, entries in rows.items():
-        deviation = float(np.std(entries, ddof=1)) if len(entries) > 1 else math.nan
+        # A ratio of curvatures may be infinite on some plane; its spread then is undefined, and said so by NaN.
+        with np.errstate(invalid="ignore"):
+            deviation = float(np.std(entries, ddof=1)) if len(entries) > 1 else math.nan
         found[name] = {
             "mean": float(np.mean(entries)),
             "deviation": deviation,
