@@ -5,22 +5,27 @@ products, products against differences of gradients, weight decay as an exact sh
 a blur.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from landscape import command
+from landscape.masks import Masks
 from landscape.nets.smoothing import Blur
 from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.objective import logits
 from landscape.randomness import generator
 
 FAILED = 1
 # Images to check on: every invariant holds for any number of them.
 _IMAGES = 64
+# The plain graph of these is held whole, in float64.
+_PLAIN_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -101,20 +106,78 @@ def curvature_checks(objective: Objective, decayed: Objective, exact: Objective,
     return checks
 
 
-def blur_checks(*, kernel: Sequence[float] = (1, 1), seed: int = 0) -> list[Check]:
+def plain_product_check(model: nn.Module, exact: Objective, *, seed: int = 0) -> list[Check]:
+    """Our product, batch norm folded and convolutions differentiated our way, against plain double backward.
+
+    Parameters
+    ----------
+    model
+        The network as it was loaded.
+    exact
+        Its objective in float64; nothing is checked unless batch norm uses running statistics, since the plain network
+        knows no other way in evaluation mode.
+    seed
+        Seed of the probe vector.
+    """
+    if exact.protocol.batch_norm != "running" or exact.left_out:
+        return []
+    plain = copy.deepcopy(model).double().eval().to(exact.device)
+    vector = _unit(exact, seed, 2)
+    stop = min(exact.images, _PLAIN_IMAGES)
+    off = exact.protocol.dropout == "off"
+    math_kernel = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with Masks.off() if off else Masks.addressed(seed=exact.protocol.mask_seed) as masks, math_kernel:
+        masks.address(first_example=0, sample=0)
+        loss = exact.loss(logits(plain(exact.batch(0, stop))), exact.labels(0, stop))
+        parameters = list(plain.parameters())
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+        rows = torch.autograd.grad(gradients, parameters, exact.space.split(vector))
+    found = exact.space.flatten(rows)
+    ours = CurvatureOperator(exact, first=0, last=stop)(vector)
+    decay = exact.l2_product(exact.space.split(exact.point), vector[:, None])
+    if isinstance(decay, Tensor):
+        found = found + decay[:, 0]
+    return [
+        Check(
+            "product against plain double backward (float64)",
+            float((ours - found).norm() / found.norm()),
+            1e-8,
+            "folding or our convolutions are wrong for this network: please report it",
+        )
+    ]
+
+
+def blur_checks(
+    *, kernel: Sequence[float] = (1, 1), blur: Blur | None = None, name: str = "", seed: int = 0
+) -> list[Check]:
     """The two laws of a blur with an outer-product kernel k: white noise loses variance to sum k^2; a wave along an
     axis is multiplied by the filter's response, |cos(w / 2)| for the 2-tap box.
+
+    Parameters
+    ----------
+    kernel
+        1D filter of the blur to check when none is given.
+    blur
+        A layer of the user's network, its filter taken from its own kernel.
+    name
+        What to call it.
+    seed
+        Of the noise.
     """
-    blur = Blur(kernel)
+    if blur is None:
+        blur = Blur(kernel)
+    else:
+        kernel = blur.kernel.double().sum(0).tolist()
+    name = name or f"blur {tuple(kernel)}"
     squares = float(blur.kernel.double().square().sum())
     noise = torch.randn(64, 1, 64, 64, generator=generator(seed, "noise"))
-    interior = blur(noise)[..., 2:-2, 2:-2].double()
+    interior = blur(noise)[..., 4:-4, 4:-4].double()
     ratio = float(interior.square().mean())
     # Neighbouring outputs share inputs: the number of independent ones is smaller by about the kernel's area.
     stderr = squares * math.sqrt(2 * blur.kernel.numel() / interior.numel())
     checks = [
         Check(
-            f"blur {tuple(kernel)}: noise variance against sum k^2, in standard errors",
+            f"{name}: noise variance against sum k^2, in standard errors",
             abs(ratio - squares) / stderr,
             4.0,
             "the blur is not normalised",
@@ -129,10 +192,19 @@ def blur_checks(*, kernel: Sequence[float] = (1, 1), seed: int = 0) -> list[Chec
     taps = taps / taps.sum()
     angles = torch.arange(len(kernel)) * frequency
     theory = float(torch.hypot((taps * angles.cos()).sum(), (taps * angles.sin()).sum()))
-    checks.append(
-        Check(f"blur {tuple(kernel)}: amplitude of a wave", abs(amplitude - theory), 1e-5, "the blur is not the kernel")
-    )
+    checks.append(Check(f"{name}: amplitude of a wave", abs(amplitude - theory), 1e-5, "the blur is not the kernel"))
     return checks
+
+
+def network_blur_checks(model: nn.Module, *, seed: int = 0) -> list[Check]:
+    """The laws of every kind of blur in a network, one of each kernel; of the paper's when it has none."""
+    layers: dict[tuple[float, ...], tuple[str, Blur]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Blur):
+            layers.setdefault(tuple(module.kernel.flatten().tolist()), (name, module))
+    if not layers:
+        return blur_checks(seed=seed)
+    return [check for name, layer in layers.values() for check in blur_checks(blur=layer, name=name, seed=seed)]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -152,7 +224,8 @@ def main(argv: Sequence[str]) -> int:
         )
         checks = [
             *curvature_checks(objective, decayed, exact, seed=arguments.seed),
-            *blur_checks(seed=arguments.seed),
+            *plain_product_check(subject.checkpoint.model, exact, seed=arguments.seed),
+            *network_blur_checks(subject.checkpoint.model, seed=arguments.seed),
         ]
         rows = [
             [check.name, f"{check.found:.2g}", f"{check.allowed:.2g}", "ok" if check.passed else "FAILED"]

@@ -214,9 +214,12 @@ def distribution(eigenvalues: np.ndarray, *, seed: int = 0, replicates: int = RE
     for name, value in here.items():
         replicated = np.array([one[name] for one in drawn])
         dimensions = over.get(name, ())
+        # A tail without spread has an infinite index; its spread over replicates then is undefined, and NaN says so.
+        with np.errstate(invalid="ignore"):
+            deviation = replicated.std(axis=0, ddof=1)
         variables |= {
             name: (dimensions, value),
-            f"{name}_stderr": (dimensions, replicated.std(axis=0, ddof=1)),
+            f"{name}_stderr": (dimensions, deviation),
             f"{name}_interval": (("bound", *dimensions), np.quantile(replicated, [0.025, 0.975], axis=0)),
         }
     return xarray.Dataset(
