@@ -8,7 +8,7 @@ from landscape import command
 
 RECIPES = ("digits-plain", "digits-smooth")
 PICTURE = Path("results/demo/hessian.png")
-# A third of the digits: two spectra in a minute or two on a laptop, with the sampling error that this costs in the table.
+# A third of the digits: the table says what sampling error that costs.
 IMAGES = "512"
 
 
