@@ -42,7 +42,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, path_in
             top = made.add_subplot(grid[0, place], sharey=first[0])
             first[0] = first[0] or top
             _curves(top, shown, "delta_log_amplitude", {"dropout": names["delta_log_amplitude"]})
-            top.set_title(f"{result.attrs.get('name', 'network')}, masks {names['delta_log_amplitude']}")
+            top.set_title(f"{result.attrs.get('name', 'network')}\nmasks {names['delta_log_amplitude']}", fontsize=8)
             if place == 0:
                 top.set_ylabel(r"$\Delta\log A$")
             if "component_log_amplitude" in result:
