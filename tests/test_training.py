@@ -230,7 +230,7 @@ class TestCommand:
             (["digits-plane"], "no recipe 'digits-plane'.*digits-plain"),
             ([], "no recipe named"),
             (["digits-plain", "--device", "cuda:77"], "cuda:77"),
-            (["cifar100-small-mcdo", "--data-root", "FOLDER", "--cache", "FOLDER"], "no cifar100 under"),
+            (["cifar100-small-mcdo@77", "--data-root", "FOLDER", "--cache", "FOLDER"], "no cifar100 under"),
             (["digits-plain", "--epochs", "0"], "epochs.*0 is not"),
             (["digits-plain", "--cache", "FOLDER/file", "--epochs", "1"], "cannot write"),
         ],

@@ -217,10 +217,11 @@ def distribution(eigenvalues: np.ndarray, *, seed: int = 0, replicates: int = RE
         # A tail without spread has an infinite index; its spread over replicates then is undefined, and NaN says so.
         with np.errstate(invalid="ignore"):
             deviation = replicated.std(axis=0, ddof=1)
+            interval = np.quantile(replicated, [0.025, 0.975], axis=0)
         variables |= {
             name: (dimensions, value),
             f"{name}_stderr": (dimensions, deviation),
-            f"{name}_interval": (("bound", *dimensions), np.quantile(replicated, [0.025, 0.975], axis=0)),
+            f"{name}_interval": (("bound", *dimensions), interval),
         }
     return xarray.Dataset(
         variables,
