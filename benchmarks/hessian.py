@@ -2,6 +2,7 @@
 
     python benchmarks/hessian.py                 # everything, about ten minutes on 2 cores
     python benchmarks/hessian.py --only products
+    python benchmarks/hessian.py --only top --top-images 512
 
 The network is a ResNet-20 for CIFAR (0.28 million parameters), trained for a few hundred steps on the images it is
 measured on, in evaluation mode. Times are medians over interleaved repeats; trust their ratios. Errors are against our
@@ -9,21 +10,37 @@ own solver in float64, whose residual bound is printed beside it.
 """
 
 import argparse
+import gc
+import resource
 import statistics
+import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
 
+import curvlinops
+import hessian_eigenthings
 import numpy as np
+import pyhessian
 import scipy.sparse.linalg
+import scipy.stats
 import torch
+from curvlinops.papyan2020traces.spectrum import fast_lanczos, lanczos_approximate_spectrum
 from torch import Tensor, nn
 
 from landscape import command, data
 from landscape.data import Images
-from landscape.eigen import eigenpairs
+from landscape.eigen import eigenpairs, spectral_density
 from landscape.objective import CurvatureOperator, Objective
 from landscape.protocol import Protocol
 from landscape.randomness import generator
+
+Result = TypeVar("Result")
+Batch = tuple[Tensor, Tensor]
+Curve = tuple[np.ndarray, np.ndarray]
 
 
 class Block(nn.Module):
@@ -56,11 +73,16 @@ def resnet20(classes: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
 
 
-def trained(images: Images, steps: int) -> nn.Module:
+def perceptron(classes: int) -> nn.Module:
+    """A network on 8 x 8 images of three equal channels, whose whole spectrum can be computed."""
+    return nn.Sequential(nn.AvgPool3d((3, 1, 1)), nn.Flatten(), nn.Linear(64, 14), nn.Tanh(), nn.Linear(14, classes))
+
+
+def trained(images: Images, steps: int, network: Callable[[int], nn.Module] = resnet20) -> nn.Module:
     """The network after some steps of SGD: random weights have no spectrum worth finding."""
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(generator(0, "benchmark").get_state())
-        net = resnet20(images.classes).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        net = network(images.classes).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     source = generator(0, "benchmark order")
     for _ in range(steps):
@@ -126,26 +148,61 @@ def products(net: nn.Module, images: Images, repeats: int) -> str:
     return command.columns([f"{len(images)} images", "ms", "gradients"], rows)
 
 
-def top_five(net: nn.Module, images: Images) -> str:
-    """Top-5 eigenvalues: seconds, products, largest relative error."""
-    exact = Objective(net, images, protocol=Protocol(dtype="float64"))
-    reference = eigenpairs(CurvatureOperator(exact), 5, tolerance=1e-9)
-    truth = reference.values
+def measured(solve: Callable[[], Result]) -> tuple[Result, float, float]:
+    """What `solve` gives, the seconds it takes and the resident memory it adds at its peak in MiB (sampled)."""
+    page = resource.getpagesize() / 2**20
+    done = threading.Event()
+    peak = 0.0
 
-    def row(name: str, solve: Callable[[], tuple[np.ndarray, int]]) -> list[str]:
-        started = time.perf_counter()
-        values, count = solve()
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, resident())
+
+    gc.collect()
+    before = peak = resident()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    started = time.perf_counter()
+    try:
+        found = solve()
+    finally:
         seconds = time.perf_counter() - started
-        error = np.max(np.abs(np.sort(values)[::-1][:5] - truth) / truth)
-        return [name, f"{seconds:.1f}", str(count), f"{error:.1e}"]
+        done.set()
+        sampler.join()
+    return found, seconds, peak - before
 
-    rows = [row("ours", lambda: _ours(net, images))]
-    rows.append(row("curvlinops + eigsh, tol 1e-3", lambda: _curvlinops(net, images)))
-    rows.append(row("hessian-eigenthings Lanczos, 20 steps", lambda: _eigenthings(net, images)))
-    rows.append(row("PyHessian eigenvalues(top_n=5)", lambda: _pyhessian(net, images)))
-    rows.append(row("ours, again", lambda: _ours(net, images)))
+
+def top_five(net: nn.Module, images: Images, per_batch: int) -> str:
+    """Top-5 eigenvalues: seconds, products, largest relative error, peak memory."""
+    exact = Objective(net, images, protocol=Protocol(dtype="float64"))
+    # The error of an eigenvalue is quadratic in this one of its vector.
+    reference = eigenpairs(CurvatureOperator(exact), 5, tolerance=1e-5)
+    truth = reference.values
+    batches = [(part, label) for part, label in _batches(images, per_batch)]
+    solvers: dict[str, Callable[[], tuple[np.ndarray, int]]] = {
+        "ours": lambda: _ours(net, images),
+        "curvlinops + eigsh, tol 1e-3": lambda: _curvlinops(net, batches),
+        "hessian-eigenthings Lanczos, 20 steps": lambda: _eigenthings(net, batches),
+        "PyHessian eigenvalues(top_n=5)": lambda: _pyhessian(net, batches),
+        "ours, again": lambda: _ours(net, images),
+    }
+    rows = []
+    for name, solve in solvers.items():
+        (values, count), seconds, memory = measured(solve)
+        error = np.max(np.abs(np.sort(values)[::-1][:5] - truth) / truth)
+        rows.append([name, f"{seconds:.1f}", str(count), f"{error:.1e}", f"{memory:.0f}"])
+    head = [f"top 5, {len(images)} images in batches of {per_batch}", "s", "products", "error", "MiB"]
     note = f"reference: float64, residuals below {reference.residuals.max():.0e}; eigenvalues {np.round(truth, 3)}"
-    return command.columns([f"top 5, {len(images)} images", "s", "products", "error"], rows) + "\n" + note
+    return command.columns(head, rows) + "\n" + note
+
+
+def _batches(images: Images, per_batch: int) -> list[Batch]:
+    starts = range(0, len(images), per_batch)
+    return [(images.batch(at, at + per_batch), images.labels[at : at + per_batch]) for at in starts]
 
 
 def _ours(net: nn.Module, images: Images) -> tuple[np.ndarray, int]:
@@ -153,12 +210,8 @@ def _ours(net: nn.Module, images: Images) -> tuple[np.ndarray, int]:
     return found.values, found.products
 
 
-def _curvlinops(net: nn.Module, images: Images) -> tuple[np.ndarray, int]:
-    import curvlinops
-
-    operator = curvlinops.HessianLinearOperator(
-        net, nn.CrossEntropyLoss(), list(net.parameters()), [(images.batch(0, len(images)), images.labels)]
-    ).to_scipy()
+def _curvlinops(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
+    operator = _curvlinops_operator(net, batches).to_scipy()
     count = 0
 
     def multiply(vector: np.ndarray) -> np.ndarray:
@@ -171,53 +224,152 @@ def _curvlinops(net: nn.Module, images: Images) -> tuple[np.ndarray, int]:
     return values, count
 
 
-def _eigenthings(net: nn.Module, images: Images) -> tuple[np.ndarray, int]:
-    from hessian_eigenthings import HessianOperator, lanczos
+def _eigenthings_operator(net: nn.Module, batches: list[Batch]) -> hessian_eigenthings.HessianOperator:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
-    batch = (images.batch(0, len(images)), images.labels)
+    return hessian_eigenthings.HessianOperator(net, batches, loss)
 
-    def loss(model: nn.Module, pair: tuple[Tensor, Tensor]) -> Tensor:
-        return nn.functional.cross_entropy(model(pair[0]), pair[1])
 
-    found = lanczos(HessianOperator(net, [batch], loss), k=5, max_iter=20)
+def _eigenthings(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
+    found = hessian_eigenthings.lanczos(_eigenthings_operator(net, batches), k=5, max_iter=20)
     return np.asarray(found.eigenvalues.cpu(), dtype=np.float64), 20
 
 
-def _pyhessian(net: nn.Module, images: Images) -> tuple[np.ndarray, int]:
-    import pyhessian
-    import pyhessian.hessian as module
+def _pyhessian_operator(net: nn.Module, batches: list[Batch]) -> pyhessian.hessian:
+    if len(batches) == 1:
+        return pyhessian.hessian(net, nn.CrossEntropyLoss(), data=batches[0], cuda=False)
+    return pyhessian.hessian(net, nn.CrossEntropyLoss(), dataloader=batches, cuda=False)
 
+
+def _pyhessian(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
+    # The package's own name for the module is taken by its class.
+    module = sys.modules["pyhessian.hessian"]
     count = 0
-    product = module.hessian_vector_product
 
-    def counted(*arguments: object) -> object:
-        nonlocal count
-        count += 1
-        return product(*arguments)
+    def counting(product: Callable[..., object]) -> Callable[..., object]:
+        def counted(*arguments: object) -> object:
+            nonlocal count
+            count += 1
+            return product(*arguments)
 
-    module.hessian_vector_product = counted
+        return counted
+
+    of_batch, of_loader = module.hessian_vector_product, pyhessian.hessian.dataloader_hv_product
+    module.hessian_vector_product = counting(of_batch)  # type: ignore[attr-defined]
+    pyhessian.hessian.dataloader_hv_product = counting(of_loader)
     try:
         with torch.random.fork_rng(devices=[]):
-            peer = pyhessian.hessian(
-                net, nn.CrossEntropyLoss(), data=(images.batch(0, len(images)), images.labels), cuda=False
-            )
-            values, _ = peer.eigenvalues(top_n=5)
+            values, _ = _pyhessian_operator(net, batches).eigenvalues(top_n=5)
     finally:
-        module.hessian_vector_product = product
+        module.hessian_vector_product = of_batch  # type: ignore[attr-defined]
+        pyhessian.hessian.dataloader_hv_product = of_loader
         net.zero_grad(set_to_none=True)
     return np.asarray(values), count
+
+
+def _pyhessian_density(net: nn.Module, batches: list[Batch], steps: int, probes: int) -> Curve:
+    """PyHessian's density with the function that torch has removed put back, and drawn as its examples draw it."""
+
+    def eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eig(matrix)
+        return torch.view_as_real(values), vectors.real
+
+    torch.eig = eig  # type: ignore
+    try:
+        with torch.random.fork_rng(devices=[]):
+            nodes, weights = _pyhessian_operator(net, batches).density(iter=steps, n_v=probes)
+    finally:
+        del torch.eig
+        net.zero_grad(set_to_none=True)
+    values, masses = np.array(nodes), np.array(weights)
+    # The kernel and the grid of its density_plot: variance 1e-5 times the range, at least.
+    grid = np.linspace(values.min() - 0.01, values.max() + 0.01, 10_000)
+    variance = 1e-5 * max(1.0, np.ptp(grid))
+    kernel = np.exp(-((grid[:, None] - values.ravel()) ** 2) / (2 * variance))
+    return grid, kernel @ masses.ravel()
+
+
+def density(net: nn.Module, images: Images, steps: int) -> str:
+    """Seconds and memory of one probe's Lanczos steps."""
+    batches = _batches(images, len(images))
+    operator = _curvlinops_operator(net, batches)
+    solvers: dict[str, Callable[[], object]] = {
+        "ours": lambda: spectral_density(CurvatureOperator(Objective(net, images)), probes=1, steps=steps),
+        "PyHessian, mended": lambda: _pyhessian_density(net, batches, steps, 1),
+        "hessian-eigenthings": lambda: hessian_eigenthings.spectral_density(
+            _eigenthings_operator(net, batches), num_runs=1, lanczos_steps=steps
+        ),
+        "curvlinops (not reorthogonalised)": lambda: fast_lanczos(operator, steps),
+        "ours, again": lambda: spectral_density(CurvatureOperator(Objective(net, images)), probes=1, steps=steps),
+    }
+    rows = []
+    for name, solve in solvers.items():
+        _, seconds, memory = measured(solve)
+        rows.append([name, f"{seconds:.1f}", f"{memory:.0f}"])
+    return command.columns([f"density, {steps} steps, {len(images)} images", "s", "MiB"], rows)
+
+
+def _curvlinops_operator(net: nn.Module, batches: list[Batch]) -> curvlinops.HessianLinearOperator:
+    return curvlinops.HessianLinearOperator(
+        net, nn.CrossEntropyLoss(), list(net.parameters()), batches, check_deterministic=False
+    )
+
+
+def accuracy(steps: int = 100, probes: int = 10) -> str:
+    """Wasserstein-1 distance of every library's drawn curve from a full exact spectrum, as a share of its range."""
+    digits = data.load("digits", "train").subset(256, seed=0)
+    pooled = replace(
+        digits, mean=None, std=None, images=nn.functional.avg_pool2d(digits.batch(0, 256), digits.images.shape[-1] // 8)
+    )
+    net = trained(pooled, 200, perceptron).double()
+    batches = [(inputs.double(), labels) for inputs, labels in _batches(pooled, 256)]
+    exact_operator = CurvatureOperator(Objective(net, pooled, protocol=Protocol(dtype="float64")))
+    matrix = exact_operator(torch.eye(exact_operator.size, dtype=torch.float64))
+    exact = torch.linalg.eigvalsh((matrix + matrix.T) / 2).numpy()
+
+    def ours() -> Curve:
+        found = spectral_density(exact_operator, probes=probes, steps=steps)
+        curve = found.on_grid(found.grid(scale="linear"))
+        return curve.centres, curve.density * np.diff(curve.edges)
+
+    def eigenthings() -> Curve:
+        operator = _eigenthings_operator(net, batches)
+        found = hessian_eigenthings.spectral_density(operator, num_runs=probes, lanczos_steps=steps)
+        return found.grid.numpy(), found.density.numpy()
+
+    def curvlinops_() -> Curve:
+        with torch.random.fork_rng(devices=[]):
+            grid, curve = lanczos_approximate_spectrum(
+                _curvlinops_operator(net, batches), steps, num_points=10_000, num_repeats=probes
+            )
+        return grid.numpy(), curve.numpy()
+
+    drawn = {
+        "ours": ours,
+        "PyHessian, mended": lambda: _pyhessian_density(net, batches, steps, probes),
+        "hessian-eigenthings": eigenthings,
+        "curvlinops": curvlinops_,
+    }
+    rows = []
+    for name, draw in drawn.items():
+        grid, mass = draw()
+        distance = scipy.stats.wasserstein_distance(grid, exact, mass, None) / np.ptp(exact)
+        rows.append([name, f"{distance:.1e}"])
+    return command.columns([f"{len(exact)} parameters, {probes} probes, {steps} steps", "Wasserstein-1 of curve"], rows)
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("products", "top"), action="append")
+    parser.add_argument("--only", choices=("products", "top", "density", "accuracy"), action="append")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--top-images", type=int, default=128)
+    parser.add_argument("--per-batch", type=int, default=128, help="of the other libraries")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    wanted = arguments.only or ["products", "top"]
+    wanted = arguments.only or ["products", "top", "density", "accuracy"]
     train = data.load("cifar100", "train").subset(2000, seed=0)
     net = trained(train, arguments.steps)
     count = sum(parameter.numel() for parameter in net.parameters())
@@ -225,7 +377,11 @@ def main() -> None:
     if "products" in wanted:
         print(products(net, train.subset(arguments.images, seed=1), arguments.repeats), flush=True)
     if "top" in wanted:
-        print(top_five(net, train.subset(arguments.top_images, seed=1)), flush=True)
+        print(top_five(net, train.subset(arguments.top_images, seed=1), arguments.per_batch), flush=True)
+    if "density" in wanted:
+        print(density(net, train.subset(64, seed=1), steps=100), flush=True)
+    if "accuracy" in wanted:
+        print(accuracy(), flush=True)
 
 
 if __name__ == "__main__":
