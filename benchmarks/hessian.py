@@ -148,7 +148,7 @@ def products(net: nn.Module, images: Images, repeats: int) -> str:
     return command.columns([f"{len(images)} images", "ms", "gradients"], rows)
 
 
-def measured(solve: Callable[[], Result]) -> tuple[Result, float, float]:
+def measured(name: str, solve: Callable[[], Result]) -> tuple[Result, float, float]:
     """What `solve` gives, the seconds it takes and the resident memory it adds at its peak in MiB (sampled)."""
     page = resource.getpagesize() / 2**20
     done = threading.Event()
@@ -173,10 +173,11 @@ def measured(solve: Callable[[], Result]) -> tuple[Result, float, float]:
         seconds = time.perf_counter() - started
         done.set()
         sampler.join()
+        print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
     return found, seconds, peak - before
 
 
-def top_five(net: nn.Module, images: Images, per_batch: int) -> str:
+def top_five(net: nn.Module, images: Images, per_batch: int, chosen: list[str]) -> str:
     """Top-5 eigenvalues: seconds, products, largest relative error, peak memory."""
     exact = Objective(net, images, protocol=Protocol(dtype="float64"))
     # The error of an eigenvalue is quadratic in this one of its vector.
@@ -192,7 +193,9 @@ def top_five(net: nn.Module, images: Images, per_batch: int) -> str:
     }
     rows = []
     for name, solve in solvers.items():
-        (values, count), seconds, memory = measured(solve)
+        if chosen and name.split()[0].strip(",") not in chosen:
+            continue
+        (values, count), seconds, memory = measured(name, solve)
         error = np.max(np.abs(np.sort(values)[::-1][:5] - truth) / truth)
         rows.append([name, f"{seconds:.1f}", str(count), f"{error:.1e}", f"{memory:.0f}"])
     head = [f"top 5, {len(images)} images in batches of {per_batch}", "s", "products", "error", "MiB"]
@@ -301,11 +304,10 @@ def density(net: nn.Module, images: Images, steps: int) -> str:
             _eigenthings_operator(net, batches), num_runs=1, lanczos_steps=steps
         ),
         "curvlinops (not reorthogonalised)": lambda: fast_lanczos(operator, steps),
-        "ours, again": lambda: spectral_density(CurvatureOperator(Objective(net, images)), probes=1, steps=steps),
     }
     rows = []
     for name, solve in solvers.items():
-        _, seconds, memory = measured(solve)
+        _, seconds, memory = measured(name, solve)
         rows.append([name, f"{seconds:.1f}", f"{memory:.0f}"])
     return command.columns([f"density, {steps} steps, {len(images)} images", "s", "MiB"], rows)
 
@@ -366,6 +368,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--top-images", type=int, default=128)
     parser.add_argument("--per-batch", type=int, default=128, help="of the other libraries")
+    parser.add_argument("--solver", action="append", default=[], help="of the top five: ours, PyHessian, ...")
+    parser.add_argument("--density-steps", type=int, default=100)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
@@ -377,9 +381,11 @@ def main() -> None:
     if "products" in wanted:
         print(products(net, train.subset(arguments.images, seed=1), arguments.repeats), flush=True)
     if "top" in wanted:
-        print(top_five(net, train.subset(arguments.top_images, seed=1), arguments.per_batch), flush=True)
+        print(
+            top_five(net, train.subset(arguments.top_images, seed=1), arguments.per_batch, arguments.solver), flush=True
+        )
     if "density" in wanted:
-        print(density(net, train.subset(64, seed=1), steps=100), flush=True)
+        print(density(net, train.subset(64, seed=1), arguments.density_steps), flush=True)
     if "accuracy" in wanted:
         print(accuracy(), flush=True)
 
