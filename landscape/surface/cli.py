@@ -2,10 +2,8 @@
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,13 @@ import xarray
 from landscape import checkpoint, command, distributed, published
 from landscape.errors import LandscapeError
 from landscape.journal import Journal
-from landscape.metrics import METRICS
 from landscape.objective import Objective
 from landscape.result import require_same_protocol
 from landscape.surface import curvature, directions, html, pictures, vtp
 from landscape.surface.cells import Cells
 from landscape.surface.measure import grid, line, plane
-from landscape.surface.summary import Summary, spread, summarize
+from landscape.surface.summary import spread, summarize
+from landscape.surface.table import table
 
 INSTRUMENT = "landscape.surface"
 DESCRIPTION = """Loss surface: the regularised loss, its terms and the metrics over a plane or line through the weights.
@@ -356,153 +354,3 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
         else:
             facts[name] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
     return facts
-
-
-def table(
-    results: Sequence[xarray.Dataset],
-    differences: Sequence[str] = (),
-    planes: Sequence[Sequence[xarray.Dataset]] = (),
-) -> str:
-    """The numbers side by side, with what they mean below."""
-    head = ["", *[str(result.attrs.get("name", "")) for result in results]]
-    summaries = [summarize(result) for result in results]
-    rows = [
-        [label, *[text(result, summary) for result, summary in zip(results, summaries, strict=True)]]
-        for label, text in _rows(results, summaries)
-    ]
-    if planes:
-        every = [spread([summarize(one) for one in found]) for found in planes]
-        for name in every[0]:
-            entries = [f"{one[name]['mean']:.4g} ± {one[name]['deviation']:.2g}" for one in every if name in one]
-            rows.append([f"{name}, {len(planes[0])} planes", *entries, *[""] * (len(results) - len(entries))])
-    notes = [
-        "Lengths are in units of the directions, heights in nats; ± is one standard error over the choice of images"
-    ]
-    notes[0] += ", of several planes the standard deviation between them." if planes else "."
-    for result, summary in zip(results, summaries, strict=True):
-        notes += _notes(result, summary)
-    return "\n".join([command.columns(head, rows), *notes, *differences])
-
-
-Text = Callable[[xarray.Dataset, Summary], str]
-
-
-def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> list[tuple[str, Text]]:
-    def centre(result: xarray.Dataset, summary: Summary) -> str:
-        if not math.isfinite(summary.origin):
-            return "-"
-        if "loss_stderr" not in result:
-            return f"{summary.origin:.5g}"
-        at = dict.fromkeys(result["loss"].dims, 0.0)
-        return f"{summary.origin:.5g} ± {float(result['loss_stderr'].sel(at)):.2g}"
-
-    rows: list[tuple[str, Text]] = [
-        ("loss at the origin", centre),
-        ("lowest, highest", lambda _, s: f"{s.minimum:.5g}, {s.maximum:.5g}"),
-    ]
-    for radius in sorted({rise.radius for summary in summaries for rise in summary.rises}):
-        rows.append((f"mean rise at radius {radius:g}", partial(_rise, radius)))
-    rows.append(("curvature along the axes", lambda _, s: _pair(s.curvature)))
-    if any("axis_curvature" in result for result in results):
-        rows.append(("the same, Hessian products", lambda r, _: _hessian_pair(r)))
-        rows.append(("Rayleigh quotients", lambda _, s: _pair(s.rayleigh)))
-    rows += [
-        ("anisotropy", lambda _, s: f"{s.anisotropy:.3g}"),
-        ("roughness", lambda _, s: f"{s.roughness:.2g} ({100 * s.roughness_share:.2g} % of the range)"),
-        ("not convex in the plane", lambda _, s: f"{100 * s.nonconvex_in_plane:.0f} % of cells"),
-        ("basins, total persistence", lambda _, s: f"{s.basins}, {s.total_persistence:.2g}"),
-    ]
-    if any("smallest_eigenvalue" in result for result in results):
-        rows.append(("not convex (Hessian)", lambda _, s: f"{100 * s.nonconvex_share:.0f} % of cells"))
-    if any(math.isfinite(summary.barrier) for summary in summaries):
-        rows.append(("barrier", lambda _, s: f"{s.barrier:.4g}"))
-    for name in ("accuracy", "ece"):
-        if all(name in result for result in results):
-            rows.append((f"{METRICS[name].label} at the origin", partial(_at_origin, name)))
-    rows += [
-        (
-            "angle of the directions",
-            lambda r, _: f"{r.attrs['angle_degrees']:.2f}°" if "angle_degrees" in r.attrs else "-",
-        ),
-        ("seconds", lambda r, _: f"{r.attrs['seconds']:.1f}" if "seconds" in r.attrs else "-"),
-    ]
-    return rows
-
-
-def _rise(radius: float, result: xarray.Dataset, summary: Summary) -> str:
-    for rise in summary.rises:
-        if rise.radius == radius:
-            error = f" ± {rise.stderr:.2g}" if math.isfinite(rise.stderr) else ""
-            return f"{rise.mean:.4g}{error} [{rise.lowest:.3g}, {rise.highest:.3g}]"
-    return "-"
-
-
-def _pair(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values) or "-"
-
-
-def _hessian_pair(result: xarray.Dataset) -> str:
-    return _pair(np.diag(result["axis_curvature"].values).tolist()) if "axis_curvature" in result else "-"
-
-
-def _at_origin(name: str, result: xarray.Dataset, summary: Summary) -> str:
-    try:
-        return f"{float(result[name].sel(dict.fromkeys(result[name].dims, 0.0))):.4g}"
-    except KeyError:
-        return "-"
-
-
-def _notes(result: xarray.Dataset, summary: Summary) -> list[str]:
-    attributes, name = result.attrs, str(result.attrs.get("name", "surface"))
-    notes = []
-    if "protocol_hash" in attributes:
-        notes.append(
-            f"{name}: {attributes['images']} images of {attributes['data']}, protocol {attributes['protocol_hash']}, "
-            f"{attributes['direction_kind']} directions."
-        )
-    if summary.nonfinite:
-        places = np.argwhere(~np.isfinite(result["loss"].values))
-        first = ", ".join(
-            f"{axis} = {float(result[axis][place]):.3g}"
-            for axis, place in zip(result["loss"].dims, places[0], strict=True)
-        )
-        notes.append(
-            f"{name}: {summary.nonfinite} of {result['loss'].size} cells are not finite, the first at {first}; "
-            "kept as they are, left out of numbers and pictures."
-        )
-    if attributes.get("tolerance"):
-        notes.append(
-            f"{name}: {attributes['cells_evaluated']} of {result['loss'].size} cells measured, the rest interpolated "
-            f"to {attributes['tolerance']:g} nats; {attributes['checks']} of them checked, off by at most "
-            f"{attributes['worst_check']:.2g}: with 95 % confidence at most {100 * attributes['risk']:.0f} % are "
-            "beyond the tolerance."
-        )
-    if "stderr_wanted" in attributes:
-        notes.append(
-            f"{name}: {attributes['images_sampled']} of {attributes['images']} images in every cell, standard error "
-            f"against all of them at most {attributes['stderr_reached']:.2g} nats ({attributes['stderr_wanted']:.2g} "
-            "wanted); 1 cell in 20 may be off by more than twice that, and metrics other than the loss are of the "
-            "sample."
-        )
-    if attributes.get("tolerance") or "stderr_wanted" in attributes:
-        notes.append(f"{name}: {attributes['saved_factor']:.3g} times cheaper than all images in all cells.")
-    if "precision_error" in attributes:
-        notes.append(
-            f"{name}: {attributes['precision']} passes, loss off by at most {attributes['precision_error']:.2g} nats "
-            "at the origin and the corners."
-        )
-    if attributes.get("dropout") == "fresh" and attributes.get("passes") == 1:
-        notes.append(
-            f"{name}: one mask draw a cell, so roughness contains the masks' noise; --passes 2 or more tells them "
-            "apart."
-        )
-    if attributes.get("running_statistics") and attributes.get("direction_kind") in (
-        "between",
-        "through",
-        "trajectory",
-    ):
-        notes.append(
-            f"{name}: batch norm has the first network's running statistics everywhere; --batch-norm recalibrated "
-            "measures them anew in every cell."
-        )
-    return notes

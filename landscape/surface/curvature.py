@@ -10,7 +10,8 @@ from landscape.journal import Journal
 from landscape.objective import CurvatureOperator, Objective
 from landscape.surface.cells import Cells
 from landscape.surface.directions import Directions
-from landscape.surface.measure import AXES, Worker
+from landscape.surface.measure import AXES
+from landscape.surface.worker import Worker
 
 
 def along_axes(objective: Objective, directions: Directions) -> xarray.Dataset:

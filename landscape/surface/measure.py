@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,21 +11,19 @@ import torch.distributed
 import xarray
 from torch import Tensor
 
-from landscape import distributed
 from landscape.errors import LandscapeError
 from landscape.journal import Journal
 from landscape.metrics import METRICS
 from landscape.objective import Objective, Precision
-from landscape.progress import Progress
 from landscape.randomness import generator, numpy_generator
 from landscape.surface import adaptive
 from landscape.surface.cells import Cells
 from landscape.surface.directions import Directions, random_directions
 from landscape.surface.sampling import Regression
+from landscape.surface.worker import Arrays, Worker
 
 Range = tuple[float, float]
 Span = float | Sequence[Range]
-Arrays = dict[str, np.ndarray]
 
 AXES = ("alpha", "beta")
 # Images of the pilot that tells how many images the wanted standard error needs, and cells in which it is taken.
@@ -167,91 +165,6 @@ def grid(points: int | tuple[int, ...], span: Span, axes: int) -> list[np.ndarra
     return made
 
 
-class Worker:
-    """Measures cells by lattice index, shared out over processes, journalled, and collects them in arrays."""
-
-    def __init__(self, cells: Cells, coordinates: Sequence[np.ndarray], journal: Journal | None, quiet: bool) -> None:
-        self.cells = cells
-        self.objective = cells.objective
-        self.coordinates = coordinates
-        self.shape = tuple(len(axis) for axis in coordinates)
-        self.journal = journal
-        self.quiet = quiet
-        self.image_passes = 0
-
-    def at(self, index: adaptive.Index) -> tuple[float, ...]:
-        """Coordinates of a cell."""
-        return tuple(float(axis[part]) for axis, part in zip(self.coordinates, index, strict=True))
-
-    def number(self, index: adaptive.Index) -> int:
-        """Number of a cell."""
-        return int(np.ravel_multi_index(index, self.shape))
-
-    def origin(self) -> tuple[tuple[float, ...], int]:
-        """Coordinates of the origin and its number: that of the cell there, if there is one."""
-        places = [np.flatnonzero(axis == 0) for axis in self.coordinates]
-        if all(len(place) for place in places):
-            return (0.0,) * len(places), self.number(tuple(int(place[0]) for place in places))
-        return (0.0,) * len(places), math.prod(self.shape)
-
-    def corners(self) -> list[adaptive.Index]:
-        """The corners of the lattice."""
-        corners: list[adaptive.Index] = [()]
-        for length in self.shape:
-            corners = [(*corner, edge) for corner in corners for edge in (0, length - 1)]
-        return corners
-
-    def pieces(
-        self, keys: Sequence[str], compute: Callable[[str], Arrays], *, images: int, what: str
-    ) -> dict[str, Arrays]:
-        """Finished pieces by key: from the journal, or computed by one of the processes; all of them on every one."""
-        known = {key: self.journal[key] for key in keys if self.journal is not None and key in self.journal}
-        missing = [key for key in keys if key not in known]
-        mine = distributed.share(missing)
-        fresh: dict[str, Arrays] = {}
-        passes = images * self.cells.passes
-        with Progress(
-            len(keys), what, unit="cell", quiet=self.quiet or not distributed.is_main(), done=len(known)
-        ) as bar:
-            for key in mine:
-                fresh[key] = compute(key)
-                if self.journal is not None:
-                    self.journal.write(key, fresh[key])
-                bar.update(min(distributed.world_size(), max(len(keys) - bar.done, 0)))
-        self.image_passes += passes * len(keys)
-        known |= fresh
-        if distributed.world_size() > 1:
-            received: list[Any] = [None] * distributed.world_size()
-            torch.distributed.all_gather_object(received, fresh)
-            for part in received:
-                known |= part
-        return known
-
-    def controls(self, places: Sequence[tuple[tuple[float, ...], int]]) -> Tensor:
-        """Losses (N, c) of all examples at some places, given as coordinates and number."""
-
-        def compute(key: str) -> Arrays:
-            coordinates, number = places[int(key.partition("/")[2])]
-            return {"losses": self.cells.losses(coordinates, number=number).cpu().numpy()}
-
-        keys = [f"control/{place}" for place in range(len(places))]
-        found = self.pieces(keys, compute, images=self.objective.images, what="reference cells")
-        return torch.from_numpy(np.stack([found[key]["losses"] for key in keys], axis=1)).to(self.objective.device)
-
-    def measure(
-        self, indices: Sequence[adaptive.Index], controls: Tensor, images: int, *, what: str = "surface"
-    ) -> dict[adaptive.Index, Arrays]:
-        """Sums of some cells over the first images."""
-
-        def compute(key: str) -> Arrays:
-            index = named[key]
-            return self.cells.measure(self.at(index), number=self.number(index), controls=controls, images=images)
-
-        named = {f"cell/{images}/{self.number(index)}": index for index in indices}
-        found = self.pieces(list(named), compute, images=images, what=what)
-        return {index: found[key] for key, index in named.items()}
-
-
 def _measure(
     objective: Objective,
     directions: Directions,
@@ -302,9 +215,11 @@ def _measure(
                 break
             factor = (reached / target) ** 2
             sample = min(objective.images, math.ceil(sample * factor * _MARGIN))
+    errors = {} if precision == "full" else {"precision_error": _precision_error(worker, sample)}
     dimensions = AXES[:axes]
     whole = math.prod(worker.shape) * objective.images * cells.passes
     attributes: dict[str, Any] = {
+        **errors,
         "images": objective.images,
         "population": objective.population,
         "parameters": objective.size,
@@ -333,8 +248,6 @@ def _measure(
             "worst_check": refinement.worst,
             "risk": refinement.risk,
         }
-    if precision != "full":
-        attributes["precision_error"] = _precision_error(worker, variables)
     dataset = xarray.Dataset(
         {name: (dimensions, values, _described(name)) for name, values in variables.items()},
         dict(zip(dimensions, coordinates, strict=True)),
@@ -483,16 +396,19 @@ def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], s
     return min(total, max(sample, len(controls[0]) + 20)), value
 
 
-@torch.no_grad()
-def _precision_error(worker: Worker, variables: Mapping[str, np.ndarray]) -> float:
-    """Largest |loss - loss in full precision| at the origin and the corners, nats."""
+def _precision_error(worker: Worker, images: int) -> float:
+    """Largest |loss - loss in full precision| over the first images, at the origin and the corners, nats."""
     objective, cells = worker.objective, worker.cells
-    worst = 0.0
     exact = Cells(objective, cells.directions, passes=cells.passes, precision="full")
+    places = [worker.origin(), *[(worker.at(index), worker.number(index)) for index in worker.corners()]]
+
+    def compute(key: str) -> Arrays:
+        coordinates, number = places[int(key.rpartition("/")[2])]
+        rough, full = (of.losses(coordinates, number=number, images=images).mean() for of in (cells, exact))
+        return {"off": (rough - full if bool(full.isfinite()) else full - full).abs().cpu().numpy()}
+
+    keys = [f"precision/{images}/{place}" for place in range(len(places))]
     with exact.inference, cells.inference:
-        for coordinates, number in [worker.origin(), *[(worker.at(i), worker.number(i)) for i in worker.corners()]]:
-            full = float(exact.losses(coordinates, number=number).mean())
-            if math.isfinite(full):
-                rough = float(cells.losses(coordinates, number=number).mean())
-                worst = max(worst, abs(rough - full))
-    return worst
+        found = worker.pieces(keys, compute, images=2 * images, what="error of the precision")
+    errors = np.array([found[key]["off"].item() for key in keys])
+    return float(np.nanmax(errors)) if np.isfinite(errors).any() else math.nan

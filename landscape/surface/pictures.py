@@ -11,7 +11,9 @@ import numpy as np
 import xarray
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from landscape import plotting
@@ -20,6 +22,8 @@ from landscape.errors import LandscapeError
 Style = Literal["contour", "3d", "profile"]
 STYLES = get_args(Style)
 _LEVELS = 12
+# Ticks that meet the ends of a symmetric range.
+_STEPS = [1, 2.5, 5, 10]
 
 
 def draw(
@@ -125,7 +129,9 @@ def _planes(
 
 def _title(surface: xarray.Dataset, place: int) -> str:
     """The name in lines that fit a panel."""
-    return "\n".join(textwrap.wrap(str(surface.attrs.get("name", f"surface {place + 1}")), 30))
+    # Names of files may break behind their underscores.
+    name = str(surface.attrs.get("name", f"surface {place + 1}")).replace("_", "_ ")
+    return "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(name, 36))
 
 
 def _extend(surfaces: Sequence[xarray.Dataset], variable: str, norm: Normalize) -> str:
@@ -148,17 +154,30 @@ def _contours(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normaliz
     inside = [height for height in levels[1:-1] if masked.min() < height < masked.max()]
     if inside:
         drawn = axes.contour(alpha, beta, masked, levels=inside, colors="white", linewidths=0.6, alpha=0.8)
-        axes.clabel(drawn, inside[::2], fmt=lambda height: f"{height:.3g}", fontsize=6.5)
+        _level_labels(axes, drawn, inside[::2])
     if masked.mask.any():
         rows, columns = np.nonzero(~np.isfinite(values))
-        axes.plot(alpha[rows], beta[columns], "x", color="#666666", markersize=3, markeredgewidth=0.7)
+        axes.plot(alpha[rows], beta[columns], "x", color="#666666", markersize=3, markeredgewidth=0.7, clip_on=False)
     _marks(axes, surface)
     axes.grid(False)
     axes.set_aspect(
         (alpha[-1] - alpha[0]) / (beta[-1] - beta[0]) if surface.attrs.get("direction_kind") != "through" else 1.0
     )
-    axes.set_xlabel(r"$\alpha$")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    missing = f"\n× {masked.mask.sum()} cells not finite" if masked.mask.any() else ""
+    axes.set_xlabel(r"$\alpha$" + missing)
     axes.set_ylabel(r"$\beta$")
+
+
+def _level_labels(axes: Axes, drawn: ContourSet, heights: Sequence[float]) -> None:
+    """Heights on the lines, dark around so that they show on any colour; none that the frame would cut."""
+    texts = axes.clabel(drawn, heights, fmt=lambda height: f"{height:.3g}", fontsize=6.5, inline=False)
+    for text in texts:
+        place = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
+        if np.abs(place - 0.5).max() > 0.43:
+            text.remove()
+        text.set_path_effects([withStroke(linewidth=1.2, foreground="#333333")])
 
 
 def _marks(axes: Axes, surface: xarray.Dataset) -> None:
@@ -193,8 +212,9 @@ def _sheet(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normalize) 
     axes.set_xlabel(r"$\alpha$", labelpad=-4)
     axes.set_ylabel(r"$\beta$", labelpad=-4)
     axes.tick_params(pad=-2, labelsize=6.5)
+    axes.zaxis.set_tick_params(pad=1)  # type: ignore[attr-defined]
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
 
 
 def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:

@@ -1,0 +1,103 @@
+"""Cells by lattice index: shared out over processes, journalled, collected."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor
+
+from landscape import distributed
+from landscape.journal import Journal
+from landscape.progress import Progress
+from landscape.surface import adaptive
+from landscape.surface.cells import Cells
+
+Arrays = dict[str, np.ndarray]
+
+
+class Worker:
+    """Measures cells by lattice index, shared out over processes, journalled, and collects them in arrays."""
+
+    def __init__(self, cells: Cells, coordinates: Sequence[np.ndarray], journal: Journal | None, quiet: bool) -> None:
+        self.cells = cells
+        self.objective = cells.objective
+        self.coordinates = coordinates
+        self.shape = tuple(len(axis) for axis in coordinates)
+        self.journal = journal
+        self.quiet = quiet
+        self.image_passes = 0
+
+    def at(self, index: adaptive.Index) -> tuple[float, ...]:
+        """Coordinates of a cell."""
+        return tuple(float(axis[part]) for axis, part in zip(self.coordinates, index, strict=True))
+
+    def number(self, index: adaptive.Index) -> int:
+        """Number of a cell."""
+        return int(np.ravel_multi_index(index, self.shape))
+
+    def origin(self) -> tuple[tuple[float, ...], int]:
+        """Coordinates of the origin and its number: that of the cell there, if there is one."""
+        places = [np.flatnonzero(axis == 0) for axis in self.coordinates]
+        if all(len(place) for place in places):
+            return (0.0,) * len(places), self.number(tuple(int(place[0]) for place in places))
+        return (0.0,) * len(places), math.prod(self.shape)
+
+    def corners(self) -> list[adaptive.Index]:
+        """The corners of the lattice."""
+        corners: list[adaptive.Index] = [()]
+        for length in self.shape:
+            corners = [(*corner, edge) for corner in corners for edge in (0, length - 1)]
+        return corners
+
+    def pieces(
+        self, keys: Sequence[str], compute: Callable[[str], Arrays], *, images: int, what: str
+    ) -> dict[str, Arrays]:
+        """Finished pieces by key: from the journal, or computed by one of the processes; all of them on every one."""
+        known = {key: self.journal[key] for key in keys if self.journal is not None and key in self.journal}
+        missing = [key for key in keys if key not in known]
+        mine = distributed.share(missing)
+        fresh: dict[str, Arrays] = {}
+        passes = images * self.cells.passes
+        with Progress(
+            len(keys), what, unit="cell", quiet=self.quiet or not distributed.is_main(), done=len(known)
+        ) as bar:
+            for key in mine:
+                fresh[key] = compute(key)
+                if self.journal is not None:
+                    self.journal.write(key, fresh[key])
+                bar.update(min(distributed.world_size(), max(len(keys) - bar.done, 0)))
+        self.image_passes += passes * len(keys)
+        known |= fresh
+        if distributed.world_size() > 1:
+            received: list[Any] = [None] * distributed.world_size()
+            torch.distributed.all_gather_object(received, fresh)
+            for part in received:
+                known |= part
+        return known
+
+    def controls(self, places: Sequence[tuple[tuple[float, ...], int]]) -> Tensor:
+        """Losses (N, c) of all examples at some places, given as coordinates and number."""
+
+        def compute(key: str) -> Arrays:
+            coordinates, number = places[int(key.partition("/")[2])]
+            return {"losses": self.cells.losses(coordinates, number=number).cpu().numpy()}
+
+        keys = [f"control/{place}" for place in range(len(places))]
+        found = self.pieces(keys, compute, images=self.objective.images, what="reference cells")
+        return torch.from_numpy(np.stack([found[key]["losses"] for key in keys], axis=1)).to(self.objective.device)
+
+    def measure(
+        self, indices: Sequence[adaptive.Index], controls: Tensor, images: int, *, what: str = "surface"
+    ) -> dict[adaptive.Index, Arrays]:
+        """Sums of some cells over the first images."""
+
+        def compute(key: str) -> Arrays:
+            index = named[key]
+            return self.cells.measure(self.at(index), number=self.number(index), controls=controls, images=images)
+
+        named = {f"cell/{images}/{self.number(index)}": index for index in indices}
+        found = self.pieces(list(named), compute, images=images, what=what)
+        return {index: found[key] for key, index in named.items()}
