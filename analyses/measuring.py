@@ -12,11 +12,10 @@ import xarray
 
 from landscape import checkpoint, data, feature_maps, fourier, frequency_noise, predictions, surface
 from landscape.checkpoint import Checkpoint
-from landscape.command import Question, Subject
+from landscape.command import Question, Subject, journaled
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
-from landscape.feature_maps.cli import journaled
 from landscape.journal import Journal
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.objective import examples

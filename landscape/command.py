@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from landscape.checkpoint import Checkpoint
     from landscape.data import Images
+    from landscape.journal import Journal
     from landscape.objective import Objective
 
 INTERRUPTED = 130
@@ -359,6 +360,26 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
         result.save(dataset, asked.path)
     distributed.barrier()
     return dataset
+
+
+def journaled(asked: Question, measure: "Callable[[Journal], xarray.Dataset]", *, force: bool) -> "xarray.Dataset":
+    """The answer to a question, measured piece by piece with a journal that is removed when the result is stored."""
+    from landscape import distributed
+    from landscape.journal import Journal
+
+    journals: list[Journal] = []
+
+    def begin() -> "xarray.Dataset":
+        journals.append(Journal(asked.journal, {"key": asked.key}, process=distributed.rank()))
+        try:
+            return measure(journals[0])
+        finally:
+            journals[0].close()
+
+    result = answer(asked, begin, force=force)
+    if journals and distributed.is_main():
+        journals[0].remove()
+    return result
 
 
 def report(arguments: argparse.Namespace, *, table: Callable[[], str], facts: Callable[[], Any]) -> None:

@@ -87,7 +87,7 @@ class Passes:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.depths = self._find(blocks)
         self.dropout_calls = self._count_dropout()
-        _fold(
+        fold_in_place(
             self.network, lambda: self.network(self.images(0, 1)), {point.module_name for point in self.depths.points}
         )
         self.batch = batch or self._choose_batch()
@@ -181,7 +181,7 @@ class Passes:
         return int(min(max(2 ** int(math.log2(max(_CACHE_BYTES // largest, 1))), BLOCK), 8 * BLOCK))
 
 
-def _fold(network: nn.Module, forward: Callable[[], Tensor], points: set[str]) -> None:
+def fold_in_place(network: nn.Module, forward: Callable[[], Tensor], points: set[str]) -> None:
     """Put the folded weights in place, once and for all, wherever the convolution's own output is not a point."""
     with Masks.off():
         pairs = folding.pairs(network, forward)

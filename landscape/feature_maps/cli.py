@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,24 +80,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
             return maps.measure(model, data, arguments.image, **common)
         return uncertainty.measure(model, data, **common, batch=arguments.batch, journal=journal, quiet=arguments.quiet)
 
-    return journaled(asked, measure, force=arguments.force)
-
-
-def journaled(asked: command.Question, measure: Callable[[Journal], xarray.Dataset], *, force: bool) -> xarray.Dataset:
-    """The answer to a question, measured piece by piece with a journal that is removed when the result is stored."""
-    journals: list[Journal] = []
-
-    def begin() -> xarray.Dataset:
-        journals.append(Journal(asked.journal, {"key": asked.key}, process=distributed.rank()))
-        try:
-            return measure(journals[0])
-        finally:
-            journals[0].close()
-
-    result = command.answer(asked, begin, force=force)
-    if journals and distributed.is_main():
-        journals[0].remove()
-    return result
+    return command.journaled(asked, measure, force=arguments.force)
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
@@ -190,8 +173,9 @@ def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, rat
             lines.append(f"{what} [{place}] against [1]: {error}")
             continue
         cells = [
-            f"{float(effect[name][stage]):.3f} ({low:.3f} to {high:.3f})"
+            f"{float(effect[name][stage]):.3f} ({low:.3f} to {high:.3f}; {float(effect['effect_size'][stage]):+.1f})"
             for stage, (low, high) in enumerate(effect[interval].values)
         ]
-        lines.append(f"{what} [{place}] {sign} [1] after each stage, 95 % over images: {', '.join(cells)}")
+        said = f"{what} [{place}] {sign} [1] after each stage (95 % over images; effect size d_z)"
+        lines.append(f"{said}: {', '.join(cells)}")
     return lines

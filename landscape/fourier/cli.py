@@ -8,7 +8,7 @@ import numpy as np
 import xarray
 
 from landscape import command, comparison, distributed
-from landscape.feature_maps.cli import add_blocks, compared, journaled, legend, map_size, plan, to_json
+from landscape.feature_maps.cli import add_blocks, compared, legend, map_size, plan, to_json
 from landscape.fourier import amplitude, picture, transfer
 from landscape.fourier.spectrum import PATHS
 from landscape.journal import Journal
@@ -96,7 +96,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
             quiet=arguments.quiet,
         )
 
-    return journaled(asked, measure, force=arguments.force)
+    return command.journaled(asked, measure, force=arguments.force)
 
 
 def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:

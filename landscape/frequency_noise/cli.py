@@ -8,7 +8,7 @@ import xarray
 from landscape import command, distributed
 from landscape.comparison import Z95
 from landscape.errors import LandscapeError
-from landscape.feature_maps.cli import journaled, legend, to_json
+from landscape.feature_maps.cli import legend, to_json
 from landscape.forward import Passes
 from landscape.frequency_noise import picture, robustness
 from landscape.frequency_noise.bands import FREQUENCIES, WIDTH
@@ -82,7 +82,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
             quiet=arguments.quiet,
         )
 
-    return journaled(asked, measure, force=arguments.force)
+    return command.journaled(asked, measure, force=arguments.force)
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:

@@ -11,7 +11,6 @@ import xarray
 
 from landscape import command, distributed
 from landscape.errors import LandscapeError
-from landscape.feature_maps.cli import journaled
 from landscape.journal import Journal
 from landscape.metrics import BINNINGS, METRICS
 from landscape.objective.objective import examples
@@ -105,7 +104,7 @@ def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Da
             quiet=arguments.quiet,
         )
 
-    return journaled(asked, begin, force=arguments.force)
+    return command.journaled(asked, begin, force=arguments.force)
 
 
 def curved(arguments: argparse.Namespace, subject: command.Subject, passes: xarray.Dataset) -> xarray.Dataset:

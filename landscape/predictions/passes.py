@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from landscape import distributed, metrics, prefix
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.forward import _fold, gathered
+from landscape.forward import fold_in_place, gathered
 from landscape.journal import Journal
 from landscape.masks import BLOCK, Masks
 from landscape.objective import require_finite
@@ -88,7 +88,7 @@ class Predictor:
         largest, calls = self._try(data)
         self.stochastic = protocol.dropout == "fresh" and calls > 0
         with torch.no_grad():
-            _fold(self.network, lambda: self.network(self.images(data, 0, 1)), set())
+            fold_in_place(self.network, lambda: self.network(self.images(data, 0, 1)), set())
         self.batch = batch or self._choose_batch(largest)
 
     def images(self, data: Images, start: int, stop: int) -> Tensor:

@@ -11,7 +11,6 @@ import xarray
 
 from landscape import command, distributed
 from landscape.errors import LandscapeError
-from landscape.feature_maps.cli import journaled
 from landscape.journal import Journal
 from landscape.metrics import BINNINGS
 from landscape.objective.objective import examples
@@ -141,7 +140,7 @@ def measured(
         out = out.with_name(f"{out.stem}-{part}{out.suffix}")
     named = argparse.Namespace(**{**vars(arguments), "out": out})
     asked = command.question(named, INSTRUMENT, subject, {"part": part, "passes": arguments.passes, **settings})
-    return journaled(asked, measure, force=arguments.force)
+    return command.journaled(asked, measure, force=arguments.force)
 
 
 Part = tuple[dict[str, Any], Callable[[Journal], xarray.Dataset]]
