@@ -31,7 +31,7 @@ import torch
 from curvlinops.papyan2020traces.spectrum import fast_lanczos, lanczos_approximate_spectrum
 from torch import Tensor, nn
 
-from landscape import command, data
+from landscape import command, data, nets
 from landscape.data import Images
 from landscape.eigen import eigenpairs, spectral_density
 from landscape.objective import CurvatureOperator, Objective
@@ -365,6 +365,8 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("products", "top", "density", "accuracy"), action="append")
+    parser.add_argument("--network", help="of the products, by name and untrained, instead of the ResNet-20")
+    parser.add_argument("--width", type=int, default=64, help="of that network")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--top-images", type=int, default=128)
     parser.add_argument("--per-batch", type=int, default=128, help="of the other libraries")
@@ -375,9 +377,15 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = arguments.only or ["products", "top", "density", "accuracy"]
     train = data.load("cifar100", "train").subset(2000, seed=0)
-    net = trained(train, arguments.steps)
+    if arguments.network:
+        wanted = ["products"]
+        net = nets.build(arguments.network, num_classes=train.classes, width=arguments.width).eval()
+    else:
+        net = trained(train, arguments.steps)
     count = sum(parameter.numel() for parameter in net.parameters())
-    print(f"ResNet-20, {count:,} parameters, CIFAR-100, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"{arguments.network or 'ResNet-20'}, {count:,} parameters, CIFAR-100, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     if "products" in wanted:
         print(products(net, train.subset(arguments.images, seed=1), arguments.repeats), flush=True)
     if "top" in wanted:
