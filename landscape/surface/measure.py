@@ -29,6 +29,8 @@ AXES = ("alpha", "beta")
 # Images of the pilot that tells how many images the wanted standard error needs, and cells in which it is taken.
 _PILOT_IMAGES = 1000
 _PILOT_CELLS = 16
+# Below, the error that a sample of heavy-tailed losses states is itself too uncertain for its interval to hold.
+_FEWEST_IMAGES = 500
 # What the pilot's own error asks for on top.
 _MARGIN = 1.1
 _LONG_NAMES = {
@@ -393,7 +395,7 @@ def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], s
         return total, value
     needs = [regression.needed(error, value) for _, error in estimates if math.isfinite(error)]
     sample = math.ceil(max(needs, default=total) * _MARGIN)
-    return min(total, max(sample, len(controls[0]) + 20)), value
+    return min(total, max(sample, _FEWEST_IMAGES)), value
 
 
 def _precision_error(worker: Worker, images: int) -> float:

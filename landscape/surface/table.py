@@ -62,6 +62,10 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
     rows += [
         ("anisotropy", lambda _, s: f"{s.anisotropy:.3g}"),
         ("roughness", lambda _, s: f"{s.roughness:.2g} ({100 * s.roughness_share:.2g} % of the range)"),
+    ]
+    if any(summary.monte_carlo > 0 for summary in summaries):
+        rows.append(("masks' error of a cell, not in it", lambda _, s: f"{s.monte_carlo:.2g}"))
+    rows += [
         ("not convex in the plane", lambda _, s: f"{100 * s.nonconvex_in_plane:.0f} % of cells"),
         ("basins, total persistence", lambda _, s: f"{s.basins}, {s.total_persistence:.2g}"),
     ]
