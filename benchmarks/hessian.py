@@ -383,9 +383,8 @@ def main() -> None:
     else:
         net = trained(train, arguments.steps)
     count = sum(parameter.numel() for parameter in net.parameters())
-    print(
-        f"{arguments.network or 'ResNet-20'}, {count:,} parameters, CIFAR-100, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    name = arguments.network or "ResNet-20"
+    print(f"{name}, {count:,} parameters, CIFAR-100, {torch.get_num_threads()} threads, torch {torch.__version__}")
     if "products" in wanted:
         print(products(net, train.subset(arguments.images, seed=1), arguments.repeats), flush=True)
     if "top" in wanted:
