@@ -61,16 +61,23 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
         rows.append(("Rayleigh quotients", lambda _, s: _pair(s.rayleigh)))
     rows += [
         ("anisotropy", lambda _, s: f"{s.anisotropy:.3g}"),
-        ("roughness", lambda _, s: f"{s.roughness:.2g} ({100 * s.roughness_share:.2g} % of the range)"),
+        (
+            "roughness",
+            lambda _, s: (
+                f"{s.roughness:.2g} ({100 * s.roughness_share:.2g} % of the range)"
+                if math.isfinite(s.roughness)
+                else "-"
+            ),
+        ),
     ]
     if any(summary.monte_carlo > 0 for summary in summaries):
         rows.append(("masks' error of a cell, not in it", lambda _, s: f"{s.monte_carlo:.2g}"))
     rows += [
-        ("not convex in the plane", lambda _, s: f"{100 * s.nonconvex_in_plane:.0f} % of cells"),
+        ("not convex in the plane", lambda _, s: _share(s.nonconvex_in_plane)),
         ("basins, total persistence", lambda _, s: f"{s.basins}, {s.total_persistence:.2g}"),
     ]
     if any("smallest_eigenvalue" in result for result in results):
-        rows.append(("not convex (Hessian)", lambda _, s: f"{100 * s.nonconvex_share:.0f} % of cells"))
+        rows.append(("not convex (Hessian)", lambda _, s: _share(s.nonconvex_share)))
     if any(math.isfinite(summary.barrier) for summary in summaries):
         rows.append(("barrier", lambda _, s: f"{s.barrier:.4g}"))
     for name in ("accuracy", "ece"):
@@ -88,10 +95,14 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
 
 def _rise(radius: float, result: xarray.Dataset, summary: Summary) -> str:
     for rise in summary.rises:
-        if rise.radius == radius:
+        if rise.radius == radius and math.isfinite(rise.mean):
             error = f" ± {rise.stderr:.2g}" if math.isfinite(rise.stderr) else ""
             return f"{rise.mean:.4g}{error} [{rise.lowest:.3g}, {rise.highest:.3g}]"
     return "-"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} % of cells" if math.isfinite(share) else "-"
 
 
 def _pair(values: Sequence[float]) -> str:
