@@ -16,6 +16,13 @@ from landscape import __version__
 from landscape.errors import LandscapeError
 from landscape.protocol import Protocol
 
+# What an instrument's results and the pieces of its journal consist of, and how they are computed: raise the number
+# when that changes, so that nothing older code has kept is taken for an answer. Instruments not listed stand at 1.
+SCHEMAS: dict[str, int] = {
+    "landscape.surface": 2,  # cells keep the paired square, for the error of the rise
+    "landscape.hessian": 2,  # mini-batches draw their starting vectors from streams of their own
+}
+
 
 def provenance(
     *,
@@ -71,6 +78,7 @@ def key(
     question = {
         "instrument": instrument,
         "version": __version__,
+        "schema": SCHEMAS.get(instrument, 1),
         "protocol": protocol.to_dict() if protocol else None,
         "settings": dict(settings),
         "checkpoint": checkpoint_sha256,
