@@ -106,6 +106,10 @@ class TestRecipes:
 
     def test_a_changed_length_has_a_name_of_its_own(self):
         assert training.recipe("digits-plain").replace(epochs=2).name == "digits-plain-epochs2"
+        early = training.recipe("digits-plain-after5")
+        assert (early.stop_after, early.epochs, early.name) == (5, 20, "digits-plain-after5")
+        with pytest.raises(LandscapeError, match="it can stop after 1 to 19, not after 20"):
+            training.recipe("digits-plain-after20")
 
 
 class TestTraining:
@@ -125,6 +129,15 @@ class TestTraining:
         other = training.train(recipe, tmp_path / "c.safetensors", seed=3, quiet=True)
         assert same_bits(path, again)
         assert not same_bits(path, other)
+
+    def test_a_stopped_training_is_the_whole_one_at_an_earlier_moment(self, tmp_path, recipe):
+        early = training.train(recipe.replace(stop_after=2), tmp_path / "early.safetensors", quiet=True)
+        path = tmp_path / "whole.safetensors"
+        for _ in range(2):
+            training.train(recipe, path, max_seconds=0, quiet=True)
+        state = torch.load(path.with_name(f"{path.name}.state"), weights_only=True)["model"]
+        assert all(torch.equal(state[name], value) for name, value in weights(early).items() if name in state)
+        assert training.find(recipe, cache=tmp_path) is None
 
     def test_the_global_generator_is_neither_read_nor_moved(self, tmp_path, recipe):
         before = torch.get_rng_state()

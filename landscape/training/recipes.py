@@ -34,6 +34,8 @@ class Recipe:
         SGD's, without Nesterov's correction.
     augmentation
         Crop and flip as suits the data.
+    stop_after
+        End so many epochs into the same course, as a look at an earlier moment of the whole training; None for all.
     """
 
     name: str
@@ -47,16 +49,27 @@ class Recipe:
     weight_decay: float = 5e-4
     momentum: float = 0.9
     augmentation: bool = True
+    stop_after: int | None = None
 
     def __post_init__(self) -> None:
         for what in ("epochs", "batch", "learning_rate"):
             if getattr(self, what) <= 0:
                 raise LandscapeError(f"recipe {self.name}: {what} is {getattr(self, what)}: give a positive number")
+        if self.stop_after is not None and not 0 < self.stop_after < self.total_epochs:
+            raise LandscapeError(
+                f"recipe {self.name} has {self.total_epochs} epochs: it can stop after 1 to {self.total_epochs - 1}, "
+                f"not after {self.stop_after}"
+            )
 
     @property
     def total_epochs(self) -> int:
-        """Epochs with the warm-up."""
+        """Epochs of the whole course, with the warm-up."""
         return self.epochs + self.schedule.warmup_epochs
+
+    @property
+    def trained_epochs(self) -> int:
+        """Epochs until it ends or is stopped."""
+        return self.stop_after or self.total_epochs
 
     def header(self, seed: int) -> dict[str, Any]:
         """What a checkpoint's header says of this recipe with `seed`, JSON-ready."""
@@ -72,14 +85,17 @@ class Recipe:
                 "weight_decay": self.weight_decay,
                 "momentum": self.momentum,
                 "augmentation": self.augmentation,
+                **({} if self.stop_after is None else {"stop_after": self.stop_after}),
             },
             "seed": seed,
         }
 
     def replace(self, **changes: Any) -> "Recipe":
-        """A copy with some fields changed; when `epochs` changes and the name does not, the name says so."""
+        """A copy with some fields changed; when its length changes and the name does not, the name says so."""
         if changes.get("epochs", self.epochs) != self.epochs and "name" not in changes:
             changes["name"] = f"{self.name}-epochs{changes['epochs']}"
+        if changes.get("stop_after") is not None and "name" not in changes:
+            changes["name"] = f"{self.name}-after{changes['stop_after']}"
         return dataclasses.replace(self, **changes)
 
 
@@ -147,6 +163,8 @@ def _paper(name: str, model: str, data: str, classes: int) -> Recipe:
 def recipe(name: str) -> Recipe:
     """The recipe of that name: one of `RECIPES`, or ``cifar10-paper-MODEL``, ``cifar100-paper-MODEL``.
 
+    ``NAME-afterN`` is the same training stopped after *N* epochs.
+
     Raises
     ------
     LandscapeError
@@ -159,6 +177,9 @@ def recipe(name: str) -> Recipe:
         model = name.removeprefix(prefix)
         if name.startswith(prefix) and model in models:
             return _paper(name, model, data, classes)
+    base, after, epochs = name.rpartition("-after")
+    if after and epochs.isdecimal():
+        return recipe(base).replace(stop_after=int(epochs))
     known = [*RECIPES, *(prefix + model for prefix in _PAPER for model in models)]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"choose one of {', '.join(RECIPES)} or cifar100-paper-MODEL"

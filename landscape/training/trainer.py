@@ -212,13 +212,13 @@ def train(
     _restore(run, state)
     steps = len(_batches(torch.arange(len(train_images)), recipe.batch))
     done = len(run.history)
-    with Progress(recipe.total_epochs * steps, f"{recipe.name}, seed {seed}", quiet=quiet, done=done * steps) as bar:
-        for number in range(done, recipe.total_epochs):
+    with Progress(recipe.trained_epochs * steps, f"{recipe.name}, seed {seed}", quiet=quiet, done=done * steps) as bar:
+        for number in range(done, recipe.trained_epochs):
             run.epoch(number, bar)
             checkpoint.write_whole(state, _state(run))
             longest = max(epoch["seconds"] for epoch in run.history[done:])
             late = max_seconds is not None and time.perf_counter() - began + longest > max_seconds
-            if late and number + 1 < recipe.total_epochs:
+            if late and number + 1 < recipe.trained_epochs:
                 return None
     header = recipe.header(seed) | {
         "run": {
