@@ -12,6 +12,7 @@ from landscape import command, distributed, plotting
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
+from landscape.hessian.over_masks import MeanOperator
 from landscape.journal import Journal
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
@@ -55,6 +56,7 @@ def mini_batch_spectra(
     top: int = 5,
     operator: Kind = "hessian",
     tolerance: float = 1e-3,
+    masks: int = 1,
     seed: int = 0,
     journal: Journal | None = None,
     quiet: bool = True,
@@ -80,6 +82,8 @@ def mini_batch_spectra(
         ``hessian``, ``ggn`` or ``fisher``.
     tolerance
         Relative error of the eigenvalues: 1e-3 is far below the spread between mini-batches.
+    masks
+        Draws of the dropout masks that each mini-batch's Hessian is the mean of; one, as in training.
     seed
         Of starting vectors and bootstrap. Every mini-batch has a stream of its own and starts from scratch, so that
         its numbers depend neither on the process that found them nor on what an earlier run left behind.
@@ -120,9 +124,13 @@ def mini_batch_spectra(
     with Progress(batches, "mini-batches", unit="batch", quiet=quiet, done=len(known)) as bar:
         for place in distributed.share(left):
             first = place * per_batch
-            curvature = CurvatureOperator(
-                objective, operator, first=first, last=first + per_batch, micro_batch=per_batch
-            )
+            parts = [
+                CurvatureOperator(
+                    objective, operator, first=first, last=first + per_batch, sample=mask, micro_batch=per_batch
+                )
+                for mask in range(masks)
+            ]
+            curvature = parts[0] if masks == 1 else MeanOperator(parts)
             # No search for further copies of an eigenvalue: exact copies among the largest need equal images.
             pairs = eigenpairs(
                 curvature,

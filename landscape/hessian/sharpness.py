@@ -9,6 +9,7 @@ from torch import Tensor
 
 from landscape import command
 from landscape.eigen import eigenpairs, trace
+from landscape.eigen.operator import Operator
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
@@ -54,7 +55,7 @@ class ScaledOperator:
         Diagonal of *D*, (P,).
     """
 
-    def __init__(self, operator: CurvatureOperator, scale: Tensor) -> None:
+    def __init__(self, operator: Operator, scale: Tensor) -> None:
         self.operator, self.scale = operator, scale
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
 
