@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Literal, get_args
 
 import matplotlib
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import MaxNLocator
 
 from landscape import plotting
@@ -24,6 +25,8 @@ STYLES = get_args(Style)
 _LEVELS = 12
 # Ticks that meet the ends of a symmetric range.
 _STEPS = [1, 2.5, 5, 10]
+# Around white letters, so that they show on any colour.
+_OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=1.2, foreground="#333333")]
 
 
 def draw(
@@ -158,7 +161,6 @@ def _contours(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normaliz
     if masked.mask.any():
         rows, columns = np.nonzero(~np.isfinite(values))
         axes.plot(alpha[rows], beta[columns], "x", color="#666666", markersize=3, markeredgewidth=0.7, clip_on=False)
-    _marks(axes, surface)
     axes.grid(False)
     axes.set_aspect(
         (alpha[-1] - alpha[0]) / (beta[-1] - beta[0]) if surface.attrs.get("direction_kind") != "through" else 1.0
@@ -168,6 +170,7 @@ def _contours(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normaliz
     missing = f"\n× {masked.mask.sum()} cells not finite" if masked.mask.any() else ""
     axes.set_xlabel(r"$\alpha$" + missing)
     axes.set_ylabel(r"$\beta$")
+    _marks(axes, surface)
 
 
 def _level_labels(axes: Axes, drawn: ContourSet, heights: Sequence[float]) -> None:
@@ -177,7 +180,7 @@ def _level_labels(axes: Axes, drawn: ContourSet, heights: Sequence[float]) -> No
         place = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
         if np.abs(place - 0.5).max() > 0.43:
             text.remove()
-        text.set_path_effects([withStroke(linewidth=1.2, foreground="#333333")])
+        text.set_path_effects(_OUTLINE)
 
 
 def _marks(axes: Axes, surface: xarray.Dataset) -> None:
@@ -185,9 +188,14 @@ def _marks(axes: Axes, surface: xarray.Dataset) -> None:
         path = surface["path"].values
         axes.plot(path[:, 0], path[:, 1], "o-", color="#D55E00", markersize=2.5, linewidth=1.0)
     if "mark_place" in surface:
-        for name, place in zip(surface["mark"].values, surface["mark_place"].values, strict=True):
+        # Names are too long to stand beside their points.
+        for letter, place in zip(ascii_uppercase, surface["mark_place"].values, strict=False):
             axes.plot(*place[:2], "o", color="white", markeredgecolor="black", markersize=4)
-            axes.annotate(str(name), place[:2], xytext=(4, 4), textcoords="offset points", fontsize=7, color="white")
+            axes.annotate(
+                letter, place[:2], xytext=(4, 4), textcoords="offset points", color="white", path_effects=_OUTLINE
+            )
+        names = [f"{letter} {name}" for letter, name in zip(ascii_uppercase, surface["mark"].values, strict=False)]
+        axes.set_xlabel("\n".join([axes.get_xlabel(), *names]))
     elif surface["alpha"].values[0] <= 0 <= surface["alpha"].values[-1]:
         axes.plot(0, 0, "+", color="white", markersize=6, markeredgewidth=1.0)
 

@@ -60,7 +60,7 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
         rows.append(("the same, Hessian products", lambda r, _: _hessian_pair(r)))
         rows.append(("Rayleigh quotients", lambda _, s: _pair(s.rayleigh)))
     rows += [
-        ("anisotropy", lambda _, s: f"{s.anisotropy:.3g}"),
+        ("anisotropy", lambda _, s: _pair([s.anisotropy])),
         (
             "roughness",
             lambda _, s: (
@@ -86,7 +86,9 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
     rows += [
         (
             "angle of the directions",
-            lambda r, _: f"{r.attrs['angle_degrees']:.2f}°" if "angle_degrees" in r.attrs else "-",
+            lambda r, _: (
+                f"{r.attrs['angle_degrees']:.2f}°" if math.isfinite(r.attrs.get("angle_degrees", math.nan)) else "-"
+            ),
         ),
         ("seconds", lambda r, _: f"{r.attrs['seconds']:.1f}" if "seconds" in r.attrs else "-"),
     ]
@@ -106,7 +108,7 @@ def _share(share: float) -> str:
 
 
 def _pair(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values) or "-"
+    return ", ".join(f"{value:.4g}" for value in values if not math.isnan(value)) or "-"
 
 
 def _hessian_pair(result: xarray.Dataset) -> str:
