@@ -100,7 +100,14 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
             if arguments.save_vectors is not None and distributed.is_main():
                 save_vectors(objective, pairs, vectors_path(arguments, subject))
 
-        return spectrum(objective, **chosen, seed=arguments.seed, quiet=arguments.quiet, keep_vectors=keep)
+        return spectrum(
+            objective,
+            **chosen,
+            seed=arguments.seed,
+            quiet=arguments.quiet,
+            keep_vectors=keep,
+            keep_products=asked.path.with_name(f".{asked.path.name}.{asked.key}.products"),
+        )
 
     # Results hold no vectors: they are found again when they are wanted.
     return command.answer(asked, measure, force=arguments.force or arguments.save_vectors is not None)

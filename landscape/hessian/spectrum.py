@@ -1,6 +1,8 @@
 """The spectrum of one network's curvature: top eigenvalues, trace and density, each with its error."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 from landscape.eigen import Eigenpairs, SpectralDensity, eigenpairs, spectral_density, trace
 from landscape.eigen.lanczos import Which
 from landscape.errors import LandscapeError
+from landscape.hessian.replay import Replayed
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.progress import Progress
@@ -36,6 +39,7 @@ def spectrum(
     seed: int = 0,
     quiet: bool = True,
     keep_vectors: Callable[[Eigenpairs], None] | None = None,
+    keep_products: Path | None = None,
 ) -> xarray.Dataset:
     r"""Top eigenvalues, smallest eigenvalue, trace and spectral density of the curvature at the network's weights.
 
@@ -67,6 +71,9 @@ def spectrum(
         No progress bar.
     keep_vectors
         Called with the top eigenpairs, whose vectors the result does not hold.
+    keep_products
+        File for products that take long: killed, the same call with the same file goes on from the last of them. It
+        is removed when the spectrum is whole.
 
     Returns
     -------
@@ -92,64 +99,65 @@ def spectrum(
     attributes: dict[str, object] = {}
     pairs: Eigenpairs | None = None
 
-    if "top" in only or "density" in only:
-        with Progress(None, "eigenvalues", unit="product", quiet=quiet) as bar:
+    with nullcontext(curvature) if keep_products is None else Replayed(curvature, keep_products) as source:
+        if "top" in only or "density" in only:
+            with Progress(None, "eigenvalues", unit="product", quiet=quiet) as bar:
 
-            def show(products: int, values: np.ndarray, residuals: np.ndarray) -> None:
-                leading = f"{values[0]:.4g} ± {residuals[0]:.1g}" if len(values) else "-"
-                bar.update(1, largest=leading)
+                def show(products: int, values: np.ndarray, residuals: np.ndarray) -> None:
+                    leading = f"{values[0]:.4g} ± {residuals[0]:.1g}" if len(values) else "-"
+                    bar.update(1, largest=leading)
 
-            pairs = eigenpairs(curvature, top, which=which, tolerance=tolerance, seed=seed, callback=show)
-    if "top" in only:
-        assert pairs is not None
-        if keep_vectors is not None:
-            keep_vectors(pairs)
-        with Progress(None, "smallest eigenvalue", unit="product", quiet=quiet) as bar:
-            bottom = eigenpairs(
-                curvature,
-                1,
-                which="SA",
-                tolerance=max(tolerance, 1e-3),
-                seed=seed,
-                callback=lambda *_: bar.update(),
-            )
-        coordinates["rank"] = np.arange(1, len(pairs.values) + 1)
-        variables |= {
-            "eigenvalue": ("rank", pairs.values, {"long_name": "eigenvalue", "units": "nats"}),
-            "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
-            "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|"}),
-            "converged": ("rank", pairs.converged.astype(np.int8)),
-            "sampling_stderr": ("rank", sampling_error(curvature, pairs.vectors, sample=sample)),
-            "smallest_eigenvalue": ((), float(bottom.values[0])),
-            "smallest_residual": ((), float(bottom.residuals[0])),
-            "missed_probability": ((), pairs.missed_probability),
-        }
-    if "trace" in only:
-        with Progress(trace_products, "trace", unit="product", quiet=quiet) as bar:
-            estimate = trace(
-                curvature, products=trace_products, seed=seed, callback=lambda done: bar.update(done - bar.done)
-            )
-        variables |= {
-            "trace": ((), estimate.value),
-            "trace_stderr": ((), estimate.stderr),
-            "l2_trace": ((), l2_trace(objective) if operator != "fisher" else 0.0),
-        }
-    if "density" in only:
-        with Progress(probes * steps, "density", unit="product", quiet=quiet) as bar:
-            density = spectral_density(
-                curvature,
-                probes=probes,
-                steps=steps,
-                seed=seed,
-                deflate=pairs,
-                callback=lambda done: bar.update(done - bar.done),
-            )
-        variables |= {
-            "node": (("probe", "quadrature_node"), density.nodes),
-            "weight": (("probe", "quadrature_node"), density.weights),
-            "node_residual": (("probe", "quadrature_node"), density.residuals),
-        }
-        attributes = {"density_points": density.points}
+                pairs = eigenpairs(source, top, which=which, tolerance=tolerance, seed=seed, callback=show)
+        if "top" in only:
+            assert pairs is not None
+            if keep_vectors is not None:
+                keep_vectors(pairs)
+            with Progress(None, "smallest eigenvalue", unit="product", quiet=quiet) as bar:
+                bottom = eigenpairs(
+                    source,
+                    1,
+                    which="SA",
+                    tolerance=max(tolerance, 1e-3),
+                    seed=seed,
+                    callback=lambda *_: bar.update(),
+                )
+            coordinates["rank"] = np.arange(1, len(pairs.values) + 1)
+            variables |= {
+                "eigenvalue": ("rank", pairs.values, {"long_name": "eigenvalue", "units": "nats"}),
+                "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
+                "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|"}),
+                "converged": ("rank", pairs.converged.astype(np.int8)),
+                "sampling_stderr": ("rank", sampling_error(curvature, pairs.vectors, sample=sample)),
+                "smallest_eigenvalue": ((), float(bottom.values[0])),
+                "smallest_residual": ((), float(bottom.residuals[0])),
+                "missed_probability": ((), pairs.missed_probability),
+            }
+        if "trace" in only:
+            with Progress(trace_products, "trace", unit="product", quiet=quiet) as bar:
+                estimate = trace(
+                    source, products=trace_products, seed=seed, callback=lambda done: bar.update(done - bar.done)
+                )
+            variables |= {
+                "trace": ((), estimate.value),
+                "trace_stderr": ((), estimate.stderr),
+                "l2_trace": ((), l2_trace(objective) if operator != "fisher" else 0.0),
+            }
+        if "density" in only:
+            with Progress(probes * steps, "density", unit="product", quiet=quiet) as bar:
+                density = spectral_density(
+                    source,
+                    probes=probes,
+                    steps=steps,
+                    seed=seed,
+                    deflate=pairs,
+                    callback=lambda done: bar.update(done - bar.done),
+                )
+            variables |= {
+                "node": (("probe", "quadrature_node"), density.nodes),
+                "weight": (("probe", "quadrature_node"), density.weights),
+                "node_residual": (("probe", "quadrature_node"), density.residuals),
+            }
+            attributes = {"density_points": density.points}
     plan = curvature.plan
     return xarray.Dataset(
         variables,

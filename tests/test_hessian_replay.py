@@ -1,0 +1,103 @@
+"""Killed at any product, a spectrum goes on from there to the same bits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nets_for_tests import small_images, small_net
+from torch import Tensor
+
+from landscape import hessian
+from landscape.eigen import dense, spectral_density
+from landscape.errors import LandscapeError
+from landscape.hessian import replay
+from landscape.hessian.replay import Replayed
+from landscape.objective import Objective
+from landscape.randomness import generator
+
+
+class Counted:
+    """A matrix that counts its products and breaks before the one numbered `until`."""
+
+    def __init__(self, matrix: Tensor, until: int | None = None) -> None:
+        self.inner = dense(matrix)
+        self.size, self.dtype, self.device = self.inner.size, self.inner.dtype, self.inner.device
+        self.count = 0
+        self.until = until
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        if self.count == self.until:
+            raise KeyboardInterrupt
+        self.count += 1
+        return self.inner(vectors)
+
+
+@pytest.fixture
+def matrix() -> Tensor:
+    factor = torch.randn(60, 60, generator=generator(0, "replay"), dtype=torch.float64)
+    return factor + factor.T
+
+
+@pytest.fixture
+def every_product_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "WORTH_KEEPING", 0.0)
+
+
+def density(operator: Counted, path: Path) -> tuple[np.ndarray, int]:
+    with Replayed(operator, path) as source:
+        return spectral_density(source, probes=2, steps=20).nodes, source.replayed
+
+
+@pytest.mark.usefixtures("every_product_is_kept")
+def test_broken_off_twice_it_goes_on_to_the_same_bits(tmp_path: Path, matrix: Tensor) -> None:
+    whole, _ = density(Counted(matrix), tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
+    path = tmp_path / "products"
+    for until in (7, 11):
+        with pytest.raises(KeyboardInterrupt):
+            density(Counted(matrix, until), path)
+    # A torn record, as a kill in the middle of a write leaves it.
+    path.write_bytes(path.read_bytes()[:-5])
+    last = Counted(matrix)
+    found, replayed = density(last, path)
+    assert replayed == 17
+    assert last.count == 40 - 17
+    assert np.array_equal(found, whole)
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("every_product_is_kept")
+def test_products_of_something_else_and_damaged_ones_are_taken_again(tmp_path: Path, matrix: Tensor) -> None:
+    path = tmp_path / "products"
+    with pytest.raises(KeyboardInterrupt):
+        density(Counted(matrix, 10), path)
+    content = bytearray(path.read_bytes())
+    content[60] ^= 1  # in the first product
+    path.write_bytes(content)
+    with Replayed(Counted(matrix), path) as source:
+        source(torch.ones(60, dtype=torch.float64))
+        assert source.replayed == 0
+    assert not path.exists()
+
+
+def test_cheap_products_leave_no_file(tmp_path: Path, matrix: Tensor) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        density(Counted(matrix, 5), tmp_path / "products")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, matrix: Tensor) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LandscapeError, match=r"cannot write .*choose another"):
+        Replayed(Counted(matrix), tmp_path / "file" / "products")
+
+
+@pytest.mark.usefixtures("every_product_is_kept")
+def test_a_spectrum_whose_products_are_kept_is_the_same(tmp_path: Path) -> None:
+    function = Objective(small_net(), small_images())
+    plain = hessian.spectrum(function, top=2, probes=1, steps=5)
+    kept = hessian.spectrum(function, top=2, probes=1, steps=5, keep_products=tmp_path / "products")
+    for name in ("eigenvalue", "trace", "node"):
+        assert np.array_equal(plain[name].values, kept[name].values)
+    assert list(tmp_path.iterdir()) == []
