@@ -173,3 +173,11 @@ def test_impossible_settings_are_refused(arguments: dict, message: str) -> None:
 def test_dense_refuses_what_is_not_symmetric() -> None:
     with pytest.raises(LandscapeError, match="not symmetric"):
         dense(torch.triu(torch.ones(3, 3)))
+
+
+def test_a_single_ritz_value_is_not_taken_for_an_eigenvalue() -> None:
+    # After one product there is nothing to judge the gap by, whatever the search for copies is told.
+    matrix = with_spectrum(np.linspace(-1, 10, 40), 0, torch.float64)
+    found = eigenpairs(dense(matrix), 1, tolerance=0.02, confidence=0)
+    assert found.values[0] == pytest.approx(10, rel=0.02)
+    assert found.products > 1

@@ -174,6 +174,8 @@ def _sharper(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     distance = np.abs(values[:, None] - values[None, :]) - residuals[None, :]
     np.fill_diagonal(distance, np.inf)
     gap = distance.min(axis=1)
+    # A value that stands alone has no others that tell how far the spectrum is from it: its residual is all there is.
+    gap[np.isinf(gap)] = 0
     with np.errstate(divide="ignore"):
         best = np.where(gap > 0, np.minimum(best, residuals**2 / np.where(gap > 0, gap, 1)), best)
     for sign in (1, -1):
