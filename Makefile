@@ -16,6 +16,7 @@ $(STAMP): pyproject.toml constraints.txt peers.txt
 
 demo: $(STAMP)
 	$(BIN)/python -m landscape.demo
+	$(BIN)/python -m analyses.audit --baseline-checkpoints digits-plain --variant-checkpoints digits-smooth
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -11,7 +11,7 @@ from landscape.command import launch
 STUDY = studies.study(
     "corruption_robustness",
     "Are smoothed networks more robust to corruptions (C10)?",
-    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth", "mcdo-mlp", "mcdo-preact"),
+    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth"),
     ("corruptions",),
 )
 

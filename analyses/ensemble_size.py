@@ -11,7 +11,7 @@ from landscape.command import launch
 STUDY = studies.study(
     "ensemble_size",
     "Are smoothed networks better at every ensemble size, and how many passes do they save (C8, C9, C13)?",
-    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth", "mcdo-mlp", "mcdo-preact"),
+    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth"),
     ("predictions",),
 )
 

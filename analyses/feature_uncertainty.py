@@ -11,7 +11,7 @@ from landscape.command import launch
 STUDY = studies.study(
     "feature_uncertainty",
     "Does smoothing lower the variance of feature maps over dropout masks (C4)?",
-    ("mcdo", "mcdo-smooth", "mcdo-mlp", "mcdo-preact"),
+    ("mcdo", "mcdo-smooth"),
     ("feature_maps",),
 )
 

@@ -11,7 +11,7 @@ from landscape.command import launch
 STUDY = studies.study(
     "fourier_analysis",
     "Does dropout add high frequencies, and does smoothing remove them (C5, C6)?",
-    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth", "mcdo-mlp", "mcdo-preact"),
+    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth"),
     ("fourier",),
 )
 

@@ -11,7 +11,7 @@ from landscape.command import launch
 STUDY = studies.study(
     "hessian_spectra",
     "Is the curvature of smoothed networks smaller, with fewer outliers over mini-batches (C1, C2, C11)?",
-    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth", "mcdo-mlp", "mcdo-preact"),
+    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth"),
     ("hessian", "mini_batches"),
 )
 

@@ -11,7 +11,7 @@ from landscape.command import launch
 STUDY = studies.study(
     "loss_surfaces",
     "Is the loss surface of smoothed networks flatter, and smoother under dropout (C3, C11)?",
-    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth", "mcdo-mlp", "mcdo-preact"),
+    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth"),
     ("surface",),
 )
 

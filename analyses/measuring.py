@@ -16,11 +16,14 @@ from landscape.command import Question, Subject, journaled
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
+from landscape.hessian.mini_batches import mini_batch_spectra
+from landscape.hessian.over_masks import MeanOperator
+from landscape.hessian.sharpness import ScaledOperator, filter_norms
+from landscape.hessian.spectrum import sampling_error
 from landscape.journal import Journal
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.objective import examples
 from landscape.protocol import Protocol
-from landscape.randomness import generator
 from landscape.robustness import corrupted, corruptions
 
 
@@ -63,8 +66,8 @@ class Scale:
 
 SCALES: dict[str, Scale] = {
     # Three networks of three seeds in minutes; the error bars say what the small samples cost.
-    "digits": Scale(128, 8, 1, 128, 7, 160, 8, 360, 20, 2, 120, 4),
-    "cifar100-small": Scale(256, 12, 1, 128, 7, 128, 8, 1000, 20, 4, 128, 4),
+    "digits": Scale(128, 8, 2, 128, 7, 160, 8, 360, 20, 2, 120, 4),
+    "cifar100-small": Scale(256, 12, 2, 128, 7, 128, 8, 1000, 20, 4, 128, 4),
     "paper": Scale(2000, 200, 5, 2000, 21, 1000, 50, 10_000, 50, 10, 2000, 10, span=1.0),
 }
 
@@ -75,49 +78,6 @@ STOCHASTIC = Protocol(dropout="fresh", split="test")
 MINI_BATCH = 16
 # Relative error of eigenvalues: far below their spread over mini-batches and seeds.
 TOLERANCE = 0.02
-
-
-def eigenvalues(
-    subject: Subject, *, batches: int, size: int, count: int, seed: int, journal: Journal, device: torch.device | str
-) -> xarray.Dataset:
-    """The `count` largest Hessian eigenvalues of each of so many batches of `size` images.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``eigenvalue`` and ``residual`` over ``(mini_batch, rank)``, rank 0 the largest. The same batches, drawn without
-        replacement, for every network.
-
-    Notes
-    -----
-    N. Park and S. Kim, ICLR 2022 (arXiv 2202.06709), figure 1 and appendix: Hessian max-eigenvalue spectra, of batches
-    of 16.
-    """
-    chosen = examples(subject.data, subject.protocol)
-    if batches * size > len(chosen):
-        raise LandscapeError(
-            f"{batches} batches of {size} need {batches * size} images, {chosen.name} has {len(chosen)}: ask for fewer"
-        )
-    order = torch.randperm(len(chosen), generator=generator(seed, "mini-batches"))
-    values, residuals = np.empty((batches, count)), np.empty((batches, count))
-    protocol = subject.protocol.replace(images=None, augmentation="none")
-    for place in range(batches):
-        key = f"batch {place}"
-        if key not in journal:
-            part = chosen.select(order[place * size : (place + 1) * size])
-            objective = Objective(
-                subject.checkpoint.model, part, weight_decay=subject.weight_decay, protocol=protocol, device=device
-            )
-            pairs = eigenpairs(CurvatureOperator(objective), count, tolerance=TOLERANCE, seed=seed)
-            journal.write(key, {"value": np.array(pairs.values), "residual": np.array(pairs.residuals)})
-        values[place], residuals[place] = journal[key]["value"], journal[key]["residual"]
-    return xarray.Dataset(
-        {
-            "eigenvalue": (("mini_batch", "rank"), values, {"long_name": "Hessian eigenvalue"}),
-            "residual": (("mini_batch", "rank"), residuals),
-        },
-        attrs={"images_a_batch": size},
-    )
 
 
 @dataclass(frozen=True)
@@ -131,14 +91,14 @@ class Instrument:
     protocol
         With the numbers of images of a scale.
     settings
-        What of the scale it depends on.
+        What of the scale and of the number of masks it depends on.
     measure
         (subject, settings, journal) -> result.
     """
 
     name: str
     protocol: Callable[[Scale], Protocol]
-    settings: Callable[[Scale], Mapping[str, Any]]
+    settings: Callable[[Scale, int], Mapping[str, Any]]
     measure: Callable[[Subject, Mapping[str, Any], Journal], xarray.Dataset]
 
 
@@ -148,8 +108,47 @@ def _objective(subject: Subject) -> Objective:
     )
 
 
-def _eigenvalues(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
-    return eigenvalues(subject, **settings, seed=0, journal=journal, device=subject.protocol.device)
+def _hessian(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
+    """The largest eigenvalues, what their numerical error is and what the choice of images costs."""
+    curvature = CurvatureOperator(_objective(subject))
+    # No search for further copies of an eigenvalue: which of equal ones comes first does not matter here.
+    pairs = eigenpairs(curvature, settings["top"], tolerance=TOLERANCE, confidence=0)
+    return xarray.Dataset(
+        {
+            "eigenvalue": ("rank", pairs.values),
+            "residual": ("rank", pairs.residuals),
+            "sampling_stderr": ("rank", sampling_error(curvature, pairs.vectors)),
+        }
+    )
+
+
+def _mini_batches(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
+    return mini_batch_spectra(_objective(subject), tolerance=TOLERANCE, journal=journal, **settings)
+
+
+def _curvature(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
+    """Largest eigenvalue of the Hessian, raw and filter-normalised, of the loss meaned over masks.
+
+    With ``l2_shift``, the first-order share of the L2 term in each: exact for the raw one, an underestimate of second
+    order for the other (the largest eigenvalue is convex in the matrix).
+    """
+    objective = _objective(subject)
+    parts = [CurvatureOperator(objective, sample=sample) for sample in range(settings["masks"])]
+    mean = MeanOperator(parts)
+    scale = filter_norms(objective)
+    found: dict[str, tuple[float, float, float]] = {}
+    for name, operator, squares in (
+        ("raw", mean, torch.ones_like(scale)),
+        ("filter-normalised", ScaledOperator(mean, scale), scale.square()),
+    ):
+        pairs = eigenpairs(operator, 1, tolerance=TOLERANCE, confidence=0)
+        shift = subject.weight_decay * float((squares * pairs.vectors[:, 0].square()).sum())
+        found[name] = (float(pairs.values[0]), float(pairs.residuals[0]), shift)
+    columns = np.array(list(found.values())).T
+    return xarray.Dataset(
+        {name: ("units", column) for name, column in zip(("eigenvalue", "residual", "l2_shift"), columns, strict=True)},
+        {"units": list(found)},
+    )
 
 
 def _surface(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
@@ -173,50 +172,65 @@ def _corruptions(subject: Subject, settings: Mapping[str, Any], journal: Journal
 INSTRUMENTS: dict[str, Instrument] = {
     "hessian": Instrument(
         "hessian",
-        lambda scale: TRAINED,
-        lambda scale: {"batches": 1, "size": scale.curvature_images, "count": 1},
-        _eigenvalues,
+        lambda scale: TRAINED.replace(images=scale.curvature_images),
+        lambda scale, masks: {"top": 1},
+        _hessian,
+    ),
+    # Of the loss without its L2 term, whose share is told apart.
+    "curvature": Instrument(
+        "hessian",
+        lambda scale: TRAINED.replace(images=scale.curvature_images, l2="none"),
+        lambda scale, masks: {"masks": masks},
+        _curvature,
     ),
     "mini_batches": Instrument(
         "hessian",
-        lambda scale: TRAINED,
-        lambda scale: {"batches": scale.mini_batches, "size": MINI_BATCH, "count": scale.eigenvalues},
-        _eigenvalues,
+        # A seeded sample stands in random order: consecutive images make mini-batches.
+        lambda scale: TRAINED.replace(images=scale.mini_batches * MINI_BATCH),
+        lambda scale, masks: {"per_batch": MINI_BATCH, "top": scale.eigenvalues, "masks": masks},
+        _mini_batches,
     ),
     "surface": Instrument(
         "surface",
         lambda scale: TRAINED.replace(images=scale.surface_images, dropout="fresh"),
-        lambda scale: {"points": scale.points, "span": scale.span},
+        lambda scale, masks: {"points": scale.points, "span": scale.span, "passes": masks},
         _surface,
+    ),
+    # Predictions on the training set, augmented as in training: whether a network fits worse, not generalises worse.
+    "training": Instrument(
+        "predictions",
+        lambda scale: STOCHASTIC.replace(images=scale.prediction_images, split="train", augmentation="frozen"),
+        lambda scale, masks: {"passes": 2},
+        _of_model(predictions.measure),
     ),
     "feature_maps": Instrument(
         "feature_maps",
         lambda scale: STOCHASTIC.replace(images=scale.test_images),
-        lambda scale: {"passes": scale.passes},
+        lambda scale, masks: {"passes": scale.passes},
         _of_model(feature_maps.measure),
     ),
     "fourier": Instrument(
         "fourier",
         lambda scale: STOCHASTIC.replace(images=scale.test_images),
-        lambda scale: {"passes": scale.passes},
+        lambda scale, masks: {"passes": scale.passes},
         _of_model(fourier.measure),
     ),
     "frequency_noise": Instrument(
         "frequency_noise",
         lambda scale: STOCHASTIC.replace(images=scale.test_images),
-        lambda scale: {"passes": scale.noise_passes},
+        lambda scale, masks: {"passes": scale.noise_passes},
         _of_model(frequency_noise.measure),
     ),
     "predictions": Instrument(
         "predictions",
         lambda scale: STOCHASTIC.replace(images=scale.prediction_images),
-        lambda scale: {"passes": scale.prediction_passes},
+        lambda scale, masks: {"passes": scale.prediction_passes},
         _of_model(predictions.measure),
     ),
     "corruptions": Instrument(
         "robustness",
         lambda scale: STOCHASTIC.replace(images=scale.corruption_images),
-        lambda scale: {"severities": (1, 3, 5), "passes": scale.corruption_passes},
+        lambda scale, masks: {"severities": (1, 3, 5), "passes": scale.corruption_passes},
         _corruptions,
     ),
 }
@@ -242,6 +256,7 @@ def ask(
     root: Path | None = None,
     device: str = "cpu",
     changes: Mapping[str, Any] | None = None,
+    masks: int = 1,
 ) -> Question:
     """The question that an instrument at a scale asks of a checkpoint; its `path` is where the answer is kept.
 
@@ -259,6 +274,8 @@ def ask(
         Class of device.
     changes
         Fields of the protocol to change.
+    masks
+        Draws of the masks that curvature and loss are the mean of.
     """
     chosen = INSTRUMENTS[instrument]
     loaded = _loaded(path)
@@ -272,7 +289,7 @@ def ask(
         protocol = protocol.replace(images=min(protocol.images, len(images)))
     weight_decay = float(recipe.get("training", {}).get("weight_decay", 0.0))
     subject = Subject(checkpoint=loaded, data=images, protocol=protocol, weight_decay=weight_decay)
-    settings = {"measure": instrument, **chosen.settings(scale)}
+    settings = {"measure": instrument, **chosen.settings(scale, masks)}
     return Question(f"landscape.{chosen.name}", subject, settings, seed=0)
 
 

@@ -11,7 +11,7 @@ from landscape.command import launch
 STUDY = studies.study(
     "noise_robustness",
     "Do smoothed networks lose less accuracy under high-frequency noise (C7)?",
-    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth", "mcdo-mlp", "mcdo-preact"),
+    ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth"),
     ("frequency_noise",),
 )
 

@@ -1,40 +1,147 @@
-"""Under which protocol does the landscape claim hold? Curvature under every combination of protocol choices.
+"""Under which protocol does the landscape claim hold? Curvature and surfaces under every combination of choices.
 
 ``python -m analyses.protocol_sweep --preset digits|cifar100-small|paper``
+
+Fields with and without the L2 term come from one measurement: the term moves a raw eigenvalue by the weight decay
+exactly, and surfaces keep it apart.
 """
 
-from collections.abc import Sequence
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from analyses import studies
+from landscape import command
 from landscape.command import launch
 
-CHOICES = {
-    "l2": ("exact", "none"),
-    "augmentation": ("frozen", "none"),
-    "dropout": ("fixed", "off"),
+# Draws of the masks of a mean; enough to tell it from a single draw.
+AVERAGED = 4
+MASKS: dict[str, dict[str, Any]] = {
+    "off": {"dropout": "off"},
+    "fixed": {"dropout": "fixed"},
+    "averaged": {"dropout": "fixed", studies.MASKS: AVERAGED},
 }
 VARIANTS = {
-    f"L2 {l2}, augmentation {augmentation}, masks {dropout}": {
-        "l2": l2,
-        "augmentation": augmentation,
-        "dropout": dropout,
-    }
-    for l2 in CHOICES["l2"]
-    for augmentation in CHOICES["augmentation"]
-    for dropout in CHOICES["dropout"]
+    f"augmentation {augmentation}, masks {masks}": {"augmentation": augmentation, **fields}
+    for augmentation in ("frozen", "none")
+    for masks, fields in MASKS.items()
 }
+MOMENTS = {"late": ("mcdo", "mcdo-smooth"), "early": ("mcdo-early", "mcdo-smooth-early")}
 STUDY = studies.study(
     "protocol_sweep",
-    "Under which protocol are the top eigenvalues of smoothed networks smaller (C1, C2)?",
-    ("mcdo", "mcdo-smooth"),
-    ("hessian", "mini_batches"),
+    "Under which protocol is the landscape of smoothed networks flatter, with fewer outliers (C1, C2, C3)?",
+    [kind for pair in MOMENTS.values() for kind in pair],
+    ("curvature", "mini_batches", "surface"),
     VARIANTS,
+    {"curvature_images": 128, "mini_batches": 8, "eigenvalues": 1, "surface_images": 128, "points": 7},
 )
+COLUMNS = {
+    "C1": "C1: top eigenvalue",
+    "C1 filter-normalised": "C1: filter-normalised",
+    "C2": "C2: 90 % quantile of mini-batches",
+    "C3 rise": "C3: rise",
+    "C3 roughness": "C3: roughness",
+}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the study."""
-    return studies.run(STUDY, argv)
+    """Run the study, and say where the claim holds."""
+    status = studies.run(STUDY, argv)
+    chosen, _ = studies.parser(STUDY).parse_known_args(argv)
+    if chosen.list:
+        return status
+    target = studies.listing(Path("results"), STUDY.name, chosen.preset)
+    facts = json.loads(target.read_text())
+    rows = compared(facts["entries"])
+    studies.keep(target, {**facts, "table": rows})
+    if not chosen.quiet:
+        print(table(rows))
+    return status
+
+
+def compared(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Smooth over plain, one row a moment of training, L2 choice and protocol.
+
+    Returns
+    -------
+    list of dict
+        ``moment``, ``l2``, ``variant``, and of each of `COLUMNS` the natural logarithms of the ratios, one a seed.
+    """
+    measured: dict[tuple[str, int, str, str], dict[str, float]] = defaultdict(dict)
+    for entry in entries:
+        for l2 in ("on", "off"):
+            measured[entry["kind"], entry["seed"], l2, entry["variant"]] |= _numbers(entry, l2=l2 == "on")
+    rows = []
+    for moment, (plain, smooth) in MOMENTS.items():
+        of_kind = [{seed for known, seed, *_ in measured if known == kind} for kind in (plain, smooth)]
+        seeds = sorted(of_kind[0] & of_kind[1])
+        for l2 in ("on", "off"):
+            for variant in VARIANTS:
+                pairs = [(measured[plain, seed, l2, variant], measured[smooth, seed, l2, variant]) for seed in seeds]
+                ratios = {
+                    name: [_log_ratio(one, other, name) for one, other in pairs if name in one and name in other]
+                    for name in COLUMNS
+                }
+                if any(ratios.values()):
+                    rows.append({"moment": moment, "l2": l2, "variant": variant, **ratios})
+    return rows
+
+
+def _log_ratio(plain: Mapping[str, float], smooth: Mapping[str, float], name: str) -> float:
+    """Not a number where either is not positive: a surface that falls, a Hessian without a positive eigenvalue."""
+    if not (plain[name] > 0 and smooth[name] > 0):
+        return math.nan
+    return math.log(smooth[name] / plain[name])
+
+
+def _numbers(entry: Mapping[str, Any], *, l2: bool) -> dict[str, float]:
+    """What a kept result says, with or without the L2 term."""
+    import numpy as np
+
+    from landscape import result
+    from landscape.surface.summary import rises, roughness
+
+    found = result.load(entry["file"])
+    if entry["instrument"] == "curvature":
+        values = found["eigenvalue"].values + (found["l2_shift"].values if l2 else 0)
+        return {"C1": float(values[0]), "C1 filter-normalised": float(values[1])}
+    weight_decay = float(found.attrs["weight_decay"])
+    if entry["instrument"] == "mini_batches":
+        # Measured with the term, which shifts all eigenvalues alike.
+        values = found["eigenvalue"].values[:, 0] - (0 if l2 else weight_decay)
+        return {"C2": float(np.quantile(values, 0.9))}
+    variable = "loss" if l2 else "cross_entropy"
+    return {
+        "C3 rise": rises(found, variable, shares=(0.5,))[0].mean,
+        "C3 roughness": roughness(found, variable)[0],
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Ratios smooth / plain: geometric mean over seeds, with the range over seeds where there are several."""
+    shown = []
+    for row in rows:
+        cells = [_cell(row[name]) for name in COLUMNS]
+        shown.append([f"{row['moment']}, L2 {row['l2']}, {row['variant']}", *cells])
+    lines = [
+        command.columns(["smooth / plain", *COLUMNS.values()], shown),
+        "below 1 the claim holds; brackets: range over seeds; * holds in every seed. '-': not positive, or exactly "
+        "zero roughness.",
+        f"Masks averaged: the mean Hessian, and the mean loss with fresh masks, over {AVERAGED} draws.",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(logarithms: Sequence[float]) -> str:
+    known = [value for value in logarithms if math.isfinite(value)]
+    if not known:
+        return "-"
+    mean = math.exp(sum(known) / len(known))
+    span = f" [{math.exp(min(known)):.2f}, {math.exp(max(known)):.2f}]" if len(known) > 1 else ""
+    return f"{mean:.2f}{span}{'*' if max(known) < 0 else ''}"
 
 
 if __name__ == "__main__":

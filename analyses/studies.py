@@ -1,5 +1,6 @@
 """What all studies share: which networks, which instruments, and a list of what was measured for the figures."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,34 +10,10 @@ from typing import Any
 from landscape import command
 from landscape.errors import LandscapeError
 
-PRESETS = ("digits", "cifar100-small", "paper")
-# Kind of network -> recipe, by preset.
-KINDS: dict[str, dict[str, str]] = {
-    "digits": {
-        "mcdo": "digits-plain",
-        "mcdo-smooth": "digits-smooth",
-        "dnn": "digits-deterministic",
-        "dnn-smooth": "digits-deterministic-smooth",
-    },
-    "cifar100-small": {
-        kind: f"cifar100-small-{kind}" for kind in ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth", "mcdo-mlp")
-    },
-    "paper": {
-        "mcdo": "cifar100-paper-resnet_mcdo_18",
-        "mcdo-smooth": "cifar100-paper-resnet_mcdo_smoothing_18",
-        "dnn": "cifar100-paper-resnet_dnn_18",
-        "dnn-smooth": "cifar100-paper-resnet_dnn_smoothing_18",
-        "mcdo-preact": "cifar100-paper-preresnet_mcdo_18",
-    },
-}
-LABELS = {
-    "mcdo": "MC dropout",
-    "mcdo-smooth": "MC dropout + smooth",
-    "dnn": "deterministic",
-    "dnn-smooth": "deterministic + smooth",
-    "mcdo-mlp": "MC dropout, MLP head",
-    "mcdo-preact": "MC dropout, pre-activation",
-}
+# What an ablation looks at: curvature, model uncertainty, high frequencies, predictions.
+ABLATION = ("hessian", "feature_maps", "fourier", "predictions")
+# Readings of `changes` that are no field of the protocol.
+MASKS = "masks"
 
 
 @dataclass(frozen=True)
@@ -50,11 +27,14 @@ class Study:
     question
         In one sentence.
     kinds
-        Of networks; those that a preset lacks are left out.
+        Of networks, names in `analyses.kinds.KINDS`.
     instruments
         Names in `analyses.measuring.INSTRUMENTS`.
     changes
-        Protocol variants by name, each the fields that it changes.
+        Protocol variants by name, each the fields that it changes; ``masks`` besides, draws of the masks that curvature
+        and loss are the mean of.
+    lighter
+        Fields of the scale in its place, for a study of many variants.
     """
 
     name: str
@@ -62,6 +42,7 @@ class Study:
     kinds: tuple[str, ...]
     instruments: tuple[str, ...]
     changes: Mapping[str, Mapping[str, Any]]
+    lighter: Mapping[str, int]
 
 
 def study(
@@ -70,9 +51,10 @@ def study(
     kinds: Sequence[str],
     instruments: Sequence[str],
     changes: Mapping[str, Mapping[str, Any]] | None = None,
+    lighter: Mapping[str, int] | None = None,
 ) -> Study:
     """A study, under one protocol unless `changes` names several."""
-    return Study(name, question, tuple(kinds), tuple(instruments), changes or {"default": {}})
+    return Study(name, question, tuple(kinds), tuple(instruments), changes or {"default": {}}, lighter or {})
 
 
 def listing(results: Path, name: str, preset: str) -> Path:
@@ -80,34 +62,37 @@ def listing(results: Path, name: str, preset: str) -> Path:
     return results / "studies" / f"{name}-{preset}.json"
 
 
+def parser(chosen: Study) -> command.Parser:
+    """Arguments of a study."""
+    made = command.Parser(f"analyses.{chosen.name}", chosen.question)
+    made.add_argument("--preset", choices=("digits", "cifar100-small", "paper"), default="digits")
+    made.add_argument("--seeds", type=command.positive, default=1, metavar="N")
+    made.add_argument("--trained-only", action="store_true", help="leave out networks that would have to be trained")
+    made.add_argument("--list", action="store_true", help="show networks and results, and stop")
+    made.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
+    made.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    made.add_argument("--quiet", action="store_true", help="no progress, no table")
+    made.add_argument("--force", action="store_true", help="measure again what is cached")
+    return made
+
+
 def run(chosen: Study, argv: Sequence[str]) -> int:
     """Train or find the networks, measure, and list what was measured."""
-    parser = command.Parser(f"analyses.{chosen.name}", chosen.question)
-    parser.add_argument("--preset", choices=PRESETS, default="digits")
-    parser.add_argument("--seeds", type=command.positive, default=1, metavar="N")
-    parser.add_argument("--trained-only", action="store_true", help="leave out networks that would have to be trained")
-    parser.add_argument("--list", action="store_true", help="show networks and results, and stop")
-    parser.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
-    parser.add_argument("--force", action="store_true", help="measure again what is cached")
-    arguments = parser.parse_args(argv)
-    from analyses import measuring
+    arguments = parser(chosen).parse_args(argv)
+    from analyses import kinds, measuring
     from landscape import result, training
     from landscape.predictions.curves import curves
 
-    recipes = {kind: KINDS[arguments.preset][kind] for kind in chosen.kinds if kind in KINDS[arguments.preset]}
-    wanted = [(kind, name, seed) for seed in range(arguments.seeds) for kind, name in recipes.items()]
+    recipes = {kind: kinds.recipe(kind, arguments.preset) for kind in chosen.kinds}
+    labels = {kind: kinds.KINDS[kind].label for kind in chosen.kinds}
+    wanted = [(kind, made, seed) for seed in range(arguments.seeds) for kind, made in recipes.items()]
     if arguments.list or arguments.trained_only:
-        found = {
-            (kind, seed): training.find(training.recipe(name), seed=seed, cache=arguments.cache)
-            for kind, name, seed in wanted
-        }
+        found = {(kind, seed): training.find(made, seed=seed, cache=arguments.cache) for kind, made, seed in wanted}
     if arguments.list:
         shown = [
-            [LABELS[kind], f"{name}@{seed}", "trained" if found[kind, seed] else "to be trained"]
-            for kind, name, seed in wanted
+            [labels[kind], f"{made.name}@{seed}", "trained" if found[kind, seed] else "to be trained"]
+            for kind, made, seed in wanted
         ]
         print(f"{chosen.question}\ninstruments: {', '.join(chosen.instruments)}")
         print(command.columns(["network", "recipe", "state"], shown))
@@ -121,23 +106,25 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
     rows = []
     target = listing(Path("results"), chosen.name, arguments.preset)
     command.require_writable(target)
-    for kind, name, seed in wanted:
+    scale = dataclasses.replace(measuring.SCALES[arguments.preset], **chosen.lighter)
+    for kind, made, seed in wanted:
         path = training.ensure(
-            name, seed=seed, cache=arguments.cache, root=arguments.data_root, device=device, quiet=arguments.quiet
+            made, seed=seed, cache=arguments.cache, root=arguments.data_root, device=device, quiet=arguments.quiet
         )
         for instrument in chosen.instruments:
             for variant, fields in chosen.changes.items():
                 asked = measuring.ask(
                     path,
                     instrument,
-                    measuring.SCALES[arguments.preset],
+                    scale,
                     root=arguments.data_root,
                     device=device,
-                    changes=fields,
+                    changes={name: value for name, value in fields.items() if name != MASKS},
+                    masks=fields.get(MASKS, 1),
                 )
                 dataset = measuring.measured(asked, force=arguments.force)
                 file = asked.path
-                if instrument == "predictions":
+                if instrument in ("predictions", "training"):
                     # Figures need the curves alone, thousands of times smaller than the passes.
                     file = asked.path.with_name(f"curves-{asked.path.name}")
                     dataset = curves(dataset).assign_attrs(dataset.attrs)
@@ -145,7 +132,7 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
                 entries.append(
                     {
                         "kind": kind,
-                        "label": LABELS[kind],
+                        "label": labels[kind],
                         "seed": seed,
                         "instrument": instrument,
                         "variant": variant,
@@ -153,14 +140,15 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
                         "seconds": dataset.attrs.get("seconds"),
                     }
                 )
-                rows.append([LABELS[kind], str(seed), instrument, variant, str(file)])
-                _keep(target, {"study": chosen.name, "question": chosen.question, "entries": entries})
+                rows.append([labels[kind], str(seed), instrument, variant, str(file)])
+                keep(target, {"study": chosen.name, "question": chosen.question, "entries": entries})
     if not arguments.quiet:
         print(command.columns(["network", "seed", "instrument", "protocol", "result"], rows))
     return 0
 
 
-def _keep(path: Path, facts: Mapping[str, Any]) -> None:
+def keep(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a listing, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-partial")
     temporary.write_text(json.dumps(facts, indent=1))

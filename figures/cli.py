@@ -8,7 +8,11 @@ from pathlib import Path
 from landscape import command
 from landscape.errors import LandscapeError
 
-FIGURES = ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "sweep")
+# Picture -> its module and, where that draws several studies, the study.
+FIGURES: dict[str, tuple[str, str | None]] = {
+    **{name: (name, None) for name in (*(f"fig{number}" for number in range(2, 10)), "sweep")},
+    **{name: ("ablation", name) for name in ("temperature", "kernel", "placement", "heads", "relu6", "preactivation")},
+}
 FORMATS = (".pdf", ".png")
 DESCRIPTION = """Draw the paper's figures from results that the studies have kept; no network is touched.
 
@@ -47,15 +51,15 @@ def main(argv: Sequence[str]) -> int:
     drawn: dict[str, list[str]] = {}
     missing: dict[str, str] = {}
     for name in arguments.names or FIGURES:
-        module = importlib.import_module(f"figures.{name}")
+        where, study = FIGURES[name]
+        module = importlib.import_module(f"figures.{where}")
         try:
-            entries = sources.read(module.STUDY, arguments.preset, arguments.results)
+            drawing = sources.read(study or module.STUDY, arguments.preset, arguments.results, arguments.published)
         except LandscapeError as error:
             if arguments.names:
                 raise
             missing[name] = str(error)
             continue
-        drawing = sources.Drawing(entries, arguments.preset, arguments.published)
         made = module.draw(drawing)
         facts = sources.provenance(drawing, name, asked)
         drawn[name] = [

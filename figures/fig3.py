@@ -21,7 +21,7 @@ def draw(drawing: Drawing) -> Figure:
                 largest, above, where="pre", color=entry.color, label=entry.name, alpha=1 - 0.4 * (entry.seed > 0)
             )
         for entry in drawing.of("hessian"):
-            axes.plot(entry.dataset["eigenvalue"].values[0, 0], 0.5, "D", color=entry.color, markersize=6)
+            axes.plot(float(entry.dataset["eigenvalue"][0]), 0.5, "D", color=entry.color, markersize=6)
         axes.plot([], [], "D", color="black", label="one batch of all measured images")
         axes.set_xscale("log")
         axes.set_xlabel("largest Hessian eigenvalue of a mini-batch of 16 images")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +80,22 @@ class Drawing:
         Whose networks they are.
     published
         Folder of the authors' CSV files, if there is one.
+    facts
+        What else its study has listed.
     """
 
     entries: Sequence[Entry]
     preset: str
     published: Path | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, instrument: str) -> list[Entry]:
         """Results of one instrument."""
         return [entry for entry in self.entries if entry.instrument == instrument]
 
 
-def read(study: str, preset: str, results: Path) -> list[Entry]:
-    """The results that a study has listed.
+def read(study: str, preset: str, results: Path, published: Path | None = None) -> Drawing:
+    """What a study has listed.
 
     Raises
     ------
@@ -102,8 +105,9 @@ def read(study: str, preset: str, results: Path) -> list[Entry]:
     path = results / "studies" / f"{study}-{preset}.json"
     if not path.is_file():
         raise LandscapeError(f"no results at {path}: run python -m analyses.{study} --preset {preset} first")
-    listed = json.loads(path.read_text())["entries"]
-    return [Entry(**_known(each), dataset=result.load(_file(each["file"], results))) for each in listed]
+    facts = json.loads(path.read_text())
+    entries = [Entry(**_known(each), dataset=result.load(_file(each["file"], results))) for each in facts["entries"]]
+    return Drawing(entries, preset, published, facts)
 
 
 def _known(entry: Mapping[str, Any]) -> dict[str, Any]:

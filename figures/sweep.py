@@ -1,42 +1,47 @@
-"""Where the landscape claim holds: smooth against plain under every protocol (C1, C2)."""
+"""Where the landscape claim holds: smooth against plain under every protocol, early and late (C1, C2, C3)."""
 
-import numpy as np
+import math
+
 from matplotlib.figure import Figure
 
 from figures.sources import Drawing
 from landscape import plotting
 
 STUDY = "protocol_sweep"
-MARKS = {
-    "hessian": ("D", "one batch of all measured images (C1)"),
-    "mini_batches": ("o", "median mini-batch of 16 (C2)"),
+COLUMNS = {
+    "C1": "C1: top eigenvalue",
+    "C1 filter-normalised": "C1: filter-normalised",
+    "C2": "C2: mini-batches, 90 %",
+    "C3 rise": "C3: rise",
+    "C3 roughness": "C3: roughness",
 }
+MARKS = {"on": ("o", "full"), "off": ("s", "none")}
 
 
 def draw(drawing: Drawing) -> Figure:
-    """Ratio of top eigenvalues, smooth over plain, one row a protocol; left of 1 the claim holds."""
-    variants = list(dict.fromkeys(entry.variant for entry in drawing.entries))
-    values = {
-        (entry.instrument, entry.variant, entry.kind, entry.seed): float(
-            np.median(entry.dataset["eigenvalue"].values[:, 0])
-        )
-        for entry in drawing.entries
-    }
+    """Ratio smooth / plain, one row a moment and protocol, one panel a measure; left of 1 the claim holds."""
+    rows = drawing.facts["table"]
+    places = list(dict.fromkeys((row["moment"], row["variant"]) for row in rows))
     with plotting.style():
-        made = plotting.figure(6.8, 0.35 * len(variants) + 1.2)
-        axes = made.add_subplot()
-        for color, (instrument, (marker, label)) in zip(plotting.COLORS, MARKS.items(), strict=False):
-            points = [
-                (values[instrument, variant, "mcdo-smooth", seed] / values[instrument, variant, "mcdo", seed], place)
-                for place, variant in enumerate(variants)
-                for seed in sorted({entry.seed for entry in drawing.entries})
-                if {(instrument, variant, kind, seed) for kind in ("mcdo", "mcdo-smooth")} <= set(values)
-            ]
-            axes.plot([x for x, _ in points], [y for _, y in points], marker, color=color, label=label)
-        axes.axvline(1, color="black", linewidth=0.8)
-        axes.set_xscale("log")
-        axes.set_yticks(range(len(variants)), variants)
-        axes.set_ylim(len(variants) - 0.5, -0.5)
-        axes.set_xlabel("top eigenvalue, smooth / plain (left of 1: as claimed)")
-        made.legend(loc="outside lower center", ncols=2)
+        made = plotting.figure(10, 0.3 * len(places) + 1.5)
+        for color, (axes, (name, title)) in zip(
+            plotting.COLORS,
+            zip(made.subplots(1, len(COLUMNS), sharey=True), COLUMNS.items(), strict=True),
+            strict=False,
+        ):
+            for row in rows:
+                marker, fill = MARKS[row["l2"]]
+                height = places.index((row["moment"], row["variant"])) + (0.12 if row["l2"] == "off" else -0.12)
+                known = [math.exp(value) for value in row[name] if math.isfinite(value)]
+                axes.plot(known, [height] * len(known), marker, color=color, fillstyle=fill, markersize=4)
+            axes.axvline(1, color="black", linewidth=0.8)
+            axes.set_xscale("log")
+            axes.set_title(title)
+            axes.set_xlabel("smooth / plain")
+            axes.minorticks_off()
+        made.axes[0].set_yticks(range(len(places)), [f"{moment}: {variant}" for moment, variant in places])
+        made.axes[0].set_ylim(len(places) - 0.5, -0.5)
+        for l2, (marker, fill) in MARKS.items():
+            made.axes[0].plot([], [], marker, color="black", fillstyle=fill, label=f"L2 {l2}")
+        made.legend(*made.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return made

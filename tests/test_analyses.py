@@ -13,18 +13,19 @@ import pytest
 import torch
 import xarray
 
-from analyses import measuring
+from analyses import claims as claims_page
+from analyses import measuring, protocol_sweep
 from analyses.audit import claims, networks, panel, report
 from analyses.audit.absurd import AddedNoise
 from analyses.audit.cli import main
 from analyses.audit.networks import Network, Preset
 from analyses.audit.verdict import Effect, Reading, decide, effect, holm
 from analyses.measuring import Scale
-from landscape import command
+from landscape import command, result, training
 from landscape.errors import LandscapeError
 from landscape.masks import Masks
 
-TINY = Scale(32, 2, 1, 32, 5, 16, 2, 48, 4, 2, 16, 2)
+TINY = Scale(32, 2, 3, 32, 5, 16, 2, 48, 4, 2, 16, 2)
 
 
 def readings(values, replicates=None):
@@ -225,16 +226,80 @@ def test_the_plan_starts_nothing(capsys, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_claims_are_written_from_reports_alone(tmp_path, capsys):
-    _, facts = report.write(
-        audit_of(["supported", "against", "undecided"]), tmp_path, asked="python -m analyses.audit x"
-    )
-    out = tmp_path / "CLAIMS.md"
-    assert command.run("analyses.claims", [str(facts), "--out", str(out)]) == 0
+def test_claims_are_measured_where_networks_are_trained_and_written_from_reports(
+    trained, tmp_path, capsys, monkeypatch
+):
+    folder, (baseline, variant) = trained
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(measuring.SCALES, "digits", TINY)
+    some = (claims_page.Comparison("smooth", "mcdo", "mcdo-smooth", ("C4", "C8")), *claims_page.COMPARISONS[1:])
+    monkeypatch.setattr(claims_page, "COMPARISONS", some)
+    paths = {"digits-plain": baseline.path, "digits-smooth": variant.path}
+    monkeypatch.setattr(training, "find", lambda recipe, *, seed, cache: None if seed else paths.get(recipe.name))
+    out, reports = tmp_path / "CLAIMS.md", tmp_path / "reports"
+    asked = ["--preset", "digits", "--reports", str(reports), "--out", str(out)]
+    assert command.run("analyses.claims", asked) == 2
+    assert "no reports in" in capsys.readouterr().err
+    assert command.run("analyses.claims", [*asked, "--measure", "--quiet"]) == 0
+    assert [file.name for file in reports.iterdir()] == ["smooth.json"]
     text = out.read_text()
-    assert "| C1 lower top Hessian eigenvalue |" in text
-    assert "| against |" in text
-    assert "- C13 (deterministic nets gain too)" in text
-    assert "- C1 (" not in text
-    assert command.run("analyses.claims", [str(out), "--out", str(out)]) == 2
-    assert "is no report of an audit" in capsys.readouterr().err
+    assert "| C4 lower model uncertainty of feature maps |" in text
+    assert "n = 1. Command: `python -m analyses.claims --measure --preset digits --only smooth --seeds 1`" in text
+    assert "| C13: deterministic nets gain too | not measured | not measured |" in text
+    out.unlink()
+    monkeypatch.setattr(claims_page, "measure", None)
+    assert command.run("analyses.claims", asked) == 0
+    assert out.read_text() == text
+    (reports / "smooth.json").write_text("{}")
+    assert command.run("analyses.claims", asked) == 2
+    assert "is no report of a comparison" in capsys.readouterr().err
+
+
+def test_every_claim_of_the_list_has_a_comparison_that_measures_it():
+    for name in claims_page.STATEMENTS:
+        speak = [each for each in claims_page.COMPARISONS if name == each.stands_for or name in each.claims]
+        assert speak
+        assert all(claims_page.chosen_claims(each) for each in speak)
+
+
+def test_a_claims_verdict_says_what_all_its_measures_say():
+    rows = [{"verdict": verdict} for verdict in ("supported", "supported")]
+    assert claims_page.verdict(rows) == "supported"
+    assert claims_page.verdict([*rows, {"verdict": "against"}]) == "2 supported, 1 against"
+    assert claims_page.verdict([]) == "not measured"
+
+
+def test_the_sweep_takes_the_l2_term_off_and_compares_seed_by_seed(monkeypatch):
+    numbers = {("mcdo", 0): 2.0, ("mcdo-smooth", 0): 1.0, ("mcdo", 1): 4.0, ("mcdo-smooth", 1): 3.0}
+
+    def read(entry, *, l2):
+        return {"C1": numbers[entry["kind"], entry["seed"]] + 10 * l2}
+
+    monkeypatch.setattr(protocol_sweep, "_numbers", read)
+    variant = next(iter(protocol_sweep.VARIANTS))
+    rows = protocol_sweep.compared([{"kind": kind, "seed": seed, "variant": variant} for kind, seed in numbers])
+    assert [(row["moment"], row["l2"]) for row in rows] == [("late", "on"), ("late", "off")]
+    assert rows[1]["C1"] == pytest.approx([math.log(1 / 2), math.log(3 / 4)])
+    assert rows[0]["C1"] == pytest.approx([math.log(11 / 12), math.log(13 / 14)])
+    assert "0.61 [0.50, 0.75]*" in protocol_sweep.table(rows)
+
+
+def test_curvature_tells_the_l2_term_apart_and_a_mean_of_masks_from_one(trained, monkeypatch):
+    folder, (baseline, _) = trained
+    monkeypatch.chdir(folder)
+    one, mean, whole = (
+        measuring.measured(measuring.ask(baseline.path, "curvature", TINY, changes=changes, masks=masks))
+        for changes, masks in (({}, 1), ({}, 3), ({"l2": "exact"}, 1))
+    )
+    wanted = one["eigenvalue"] + one["l2_shift"]
+    assert whole["eigenvalue"].values == pytest.approx(wanted.values, rel=0.02)
+    assert float(one["l2_shift"][0]) == pytest.approx(5e-4, rel=1e-4)
+    assert float(mean["eigenvalue"][0]) != pytest.approx(float(one["eigenvalue"][0]), rel=0.02)
+
+
+def test_a_journal_of_another_format_is_not_taken_up(trained, monkeypatch):
+    folder, (baseline, _) = trained
+    monkeypatch.chdir(folder)
+    before = measuring.ask(baseline.path, "surface", TINY).journal
+    monkeypatch.setitem(result.SCHEMAS, "landscape.surface", 99)
+    assert measuring.ask(baseline.path, "surface", TINY).journal != before

@@ -1,5 +1,6 @@
 """Figures: drawn from kept results alone, saying where they come from."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analyses import measuring, studies
+from analyses import kinds, measuring, protocol_sweep, studies
+from analyses.kinds import Kind
 from analyses.measuring import Scale
 from figures import explain, sources
 from figures.cli import FIGURES, main
@@ -18,9 +20,12 @@ from landscape import command, training
 from landscape.errors import LandscapeError
 from landscape.training import recipes
 
-TINY = Scale(32, 2, 1, 32, 5, 16, 2, 32, 3, 2, 16, 2)
+TINY = Scale(32, 2, 3, 32, 5, 16, 2, 32, 3, 2, 16, 2)
 NAMES = ("hessian_spectra", "loss_surfaces", "feature_uncertainty", "fourier_analysis", "noise_robustness")
-STUDIES = (*NAMES, "ensemble_size", "corruption_robustness", "protocol_sweep")
+ABLATIONS = tuple(study for _, study in FIGURES.values() if study)
+STUDIES = (*NAMES, "ensemble_size", "corruption_robustness", "protocol_sweep", "mlp_head", *ABLATIONS)
+SHOWN = ("mcdo", "mcdo-smooth", "mcdo-early", "mcdo-smooth-early", "mcdo-relu6", "mcdo-max", "mcdo-gap-mlp")
+CHOSEN = ("augmentation frozen, masks fixed", "augmentation none, masks averaged")
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +35,25 @@ def measured(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("figures")
     base = recipes.RECIPES["digits-plain"]
-    kinds = {"mcdo": "resnet_mcdo_18", "mcdo-smooth": "resnet_mcdo_smoothing_18"}
+    tiny = base.replace(name="tiny", epochs=2, model={**base.model, "width": 2})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for kind, model in kinds.items():
-            small = base.replace(name=f"tiny-{kind}", epochs=1, model={**base.model, "name": model, "width": 2})
-            patch.setitem(recipes.RECIPES, small.name, small)
-        patch.setitem(studies.KINDS, "digits", {kind: f"tiny-{kind}" for kind in kinds})
+        patch.setitem(recipes.RECIPES, tiny.name, tiny)
+        patch.setitem(kinds.BASELINES, "digits", tiny.name)
         patch.setitem(measuring.SCALES, "digits", TINY)
+        # Networks and protocols enough to see everything.
+        patch.setitem(kinds.KINDS, "mcdo-early", Kind("early", share=0.5))
+        patch.setitem(kinds.KINDS, "mcdo-smooth-early", Kind("early smooth", {"name": kinds.SMOOTH}, share=0.5))
+        some = {name: protocol_sweep.VARIANTS[name] for name in CHOSEN}
+        patch.setattr(protocol_sweep, "VARIANTS", some)
         for name in STUDIES:
             module = importlib.import_module(f"analyses.{name}")
-            # Two protocols are enough to see the sweep.
-            chosen = module.STUDY
-            if name == "protocol_sweep":
-                some = dict(list(chosen.changes.items())[:2])
-                chosen = studies.study(chosen.name, chosen.question, chosen.kinds, chosen.instruments, some)
-            assert studies.run(chosen, ["--quiet"]) == 0
+            kept = tuple(kind for kind in module.STUDY.kinds if kind in SHOWN)
+            lighter = {"curvature_images": 32, "mini_batches": 2, "surface_images": 32, "points": 5}
+            changes = some if name == "protocol_sweep" else module.STUDY.changes
+            chosen = dataclasses.replace(module.STUDY, kinds=kept, changes=changes, lighter=lighter)
+            patch.setattr(module, "STUDY", chosen)
+            assert module.main(["--quiet"]) == 0
     return folder
 
 
@@ -115,6 +123,10 @@ def test_listing_names_recipes_and_trains_nothing(capsys, tmp_path, monkeypatch)
 
 
 def test_every_recipe_of_a_study_exists():
-    for kinds in studies.KINDS.values():
-        for name in kinds.values():
-            assert training.recipe(name).name == name
+    for preset in kinds.PRESETS:
+        made = {kind: kinds.recipe(kind, preset) for kind in kinds.KINDS}
+        assert len({recipe.name for recipe in made.values()}) == len(made)
+        assert made["mcdo"].name == kinds.BASELINES[preset]
+    assert kinds.recipe("mcdo-smooth", "digits") is training.recipe("digits-smooth")
+    assert kinds.recipe("dnn-smooth", "paper").name == "cifar100-paper-resnet_dnn_smoothing_18"
+    assert kinds.recipe("mcdo-smooth-early", "cifar100-small").name == "cifar100-small-mcdo-smooth-after2"

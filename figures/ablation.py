@@ -1,0 +1,74 @@
+"""Ablations: what each change of the network does to curvature, feature maps and predictions."""
+
+from collections.abc import Callable
+
+import numpy as np
+import xarray
+from matplotlib.figure import Figure
+
+from figures.sources import Drawing
+from landscape import plotting
+from landscape.comparison import Z95, stage_ends
+
+Point = tuple[float, float, float]
+
+
+def _metric(name: str, scale: float) -> Callable[[xarray.Dataset], Point]:
+    def read(curve: xarray.Dataset) -> Point:
+        value, low, high = (scale * float(curve[which][-1]) for which in (name, f"{name}_low", f"{name}_high"))
+        return value, low, high
+
+    return read
+
+
+def _eigenvalue(result: xarray.Dataset) -> Point:
+    value, error = float(result["eigenvalue"][0]), Z95 * float(result["sampling_stderr"][0])
+    return value, value - error, value + error
+
+
+def _model_std(result: xarray.Dataset) -> Point:
+    ends = stage_ends(result)
+    value = float(np.exp(np.mean(np.log(result["model_std"].values[ends]))))
+    relative = float(np.mean(result["model_std_stderr"].values[ends] / result["model_std"].values[ends]))
+    return value, value * (1 - Z95 * relative), value * (1 + Z95 * relative)
+
+
+def _delta_at_pi(result: xarray.Dataset) -> Point:
+    chosen = result["delta_at_pi_of_image"].sel(dropout="off", path="half_diagonal").values[stage_ends(result)]
+    # A map of one pixel has no frequency but zero.
+    of_image = chosen[np.isfinite(chosen).all(1)].mean(0)
+    value, error = float(of_image.mean()), Z95 * float(of_image.std(ddof=1)) / len(of_image) ** 0.5
+    return value, value - error, value + error
+
+
+PANELS: tuple[tuple[str, str, Callable[[xarray.Dataset], Point]], ...] = (
+    ("predictions", "NLL (nats)", _metric("nll", 1.0)),
+    ("predictions", "accuracy (%)", _metric("accuracy", 100.0)),
+    ("predictions", "ECE (%)", _metric("ece", 100.0)),
+    ("hessian", "top eigenvalue", _eigenvalue),
+    ("feature_maps", "model uncertainty", _model_std),
+    ("fourier", "Delta log A(pi)", _delta_at_pi),
+)
+
+
+def draw(drawing: Drawing) -> Figure:
+    """One row a network, one panel a measure, with 95 % intervals over images; the dashed line is the baseline."""
+    labels = list(dict.fromkeys(entry.label for entry in drawing.entries))
+    with plotting.style():
+        made = plotting.figure(9.6, 0.32 * len(labels) + 1.1)
+        for place, (axes, (instrument, title, read)) in enumerate(
+            zip(made.subplots(1, len(PANELS), sharey=True), PANELS, strict=True)
+        ):
+            for entry in drawing.of(instrument):
+                value, low, high = read(entry.dataset)
+                row = labels.index(entry.label) + 0.15 * entry.seed
+                color = plotting.COLORS[place % len(plotting.COLORS)]
+                axes.plot([low, high], [row, row], color=color)
+                axes.plot(value, row, plotting.MARKERS[entry.seed % len(plotting.MARKERS)], color=color, markersize=4)
+                if entry.kind == "mcdo" and entry.seed == 0:
+                    axes.axvline(value, color="black", linewidth=0.7, linestyle="--")
+            axes.set_xlabel(title)
+            axes.locator_params(axis="x", nbins=4)
+        made.axes[0].set_yticks(range(len(labels)), labels)
+        made.axes[0].set_ylim(len(labels) - 0.5, -0.5)
+    return made
