@@ -27,7 +27,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, metrics
         Names of the metrics above.
     """
     with plotting.style():
-        made = plotting.figure(2.9 * len(metrics), 5.4)
+        made = plotting.figure(2.9 * len(metrics), 5.8)
         rows = made.add_gridspec(2, 1)
         above, below = made.add_subfigure(rows[0]), made.add_subfigure(rows[1])
         for axes, name in zip(above.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
@@ -36,6 +36,8 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, metrics
         calibration, confidence = below.subplots(1, 2)
         reliability(calibration, results)
         histogram(confidence, results)
+        # Below, where no bar can lie under it.
+        below.legend(*confidence.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 3))
     if path is not None:
         plotting.save(made, path, {"results": [_source(result) for result in results]})
     return made
@@ -107,7 +109,6 @@ def histogram(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | None
         )
     axes.set(xlim=(0, 100), xlabel="confidence (%)", ylabel="predictions (%)")
     axes.set_title("confidence")
-    axes.legend()
 
 
 def _bins(result: xarray.Dataset, size: int | None) -> xarray.Dataset:
