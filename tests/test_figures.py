@@ -24,7 +24,7 @@ TINY = Scale(32, 2, 3, 32, 5, 16, 2, 32, 3, 2, 16, 2)
 NAMES = ("hessian_spectra", "loss_surfaces", "feature_uncertainty", "fourier_analysis", "noise_robustness")
 ABLATIONS = tuple(study for _, study in FIGURES.values() if study)
 STUDIES = (*NAMES, "ensemble_size", "corruption_robustness", "protocol_sweep", "mlp_head", *ABLATIONS)
-SHOWN = ("mcdo", "mcdo-smooth", "mcdo-early", "mcdo-smooth-early", "mcdo-relu6", "mcdo-max", "mcdo-gap-mlp")
+SHOWN = ("mcdo", "mcdo-smooth", "mcdo-early", "mcdo-smooth-early", "mcdo-relu6", "mcdo-max")
 CHOSEN = ("augmentation frozen, masks fixed", "augmentation none, masks averaged")
 
 

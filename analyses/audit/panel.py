@@ -204,7 +204,8 @@ def cost(network: Network, source: str | None = None, root: Path | None = None) 
 
     def watch(module: nn.Module, arguments: Any, output: Any) -> None:
         nonlocal total
-        if isinstance(output, torch.Tensor):
+        # A layer that hands its input on, such as an empty place for smoothing, keeps nothing.
+        if isinstance(output, torch.Tensor) and not any(output is given for given in arguments):
             total += output.numel() * output.element_size()
 
     with Masks.addressed(seed=0) as masks:
