@@ -18,8 +18,8 @@ from landscape import command, plotting
 
 
 def number(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:.3g}" if math.isfinite(value) else "-"
+    """Three significant digits; what rounding has left of zero is zero."""
+    return f"{value if abs(value) > 1e-12 else 0:.3g}" if math.isfinite(value) else "-"
 
 
 def interval(effect: Effect) -> str:
