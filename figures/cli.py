@@ -10,7 +10,9 @@ from landscape.errors import LandscapeError
 
 # Picture -> its module and, where that draws several studies, the study.
 FIGURES: dict[str, tuple[str, str | None]] = {
-    **{name: (name, None) for name in (*(f"fig{number}" for number in range(2, 10)), "sweep")},
+    **{name: (name, None) for name in ("fig2", "fig4", "fig6", "fig7", "fig8", "fig9", "sweep")},
+    "fig6-noise": ("fig6_noise", None),
+    "mlp-head": ("mlp_head", None),
     **{name: ("ablation", name) for name in ("temperature", "kernel", "placement", "heads", "relu6", "preactivation")},
 }
 FORMATS = (".pdf", ".png")

@@ -1,27 +1,47 @@
-"""Loss of accuracy under noise in a ring of frequencies (C7)."""
+"""Relative log amplitudes of feature maps by depth, with and without dropout (C5, C6)."""
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from figures.sources import Drawing
 from landscape import plotting
 
-STUDY = "noise_robustness"
-TITLES = {"given": "same noise, ring by ring", "matched": "same energy in every ring"}
+STUDY = "fourier_analysis"
+PATH = "half_diagonal"
+STYLES = {"off": "-", "on": "--"}
 
 
 def draw(drawing: Drawing) -> Figure:
-    """Curves over frequency with 95 % bands over images."""
+    """Amplitude at the highest frequency by depth, and what dropout adds to the spectrum after each stage's end."""
     with plotting.style():
         made = plotting.figure(7.2, 3.2)
-        for axes, (energy, title) in zip(made.subplots(1, 2, sharey=True), TITLES.items(), strict=True):
-            for entry in drawing.of("frequency_noise"):
-                chosen = entry.dataset.sel(energy=energy)
-                frequency, drop = chosen["frequency"].values, 100 * chosen["accuracy_drop"].values
-                error = 196 * chosen["accuracy_drop_stderr"].values
-                axes.fill_between(frequency, drop - error, drop + error, color=entry.color, alpha=0.15, linewidth=0)
-                axes.plot(frequency, drop, color=entry.color, marker=".", label=entry.name)
-            axes.set_title(title)
-            axes.set_xlabel("frequency of the noise (units of pi)")
-        made.axes[0].set_ylabel("loss of accuracy (points)")
-        made.axes[0].legend()
+        left, right = made.subplots(1, 2)
+        for entry in drawing.of("fourier"):
+            result = entry.dataset
+            for mode in result["dropout"].values:
+                values = result["delta_at_pi"].sel(dropout=mode, path=PATH).values
+                seen = np.isfinite(values)
+                name = f"{entry.name}, masks {mode}" if entry.kind.startswith("mcdo") else entry.name
+                left.plot(
+                    result["depth"].values[seen],
+                    values[seen],
+                    STYLES[str(mode)],
+                    color=entry.color,
+                    marker=".",
+                    label=name,
+                )
+            if "dropout_effect" in result:
+                effect = result["dropout_effect"].sel(path=PATH).values
+                frequency = result["frequency"].values
+                # Before the first dropout the effect is exactly zero.
+                acted = np.nan_to_num(np.abs(effect)).max(1) > 0
+                place = int(np.argmax(np.isfinite(effect).sum(1) * acted))
+                seen = np.isfinite(effect[place])
+                right.plot(frequency[place][seen], effect[place][seen], color=entry.color, label=entry.name, marker=".")
+        left.set_xlabel("normalised depth")
+        left.set_ylabel("relative log amplitude at pi")
+        right.axhline(0, color="black", linewidth=0.8)
+        right.set_xlabel("frequency (units of pi), first block")
+        right.set_ylabel("masks on minus off")
+        made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made

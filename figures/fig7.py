@@ -1,34 +1,64 @@
-"""Metrics against ensemble size, beside the published ones (C8, C9, C13)."""
+"""Loss surfaces over a random plane, fresh dropout masks in every cell (C3)."""
 
+import numpy as np
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from figures.sources import PUBLISHED, PUBLISHED_SIZES, Drawing
-from landscape import plotting
+from figures.sources import Drawing
+from landscape import plotting, published
 
-STUDY = "ensemble_size"
-PANELS = {"nll": ("NLL (nats)", 1.0), "accuracy": ("accuracy (%)", 100.0), "ece": ("ECE (%)", 100.0)}
-DASHES = {"mcdo": "--", "mcdo-smooth": "-"}
+STUDY = "loss_surfaces"
+PUBLISHED_FILE = "cifar100_resnet_mcdo_18_x10_losslandscape.csv"
+LEVELS = 12
 
 
 def draw(drawing: Drawing) -> Figure:
-    """Curves with 95 % bands over images and passes; published full-size networks on CIFAR-100 in grey."""
+    """One panel a network, one scale for all of ours; the published surface, of another quantity, on its own."""
+    shown = [entry for entry in drawing.of("surface") if entry.seed == 0]
+    file = drawing.published / PUBLISHED_FILE if drawing.published else None
+    extra = [published.read_surface(file)] if file is not None and file.is_file() else []
+    rise = [entry.dataset["cross_entropy"] for entry in shown]
+    values = np.concatenate([each.values[np.isfinite(each.values)] for each in rise])
+    norm = LogNorm(values.min(), np.quantile(values, 0.98))
     with plotting.style():
-        made = plotting.figure(8.4, 3.3)
-        for axes, (name, (title, scale)) in zip(made.subplots(1, 3), PANELS.items(), strict=True):
-            for entry in drawing.of("predictions"):
-                curve = entry.dataset
-                sizes, value = curve["size"].values, scale * curve[name].values
-                if len(sizes) == 1:
-                    axes.axhline(value[0], color=entry.color, label=f"{entry.name} (one pass)", linestyle=":")
-                    continue
-                low, high = scale * curve[f"{name}_low"].values, scale * curve[f"{name}_high"].values
-                axes.fill_between(sizes, low, high, color=entry.color, alpha=0.15, linewidth=0)
-                axes.plot(sizes, value, color=entry.color, marker=".", label=entry.name)
-            for kind, dashes in DASHES.items():
-                label = f"published, {'smooth' if 'smooth' in kind else 'plain'} (CIFAR-100, full size)"
-                axes.plot(PUBLISHED_SIZES, PUBLISHED[kind][name], dashes, color=plotting.PUBLISHED, label=label)
-            axes.set_xscale("log")
-            axes.set_xlabel("ensemble size N")
-            axes.set_ylabel(title)
-        made.legend(*made.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        count = len(shown) + len(extra)
+        made = plotting.figure(2.3 * count + 0.8, 2.7)
+        panels = np.atleast_1d(made.subplots(1, count))
+        for axes, entry, surface in zip(panels, shown, rise, strict=False):
+            _panel(axes, surface, norm, plotting.SEQUENTIAL)
+            axes.set_title(entry.name)
+        made.colorbar(
+            ScalarMappable(norm, plotting.SEQUENTIAL),
+            ax=list(panels[: len(shown)]),
+            label="cross-entropy (nats)",
+            shrink=0.8,
+            extend="max",
+        )
+        for axes, theirs in zip(panels[len(shown) :], extra, strict=True):
+            low, high = float(theirs["nll"].min()), float(theirs["nll"].max())
+            drawn = axes.contourf(theirs["alpha"], theirs["beta"], theirs["nll"].T, LEVELS, cmap="Greys")
+            axes.set_title("published: MC dropout", color=plotting.PUBLISHED)
+            made.colorbar(drawn, ax=axes, shrink=0.8, label=f"NLL, {low:.3g} to {high:.3g}")
+            axes.set_aspect("equal")
+        panels[0].set_ylabel("second direction")
+        for axes in panels:
+            axes.set_xlabel("first direction")
     return made
+
+
+def _panel(axes: Axes, surface: xarray.DataArray, norm: LogNorm, colors: str) -> None:
+    levels = np.geomspace(norm.vmin or 1e-12, norm.vmax or 1.0, LEVELS)
+    axes.contourf(
+        surface["alpha"],
+        surface["beta"],
+        np.ma.masked_invalid(surface.values.T),
+        levels,
+        norm=norm,
+        cmap=colors,
+        extend="both",
+    )
+    axes.set_aspect("equal")
+    axes.grid(visible=False)

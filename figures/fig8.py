@@ -1,44 +1,30 @@
-"""Error under corruptions by severity (C10)."""
-
-from collections.abc import Sequence
+"""Hessian max-eigenvalue spectra (C1, C2)."""
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from figures.sources import Drawing
-from landscape import plotting, published
+from landscape import plotting
 
-STUDY = "corruption_robustness"
-PUBLISHED_FILE = "cifar100_alexnet_dnn_corrupted.csv"
-WIDTH = 0.8
+STUDY = "hessian_spectra"
 
 
 def draw(drawing: Drawing) -> Figure:
-    """Boxes over corruptions, one group a severity; the published AlexNet, the unit of mCE, in grey."""
-    shown = [(entry.name, entry.color, entry.dataset) for entry in drawing.of("corruptions")]
-    file = drawing.published / PUBLISHED_FILE if drawing.published else None
-    if file is not None and file.is_file():
-        shown.append(("published: AlexNet, CIFAR-100-C", plotting.PUBLISHED, published.read_corrupted(file)))
+    """Share of mini-batches whose largest eigenvalue is above a value; diamonds: that of many images at once."""
     with plotting.style():
-        made = plotting.figure(6.4, 3.4)
+        made = plotting.figure(5.6, 3.4)
         axes = made.add_subplot()
-        severities: Sequence[int] = [int(level) for level in drawing.of("corruptions")[0].dataset["severity"].values]
-        each = WIDTH / len(shown)
-        for place, (name, color, dataset) in enumerate(shown):
-            error = [100 * (1 - dataset["accuracy"].sel(severity=level).values) for level in severities]
-            axes.boxplot(
-                error,
-                positions=np.arange(len(severities)) + (place - (len(shown) - 1) / 2) * each,
-                widths=0.85 * each,
-                patch_artist=True,
-                boxprops={"facecolor": color, "alpha": 0.5},
-                medianprops={"color": "black"},
-                flierprops={"markersize": 3},
-                manage_ticks=False,
+        for entry in drawing.of("mini_batches"):
+            largest = np.sort(entry.dataset["eigenvalue"].values[:, 0])
+            above = 1 - np.arange(len(largest)) / len(largest)
+            axes.step(
+                largest, above, where="pre", color=entry.color, label=entry.name, alpha=1 - 0.4 * (entry.seed > 0)
             )
-            axes.plot([], [], "s", color=color, alpha=0.6, label=name)
-        axes.set_xticks(range(len(severities)), [str(level) for level in severities])
-        axes.set_xlabel("severity")
-        axes.set_ylabel("error (%), one point a corruption")
+        for entry in drawing.of("hessian"):
+            axes.plot(float(entry.dataset["eigenvalue"][0]), 0.5, "D", color=entry.color, markersize=6)
+        axes.plot([], [], "D", color="black", label="one batch of all measured images")
+        axes.set_xscale("log")
+        axes.set_xlabel("largest Hessian eigenvalue of a mini-batch of 16 images")
+        axes.set_ylabel("share of mini-batches above")
         axes.legend()
     return made

@@ -1,42 +1,44 @@
-"""An MLP head against global average pooling: its landscape, and how well it fits the training set (C11)."""
+"""Error under corruptions by severity (C10)."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from figures.sources import Drawing
-from landscape import plotting
+from landscape import plotting, published
 
-STUDY = "mlp_head"
+STUDY = "corruption_robustness"
+PUBLISHED_FILE = "cifar100_alexnet_dnn_corrupted.csv"
+WIDTH = 0.8
 
 
 def draw(drawing: Drawing) -> Figure:
-    """Loss along the surface's two axes, max-eigenvalue spectra of mini-batches, NLL on augmented training images."""
+    """Boxes over corruptions, one group a severity; the published AlexNet, the unit of mCE, in grey."""
+    shown = [(entry.name, entry.color, entry.dataset) for entry in drawing.of("corruptions")]
+    file = drawing.published / PUBLISHED_FILE if drawing.published else None
+    if file is not None and file.is_file():
+        shown.append(("published: AlexNet, CIFAR-100-C", plotting.PUBLISHED, published.read_corrupted(file)))
     with plotting.style():
-        made = plotting.figure(8.6, 3.3)
-        surface, spectrum, fit = made.subplots(1, 3)
-        for entry in drawing.of("surface"):
-            loss = entry.dataset["cross_entropy"]
-            middle = float(loss.sel(alpha=0, beta=0, method="nearest"))
-            for axis, line in (("alpha", "-"), ("beta", "--")):
-                cut = loss.sel({"beta" if axis == "alpha" else "alpha": 0}, method="nearest")
-                label = f"{entry.name}, direction {1 if axis == 'alpha' else 2}"
-                surface.plot(cut[axis], cut.values - middle, line, color=entry.color, marker=".", label=label)
-        for entry in drawing.of("mini_batches"):
-            largest = np.sort(entry.dataset["eigenvalue"].values[:, 0])
-            above = 1 - np.arange(len(largest)) / len(largest)
-            spectrum.step(largest, above, where="pre", color=entry.color)
-        for entry in drawing.of("training"):
-            curve = entry.dataset
-            value, low, high = (curve[which].values for which in ("nll", "nll_low", "nll_high"))
-            fit.fill_between(curve["size"], low, high, color=entry.color, alpha=0.2, linewidth=0)
-            fit.plot(curve["size"], value, color=entry.color, marker=".")
-        surface.set_yscale("symlog", linthresh=0.01)
-        surface.set_xlabel("along a filter-normalised direction")
-        surface.set_ylabel("rise of cross-entropy (nats)")
-        spectrum.set_xscale("log")
-        spectrum.set_xlabel("largest eigenvalue of a mini-batch")
-        spectrum.set_ylabel("share of mini-batches above")
-        fit.set_xlabel("ensemble size N")
-        fit.set_ylabel("NLL on training images (nats)")
-        made.legend(*surface.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        made = plotting.figure(6.4, 3.4)
+        axes = made.add_subplot()
+        severities: Sequence[int] = [int(level) for level in drawing.of("corruptions")[0].dataset["severity"].values]
+        each = WIDTH / len(shown)
+        for place, (name, color, dataset) in enumerate(shown):
+            error = [100 * (1 - dataset["accuracy"].sel(severity=level).values) for level in severities]
+            axes.boxplot(
+                error,
+                positions=np.arange(len(severities)) + (place - (len(shown) - 1) / 2) * each,
+                widths=0.85 * each,
+                patch_artist=True,
+                boxprops={"facecolor": color, "alpha": 0.5},
+                medianprops={"color": "black"},
+                flierprops={"markersize": 3},
+                manage_ticks=False,
+            )
+            axes.plot([], [], "s", color=color, alpha=0.6, label=name)
+        axes.set_xticks(range(len(severities)), [str(level) for level in severities])
+        axes.set_xlabel("severity")
+        axes.set_ylabel("error (%), one point a corruption")
+        axes.legend()
     return made

@@ -83,7 +83,7 @@ def test_a_study_goes_on_from_what_is_kept(measured, monkeypatch):
 def test_drawing_needs_no_torch(measured, tmp_path):
     program = (
         "import sys; from figures.cli import main; "
-        "main(['fig7', '--preset', 'digits', '--results', sys.argv[1], '--out', sys.argv[2]]); "
+        "main(['fig2', '--preset', 'digits', '--results', sys.argv[1], '--out', sys.argv[2]]); "
         "sys.exit('torch' in sys.modules)"
     )
     root = Path(__file__).parents[1]
@@ -102,7 +102,7 @@ def test_published_numbers_are_those_of_the_paper():
 
 
 def test_missing_results_and_strange_pictures_are_told_in_one_line(tmp_path, capsys):
-    assert command.run("figures.cli", ["fig7", "--results", str(tmp_path)]) == 2
+    assert command.run("figures.cli", ["fig2", "--results", str(tmp_path)]) == 2
     assert "run python -m analyses.ensemble_size" in capsys.readouterr().err
     assert command.run("figures.cli", ["fig77"]) == 2
     assert "no figure fig77" in capsys.readouterr().err
