@@ -30,7 +30,7 @@ class Claim:
     Attributes
     ----------
     name
-        Of PAPER's list, C1 to C10.
+        C1 to C10, as CLAIMS.md numbers them.
     statement
         What is claimed of the variant against the baseline.
     measure

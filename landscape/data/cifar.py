@@ -146,7 +146,7 @@ def load_cifar(name: str, split: str, root: Path) -> Images:
 
     Looked for under `root` as the unpacked folder of the binary or the python version, then as their ``.tar.gz``,
     which is read without unpacking. Python batches are read by an unpickler that can construct numpy arrays and
-    nothing else. Normalisation: PAPER section 3, the authors' means and standard deviations.
+    nothing else. Normalisation: the authors' means and standard deviations.
 
     Raises
     ------
