@@ -147,7 +147,7 @@ _PAPER = {"cifar10-paper-": ("cifar10", 10), "cifar100-paper-": ("cifar100", 100
 
 
 def _paper(name: str, model: str, data: str, classes: int) -> Recipe:
-    """The paper's CIFAR recipe (Park & Kim 2022, appendix): 200 epochs behind one of warm-up, lr x0.2 at 60, 120 and 160."""
+    """The paper's CIFAR recipe (its appendix): 200 epochs behind one of warm-up, lr x0.2 at 60, 120 and 160."""
     return Recipe(
         name=name,
         summary=f"{model} at full width on {data} by the paper's recipe, for a GPU",
