@@ -175,11 +175,14 @@ def page(reports: Mapping[str, Mapping[str, Any]], preset: str) -> str:
         "",
         first["rule"],
         "",
-        "| claim | measured | verdict |",
-        "|---|---|---|",
+        "| claim | measured | n | verdict |",
+        "|---|---|---|---|",
     ]
     found = {name: _evidence(name, reports) for name in STATEMENTS}
-    lines += [f"| {name}: {STATEMENTS[name]} | {_counts(rows)} | {verdict(rows)} |" for name, rows in found.items()]
+    lines += [
+        f"| {name}: {STATEMENTS[name]} | {_counts(rows)} | {_pairs(rows)} | {verdict(rows)} |"
+        for name, rows in found.items()
+    ]
     for comparison in COMPARISONS:
         if comparison.name not in reports:
             continue
@@ -207,11 +210,16 @@ def _evidence(name: str, reports: Mapping[str, Mapping[str, Any]]) -> list[Mappi
     for comparison in COMPARISONS:
         if comparison.name not in reports:
             continue
+        report = reports[comparison.name]
         if comparison.stands_for == name:
-            rows += reports[comparison.name]["claims"]
+            rows += [{**claim, "seeds": report["seeds"]} for claim in report["claims"]]
         elif comparison.stands_for is None:
-            rows += [claim for claim in reports[comparison.name]["claims"] if claim["claim"] == name]
+            rows += [{**claim, "seeds": report["seeds"]} for claim in report["claims"] if claim["claim"] == name]
     return rows
+
+
+def _pairs(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(map(str, sorted({row["seeds"] for row in rows}))) or "-"
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -227,7 +235,9 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
         return "not measured"
     counts = {which: sum(row["verdict"] == which for row in rows) for which in VERDICTS}
     known = [f"{count} {which}" for which, count in counts.items() if count]
-    return known[0].partition(" ")[2] if len(known) == 1 else ", ".join(known)
+    said = known[0].partition(" ")[2] if len(known) == 1 else ", ".join(known)
+    # One pair's intervals are over images: they decide about these two networks, not about the claim.
+    return f"{said} (of one pair)" if all(row.get("seeds") == 1 for row in rows) and said != "undecided" else said
 
 
 def _row(claim: Mapping[str, Any]) -> str:
