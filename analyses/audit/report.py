@@ -33,7 +33,8 @@ def summary(audit: Audit) -> str:
     """One sentence."""
     counts = {verdict: sum(row.verdict == verdict for row in audit.rows) for verdict in VERDICTS}
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f"{audit.label('variant')} against {audit.label('baseline')}: of {len(audit.rows)} measures {told}."
+    about = " This is about these two networks, not about other trainings of them." if audit.seeds == 1 else ""
+    return f"{audit.label('variant')} against {audit.label('baseline')}: of {len(audit.rows)} measures {told}.{about}"
 
 
 def cautions(audit: Audit) -> list[str]:
@@ -91,7 +92,7 @@ def page(audit: Audit) -> str:
     """The printed page."""
     head = [entry for place, entry in enumerate(HEAD) if place != 1]
     rows = [[cell for place, cell in enumerate(cells(row)) if place != 1] for row in audit.rows]
-    parts = [summary(audit), "", command.columns(head, rows), ""]
+    parts = [summary(audit), *cautions(audit), "", command.columns(head, rows), ""]
     if any(row.placebo is not None for row in audit.rows):
         moved = sum(row.placebo_verdict != "undecided" for row in audit.rows)
         parts.append(
@@ -100,7 +101,7 @@ def page(audit: Audit) -> str:
             if moved == 0
             else f"placebo ({audit.label('placebo')}): {moved} of {len(audit.rows)} measures came out significant"
         )
-    parts += ["", command.columns(["cost", *audit.costs], cost_rows(audit)), "", *cautions(audit), NOT_APPLICABLE, RULE]
+    parts += ["", command.columns(["cost", *audit.costs], cost_rows(audit)), "", NOT_APPLICABLE, RULE]
     return "\n".join(parts)
 
 

@@ -12,7 +12,8 @@ VERDICTS = ("supported", "against", "undecided")
 RULE = (
     "Rule, fixed beforehand: the effect of a claim is variant minus baseline, paired by seed and by image. Its "
     "standard error joins the spread over seeds and the bootstrap over images (the same images for every network); "
-    "Student's t with seeds - 1 degrees of freedom. Two-sided tests at 5 %, corrected by Holm over all claims: "
+    "Student's t with seeds - 1 degrees of freedom; one seed has images alone and speaks of its two "
+    "networks. Two-sided tests at 5 %, corrected by Holm over all claims: "
     "significant in the claimed direction is 'supported', in the other 'against', anything else 'undecided'. "
     "Intervals are 95 %, each for its claim alone."
 )
