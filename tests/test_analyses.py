@@ -245,7 +245,7 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
     text = out.read_text()
     assert "| C4 lower model uncertainty of feature maps |" in text
     assert "n = 1. Command: `python -m analyses.claims --measure --preset digits --only smooth --seeds 1`" in text
-    assert "| C13: deterministic nets gain too | not measured | not measured |" in text
+    assert "| C13: deterministic nets gain too | not measured | - | not measured |" in text
     out.unlink()
     monkeypatch.setattr(claims_page, "measure", None)
     assert command.run("analyses.claims", asked) == 0
