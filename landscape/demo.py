@@ -8,8 +8,8 @@ from landscape import command
 
 RECIPES = ("digits-plain", "digits-smooth")
 PICTURE = Path("results/demo/hessian.png")
-# A sixth of the digits, so that two spectra take a minute; the table says what sampling error that costs.
-IMAGES = "256"
+# An eighth of the digits, so that two spectra take a minute; the table says what sampling error that costs.
+IMAGES = "192"
 
 
 def main(argv: Sequence[str]) -> int:
