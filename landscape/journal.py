@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors.numpy
@@ -21,17 +21,21 @@ from landscape.errors import LandscapeError
 _FRAME = struct.Struct("<QI")  # payload length in bytes, CRC-32 of the payload
 
 
-def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each whole record's end offset and payload, up to the first that is torn or damaged."""
-    place = 0
-    while place + _FRAME.size <= len(data):
-        length, checksum = _FRAME.unpack_from(data, place)
-        end = place + _FRAME.size + length
-        payload = data[place + _FRAME.size : end]
+def _records(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Each whole record's end offset and payload, from where `file` stands up to the first that is torn or damaged."""
+    place = file.tell()
+    while len(frame := file.read(_FRAME.size)) == _FRAME.size:
+        length, checksum = _FRAME.unpack(frame)
+        payload = file.read(length)
         if len(payload) < length or zlib.crc32(payload) != checksum:
             return
-        yield end, payload
-        place = end
+        place += _FRAME.size + length
+        yield place, payload
+
+
+def _key(payload: bytes) -> str:
+    (length,) = struct.unpack_from("<I", payload)
+    return payload[4 : 4 + length].decode()
 
 
 def _encode(key: str, arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -40,13 +44,15 @@ def _encode(key: str, arrays: Mapping[str, np.ndarray]) -> bytes:
     return struct.pack("<I", len(name)) + name + body
 
 
-def _decode(payload: bytes) -> tuple[str, dict[str, np.ndarray]]:
+def _decode(payload: bytes) -> dict[str, np.ndarray]:
     (length,) = struct.unpack_from("<I", payload)
-    return payload[4 : 4 + length].decode(), safetensors.numpy.load(payload[4 + length :])
+    return safetensors.numpy.load(payload[4 + length :])
 
 
 class Journal:
     """Finished pieces of one piece of work, by key, durable as soon as `write` returns.
+
+    Pieces stay in the file and are read when asked for, so that memory does not grow with their number.
 
     Parameters
     ----------
@@ -69,16 +75,10 @@ class Journal:
         self._base = Path(path)
         self.path = self._base if process == 0 else self._base.with_name(f"{self._base.name}.{process}")
         header = json.dumps(dict(identity), sort_keys=True).encode()
-        self._pieces: dict[str, dict[str, np.ndarray]] = {}
+        self._places: dict[str, tuple[Path, int]] = {}
         keep = 0
         for file in self._files():
-            records = _records(file.read_bytes())
-            if next(records, (0, b""))[1] != header:
-                continue
-            end = _FRAME.size + len(header)
-            for end, payload in records:  # noqa: B007  the last end is what is kept
-                key, arrays = _decode(payload)
-                self._pieces[key] = arrays
+            end = self._take_in(file, header)
             if file == self.path:
                 keep = end
         try:
@@ -97,36 +97,50 @@ class Journal:
         siblings = sorted(self._base.parent.glob(f"{self._base.name}.[0-9]*"))
         return [file for file in [self._base, *siblings] if file.is_file()]
 
+    def _take_in(self, file: Path, header: bytes | None = None) -> int:
+        """Learn where the whole pieces of a file are; its end, 0 if it is of other work than `header` says."""
+        with open(file, "rb") as opened:
+            records = _records(opened)
+            end, first = next(records, (0, b""))
+            if header is not None and first != header:
+                return 0
+            for after, payload in records:
+                self._places.setdefault(_key(payload), (file, end))
+                end = after
+        return end
+
     def _append(self, payload: bytes) -> None:
         self._file.write(_FRAME.pack(len(payload), zlib.crc32(payload)) + payload)
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def __contains__(self, key: str) -> bool:
-        return key in self._pieces
+        return key in self._places
 
     def __getitem__(self, key: str) -> dict[str, np.ndarray]:
-        return self._pieces[key]
+        file, place = self._places[key]
+        with open(file, "rb") as opened:
+            opened.seek(place)
+            for _, payload in _records(opened):
+                return _decode(payload)
+        raise LandscapeError(f"the journal {file} was changed while in use: remove it and start again")
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._places)
 
     def write(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Append one finished piece; raises LandscapeError when the disk is full."""
+        place = self._file.tell()
         try:
             self._append(_encode(key, arrays))
         except OSError as error:
             raise LandscapeError(f"cannot write the journal {self.path}: {error.strerror}; free some space") from None
-        self._pieces[key] = {name: np.asarray(value) for name, value in arrays.items()}
+        self._places[key] = (self.path, place)
 
     def reload(self) -> None:
         """Take in what the other processes have written since."""
         for file in self._files():
-            records = _records(file.read_bytes())
-            next(records, None)
-            for _, payload in records:
-                key, arrays = _decode(payload)
-                self._pieces.setdefault(key, arrays)
+            self._take_in(file)
 
     def close(self) -> None:
         """Close the file and keep it."""

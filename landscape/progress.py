@@ -49,6 +49,10 @@ class Progress:
         self._done += steps
         self._bar.update(steps)
 
+    def expect(self, left: int | None) -> None:
+        """Say that so many steps are left, as far as is known now: the bar's end and the time left follow."""
+        self._bar.total = None if left is None else self._done + left
+
     def close(self) -> None:
         """Leave the finished bar on the screen and release the line."""
         self._bar.close()

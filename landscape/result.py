@@ -1,10 +1,12 @@
 """Labelled results with provenance: one NetCDF file a result, found again by what made it."""
 
+import glob
 import hashlib
 import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -100,6 +102,7 @@ def save(dataset: xarray.Dataset, path: Path | str) -> Path:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         os.close(handle)
         dataset.to_netcdf(temporary, engine="h5netcdf")
@@ -112,6 +115,14 @@ def save(dataset: xarray.Dataset, path: Path | str) -> Path:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
     return path
+
+
+def _sweep(path: Path) -> None:
+    """Delete what a process killed while it wrote `path` has left; a minute old, so that no living one loses its."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - stale.stat().st_mtime > 60:
+                stale.unlink()
 
 
 def load(path: Path | str) -> xarray.Dataset:

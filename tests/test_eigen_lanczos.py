@@ -4,6 +4,7 @@ import torch
 from eigen_problems import digits_hessian, with_spectrum
 
 from landscape.eigen import Eigenpairs, dense, eigenpairs
+from landscape.eigen.lanczos import Which
 from landscape.errors import LandscapeError
 from landscape.randomness import numpy_generator
 
@@ -103,10 +104,23 @@ def test_thick_restart_keeps_memory_and_converges() -> None:
     spectrum = np.linspace(0, 1, 300) ** 3
     rows: list[int] = []
     pairs = eigenpairs(dense(with_spectrum(spectrum)), 3, basis_limit=18, tolerance=1e-6, confidence=0,
-                       callback=lambda products, values, residuals: rows.append(products))  # fmt: skip
+                       callback=lambda products, values, residuals, left: rows.append(products))  # fmt: skip
     assert pairs.products > 18
     assert rows == list(range(1, pairs.products + 1))
     np.testing.assert_allclose(pairs.values, spectrum[::-1][:3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("problem", "which"), [("digits", "LA"), ("digits", "SA"), ("slow", "LA")])
+def test_foretold_products_are_about_those_that_follow(problem: str, which: Which) -> None:
+    matrix = digits_hessian() if problem == "digits" else with_spectrum(np.linspace(0, 1, 300) ** 3)
+    foretold: list[int | None] = []
+    pairs = eigenpairs(
+        dense(matrix), 3, which=which, callback=lambda products, values, residuals, left: foretold.append(left)
+    )
+    said = [(pairs.products - done, left) for done, left in enumerate(foretold, 1) if left is not None]
+    assert len(said) >= 5
+    for left, expected in said:
+        assert left / 3 - 6 <= expected <= 3 * left + 6
 
 
 def test_deflated_pairs_are_not_found_again() -> None:

@@ -9,7 +9,8 @@ the space, A u = lambda u, has overlap g with it, and the Lanczos polynomial p o
 probability that a copy beyond the last wanted value escaped has a bound, which is reported (`missed_probability`).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -64,6 +65,19 @@ class Eigenpairs:
 def _goal(ritz: Ritz, tolerance: float) -> np.ndarray:
     """Error at which each Ritz value has converged; what cannot be had in this precision is not waited for."""
     return tolerance * np.maximum(np.abs(ritz.values), _FLOOR * ritz.scale) + 2 * ritz.rounding
+
+
+def _products_left(excess: Sequence[float]) -> int | None:
+    """Products until the last wanted pair converges, if log(its error / goal) goes on to fall as of late.
+
+    None while that would be more than half of what there were: a stagnating Lanczos run says nothing about its end.
+    """
+    late = excess[len(excess) // 2 :]
+    if len(late) < 3:
+        return None
+    slope = float(np.polyfit(np.arange(len(late)), late, 1)[0])
+    left = math.ceil(max(0.0, late[-1]) / max(-slope, 1e-12))
+    return left if 2 * left <= len(excess) else None
 
 
 def _wanted(values: np.ndarray, count: int, which: Which) -> np.ndarray:
@@ -153,7 +167,7 @@ def eigenpairs(
     basis_limit: int | None = None,
     deflate: Eigenpairs | None = None,
     confidence: float = 0.95,
-    callback: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
+    callback: Callable[[int, np.ndarray, np.ndarray, int | None], None] | None = None,
 ) -> Eigenpairs:
     """Extreme eigenpairs A y = theta y, each with a guaranteed bound |lambda - theta| <= ||A y - theta y||.
 
@@ -184,7 +198,8 @@ def eigenpairs(
         themselves took (and at least 4) are spent on it; what was reached is in `missed_probability`. 0 spends none.
         The bound is for the worst case, and each further digit costs 1 to 3 products.
     callback
-        Called after every product with (products, current wanted values, their residuals).
+        Called after every product with (products, current wanted values, their residuals, products expected to be
+        left or None while nothing can be said).
 
     Returns
     -------
@@ -245,6 +260,7 @@ def eigenpairs(
     check_limit = 0
     on_check = False
     missed = 1.0
+    excess: list[float] = []
     while True:
         if space.pending and products.count < budget:
             row = space.deflated + space.processed
@@ -256,11 +272,19 @@ def eigenpairs(
                 space.swap(space.pending - 2, space.pending - 1)  # the check's row stays last
         ritz = space.ritz()
         chosen = _wanted(ritz.values, count, which)
-        if callback is not None:
-            callback(products.count, ritz.values[chosen], ritz.residuals[chosen])
         goal = _goal(ritz, tolerance)
         converged = ritz.errors <= goal
         done = len(chosen) == count and bool(converged[chosen].all())
+        if callback is not None:
+            if len(chosen) == count:
+                excess.append(math.log(max(1e-300, float((ritz.errors[chosen] / goal[chosen]).max()))))
+            if check is None:
+                left = _products_left(excess)
+                if left is not None and confidence > 0:
+                    left += max(4, (products.count + left) // 3)
+            else:
+                left = max(0, check_limit - len(check.diagonal))
+            callback(products.count, ritz.values[chosen], ritz.residuals[chosen], left)
         if space.pending == 0 and space.full:
             missed = 0.0
             break

@@ -11,6 +11,7 @@ from landscape import command
 from landscape.eigen import eigenpairs, trace
 from landscape.eigen.operator import Operator
 from landscape.errors import LandscapeError
+from landscape.hessian.spectrum import show_on
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.progress import Progress
@@ -121,7 +122,7 @@ def scale_free_spectrum(
     curvature = CurvatureOperator(objective, operator, sample=sample)
     scaled = ScaledOperator(curvature, scale)
     with Progress(None, "scale-free eigenvalues", unit="product", quiet=quiet) as bar:
-        pairs = eigenpairs(scaled, top, tolerance=tolerance, seed=seed, callback=lambda *_: bar.update())
+        pairs = eigenpairs(scaled, top, tolerance=tolerance, seed=seed, callback=show_on(bar))
         estimate = trace(scaled, products=trace_products, seed=seed)
     return xarray.Dataset(
         {

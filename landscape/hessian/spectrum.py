@@ -102,12 +102,7 @@ def spectrum(
     with nullcontext(curvature) if keep_products is None else Replayed(curvature, keep_products) as source:
         if "top" in only or "density" in only:
             with Progress(None, "eigenvalues", unit="product", quiet=quiet) as bar:
-
-                def show(products: int, values: np.ndarray, residuals: np.ndarray) -> None:
-                    leading = f"{values[0]:.4g} ± {residuals[0]:.1g}" if len(values) else "-"
-                    bar.update(1, largest=leading)
-
-                pairs = eigenpairs(source, top, which=which, tolerance=tolerance, seed=seed, callback=show)
+                pairs = eigenpairs(source, top, which=which, tolerance=tolerance, seed=seed, callback=show_on(bar))
         if "top" in only:
             assert pairs is not None
             if keep_vectors is not None:
@@ -119,7 +114,7 @@ def spectrum(
                     which="SA",
                     tolerance=max(tolerance, 1e-3),
                     seed=seed,
-                    callback=lambda *_: bar.update(),
+                    callback=show_on(bar),
                 )
             coordinates["rank"] = np.arange(1, len(pairs.values) + 1)
             variables |= {
@@ -173,6 +168,16 @@ def spectrum(
             "plan": str(plan),
         },
     )
+
+
+def show_on(bar: Progress) -> Callable[[int, np.ndarray, np.ndarray, int | None], None]:
+    """A callback of :func:`landscape.eigen.eigenpairs` that shows the leading value and the products expected left."""
+
+    def show(products: int, values: np.ndarray, residuals: np.ndarray, left: int | None) -> None:
+        bar.expect(None if left is None else left + 1)
+        bar.update(1, leading=f"{values[0]:.4g} ± {residuals[0]:.1g}" if len(values) else "-")
+
+    return show
 
 
 def l2_trace(objective: Objective) -> float:

@@ -85,7 +85,7 @@ def over_cells(
             "largest_error": pairs.residuals[order[-1]],
         }
 
-    found = worker.pieces(keys, compute, images=0, what="curvature map")
+    found = dict(worker.pieces(keys, compute, images=0, what="curvature map"))
     dimensions = tuple(f"map_{name}" for name in AXES[: len(coordinates)])
     names = {
         "smallest_eigenvalue": "smallest",

@@ -289,7 +289,7 @@ def _filled(
     variables: dict[str, np.ndarray] = {}
 
     def evaluate(indices: Sequence[adaptive.Index]) -> None:
-        for index, arrays in worker.measure(indices, controls[:sample], sample).items():
+        for index, arrays in worker.measure(indices, controls[:sample], sample):
             for name, value in _cell(arrays, origin_mean, zero, sample, regression).items():
                 if name not in variables:
                     variables[name] = np.full(worker.shape, np.nan)
@@ -380,11 +380,11 @@ def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], s
     cells = math.prod(worker.shape)
     order = numpy_generator(seed, "surface", "pilot").permutation(cells)[:_PILOT_CELLS]
     indices = [tuple(int(part) for part in np.unravel_index(place, worker.shape)) for place in sorted(order)]
-    measured = worker.measure(indices, controls[:pilot], pilot, what="pilot")
+    measured = dict(worker.measure(indices, controls[:pilot], pilot, what="pilot"))
     regression = Regression(controls, pilot)
     estimates = [
         regression.estimate(found["cross_entropy"].item(), found["square"].item(), found["cross"])
-        for found in measured.values()
+        for found in (measured[index] for index in indices)
     ]
     value, share = wanted
     if share:
@@ -411,6 +411,6 @@ def _precision_error(worker: Worker, images: int) -> float:
 
     keys = [f"precision/{images}/{place}" for place in range(len(places))]
     with exact.inference, cells.inference:
-        found = worker.pieces(keys, compute, images=2 * images, what="error of the precision")
+        found = dict(worker.pieces(keys, compute, images=2 * images, what="error of the precision"))
     errors = np.array([found[key]["off"].item() for key in keys])
     return float(np.nanmax(errors)) if np.isfinite(errors).any() else math.nan

@@ -1,7 +1,7 @@
 """Cells by lattice index: shared out over processes, journalled, collected."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,29 +54,35 @@ class Worker:
 
     def pieces(
         self, keys: Sequence[str], compute: Callable[[str], Arrays], *, images: int, what: str
-    ) -> dict[str, Arrays]:
-        """Finished pieces by key: from the journal, or computed by one of the processes; all of them on every one."""
-        known = {key: self.journal[key] for key in keys if self.journal is not None and key in self.journal}
-        missing = [key for key in keys if key not in known]
-        mine = distributed.share(missing)
+    ) -> Iterator[tuple[str, Arrays]]:
+        """Pieces by key, each as soon as it is there: from the journal, or computed by one of the processes.
+
+        Every process gets all of them. One process keeps none of them, so that memory does not grow with their number.
+        """
+        known = [key for key in keys if self.journal is not None and key in self.journal]
+        mine = distributed.share([key for key in keys if self.journal is None or key not in self.journal])
         fresh: dict[str, Arrays] = {}
-        passes = images * self.cells.passes
+        self.image_passes += images * self.cells.passes * len(keys)
         with Progress(
             len(keys), what, unit="cell", quiet=self.quiet or not distributed.is_main(), done=len(known)
         ) as bar:
             for key in mine:
-                fresh[key] = compute(key)
+                made = compute(key)
                 if self.journal is not None:
-                    self.journal.write(key, fresh[key])
+                    self.journal.write(key, made)
+                if distributed.world_size() > 1:
+                    fresh[key] = made
+                else:
+                    yield key, made
                 bar.update(min(distributed.world_size(), max(len(keys) - bar.done, 0)))
-        self.image_passes += passes * len(keys)
-        known |= fresh
+        if self.journal is not None:
+            for key in known:
+                yield key, self.journal[key]
         if distributed.world_size() > 1:
             received: list[Any] = [None] * distributed.world_size()
             torch.distributed.all_gather_object(received, fresh)
             for part in received:
-                known |= part
-        return known
+                yield from part.items()
 
     def controls(self, places: Sequence[tuple[tuple[float, ...], int]]) -> Tensor:
         """Losses (N, c) of all examples at some places, given as coordinates and number."""
@@ -86,18 +92,18 @@ class Worker:
             return {"losses": self.cells.losses(coordinates, number=number).cpu().numpy()}
 
         keys = [f"control/{place}" for place in range(len(places))]
-        found = self.pieces(keys, compute, images=self.objective.images, what="reference cells")
+        found = dict(self.pieces(keys, compute, images=self.objective.images, what="reference cells"))
         return torch.from_numpy(np.stack([found[key]["losses"] for key in keys], axis=1)).to(self.objective.device)
 
     def measure(
         self, indices: Sequence[adaptive.Index], controls: Tensor, images: int, *, what: str = "surface"
-    ) -> dict[adaptive.Index, Arrays]:
-        """Sums of some cells over the first images."""
+    ) -> Iterator[tuple[adaptive.Index, Arrays]]:
+        """Sums of some cells over the first images, each as soon as it is there."""
 
         def compute(key: str) -> Arrays:
             index = named[key]
             return self.cells.measure(self.at(index), number=self.number(index), controls=controls, images=images)
 
         named = {f"cell/{images}/{self.number(index)}": index for index in indices}
-        found = self.pieces(list(named), compute, images=images, what=what)
-        return {index: found[key] for key, index in named.items()}
+        for key, found in self.pieces(list(named), compute, images=images, what=what):
+            yield named[key], found
