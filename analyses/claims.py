@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses import studies
 from landscape import command
 from landscape.command import launch
 from landscape.errors import LandscapeError
@@ -33,7 +34,6 @@ STATEMENTS = {
     "C12": "pre-activation, ReLU6 and GAP move C1 to C8 the same way as smoothing does",
     "C13": "deterministic nets gain too",
 }
-KEPT = Path("reference")
 VERDICTS = ("supported", "against", "undecided")
 GENERALISED = ("C1", "C2", "C3", "C4", "C6", "C7", "C8")
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure if asked to, and write the page."""
     arguments = parser().parse_args(argv)
     command.require_writable(arguments.out)
-    folder = arguments.reports or KEPT / arguments.preset / "claims"
+    folder = arguments.reports or studies.REFERENCE / arguments.preset / "claims"
     command.require_writable(folder / "smooth.json")
     if arguments.measure:
         device = command.device(arguments).type
@@ -113,7 +113,7 @@ def _there(folder: Path, comparison: Comparison) -> bool:
 
 def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -> None:
     """Measure a comparison on as many seeds as both kinds are trained for, and keep its report; none, none."""
-    from analyses import kinds, studies
+    from analyses import kinds
     from analyses.audit import panel, report
     from analyses.audit.networks import Network
     from analyses.measuring import SCALES

@@ -14,6 +14,8 @@ from landscape.errors import LandscapeError
 ABLATION = ("hessian", "feature_maps", "fourier", "predictions")
 # Readings of `changes` that are no field of the protocol.
 MASKS = "masks"
+# Trained networks, results and reports that come with the repository.
+REFERENCE = Path("reference")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,17 @@ def study(
 def listing(results: Path, name: str, preset: str) -> Path:
     """Where a study lists its results."""
     return results / "studies" / f"{name}-{preset}.json"
+
+
+def kept(reference: Path, preset: str) -> Path:
+    """Where the results of a preset are kept beside its reference checkpoints, in the shape of a results folder."""
+    return reference / preset / "results"
+
+
+def listed(name: str, results: Path) -> Path:
+    """A file that a listing in `results` names, also where that folder has been moved since."""
+    path = Path(name)
+    return results / Path(*path.parts[1:]) if path.parts[:1] == ("results",) else path
 
 
 def parser(chosen: Study) -> command.Parser:

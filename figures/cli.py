@@ -1,10 +1,12 @@
 """Arguments and output of ``python -m figures``."""
 
+import argparse
 import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from analyses import studies
 from landscape import command
 from landscape.errors import LandscapeError
 
@@ -28,7 +30,10 @@ def parser() -> command.Parser:
     made.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(FIGURES)}; or: explain FILE...")
     made.add_argument("--preset", choices=("digits", "cifar100-small", "paper"), default="cifar100-small")
     made.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="where the studies keep theirs"
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="where the studies keep theirs (default: results, and what is not there from reference/PRESET/results)",
     )
     made.add_argument("--published", type=Path, metavar="DIR", help="folder of the authors' CSV files, drawn in grey")
     made.add_argument("--out", type=Path, default=Path("figures") / "out", metavar="DIR", help="where pictures go")
@@ -56,7 +61,8 @@ def main(argv: Sequence[str]) -> int:
         where, study = FIGURES[name]
         module = importlib.import_module(f"figures.{where}")
         try:
-            drawing = sources.read(study or module.STUDY, arguments.preset, arguments.results, arguments.published)
+            results = _results(arguments, study or module.STUDY)
+            drawing = sources.read(study or module.STUDY, arguments.preset, results, arguments.published)
         except LandscapeError as error:
             if arguments.names:
                 raise
@@ -81,6 +87,14 @@ def main(argv: Sequence[str]) -> int:
             )
         )
     return 0
+
+
+def _results(arguments: argparse.Namespace, study: str) -> Path:
+    """Where a study's results are taken from: one's own come before those kept in the repository."""
+    if arguments.results is not None:
+        return Path(arguments.results)
+    own, reference = Path("results"), studies.kept(studies.REFERENCE, arguments.preset)
+    return own if studies.listing(own, study, arguments.preset).is_file() else reference
 
 
 def _explain(files: Sequence[Path], *, as_json: bool) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import xarray
 
+from analyses import studies
 from landscape import plotting, result
 from landscape.errors import LandscapeError
 
@@ -102,22 +103,18 @@ def read(study: str, preset: str, results: Path, published: Path | None = None) 
     LandscapeError
         When the study was not run, or a result is missing.
     """
-    path = results / "studies" / f"{study}-{preset}.json"
+    path = studies.listing(results, study, preset)
     if not path.is_file():
         raise LandscapeError(f"no results at {path}: run python -m analyses.{study} --preset {preset} first")
     facts = json.loads(path.read_text())
-    entries = [Entry(**_known(each), dataset=result.load(_file(each["file"], results))) for each in facts["entries"]]
+    entries = [
+        Entry(**_known(each), dataset=result.load(studies.listed(each["file"], results))) for each in facts["entries"]
+    ]
     return Drawing(entries, preset, published, facts)
 
 
 def _known(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry[name] for name in ("kind", "label", "seed", "instrument", "variant")}
-
-
-def _file(name: str, results: Path) -> Path:
-    """A listed file, also where the folder of results has been moved since."""
-    path = Path(name)
-    return results / Path(*path.parts[1:]) if path.parts[:1] == ("results",) else path
 
 
 def provenance(drawing: Drawing, figure: str, command: str) -> dict[str, Any]:

@@ -80,6 +80,18 @@ def test_a_study_goes_on_from_what_is_kept(measured, monkeypatch):
     assert all(Path(entry["file"]).is_file() for entry in listed["entries"])
 
 
+def test_kept_results_are_drawn_where_there_are_no_others(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    kept = ["--preset", "digits", "--results", str(measured / "results")]
+    assert command.run("analyses.keep", kept) == 0
+    names = {file.name for file in (measured / "results" / "studies").iterdir()}
+    assert {file.name for file in (tmp_path / "reference" / "digits" / "results" / "studies").iterdir()} == names
+    assert command.run("figures.cli", ["fig2", "--preset", "digits"]) == 0
+    assert (tmp_path / "figures" / "out" / "fig2-digits.pdf").is_file()
+    assert command.run("analyses.keep", ["--preset", "paper", "--results", str(measured / "results")]) == 2
+    assert "no study of paper" in capsys.readouterr().err
+
+
 def test_drawing_needs_no_torch(measured, tmp_path):
     program = (
         "import sys; from figures.cli import main; "

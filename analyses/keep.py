@@ -1,0 +1,49 @@
+"""Keep what the studies of a preset have listed beside its reference checkpoints, where every clone finds it.
+
+``python -m analyses.keep --preset digits|cifar100-small|paper``
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from analyses import studies
+from landscape import command
+from landscape.errors import LandscapeError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Copy listings and the results that they name, and say how much that is."""
+    made = command.Parser("analyses.keep", __doc__ or "")
+    made.add_argument("--preset", choices=("digits", "cifar100-small", "paper"), default="cifar100-small")
+    made.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="where the studies keep theirs"
+    )
+    made.add_argument("--reference", type=Path, default=studies.REFERENCE, metavar="DIR")
+    arguments = made.parse_args(argv)
+    listings = sorted((arguments.results / "studies").glob(f"*-{arguments.preset}.json"))
+    if not listings:
+        raise LandscapeError(
+            f"no study of {arguments.preset} in {arguments.results}: run python -m analyses.<study> first"
+        )
+    out = studies.kept(arguments.reference, arguments.preset)
+    command.require_writable(out / "studies" / "any")
+    size = 0
+    for listing in listings:
+        facts = json.loads(listing.read_text())
+        for entry in facts["entries"]:
+            source = studies.listed(entry["file"], arguments.results)
+            if not source.is_file():
+                raise LandscapeError(f"{listing} names {source}, which is not there: run the study again")
+            target = studies.listed(entry["file"], out)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            size += target.stat().st_size
+        studies.keep(out / "studies" / listing.name, facts)
+    print(f"{len(listings)} studies, {size / 2**20:.1f} MiB in {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    command.launch("analyses.keep")
