@@ -7,12 +7,15 @@ import numpy as np
 import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analyses.audit.panel import Audit
 from landscape import plotting
 from landscape.comparison import stage_ends
 
 ROLE_COLORS = {"baseline": plotting.COLORS[0], "variant": plotting.COLORS[1], "placebo": "#8C8C8C"}
+# Across, these are whole numbers.
+COUNTS = ("stage", "ensemble size N")
 VERDICT_COLORS = {"supported": plotting.COLORS[0], "against": plotting.COLORS[1], "undecided": "#8C8C8C"}
 
 
@@ -108,6 +111,8 @@ def lines(
             found = [read(results[instrument]) for _, results in audit.of(role)]
             _draw(axes, found, color, f"{role}: {audit.label(role)}")
         axes.set_xlabel(across)
+        if across in COUNTS:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(up)
         axes.legend()
     return made
@@ -130,12 +135,12 @@ def _nll(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def _model_std(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
     ends = stage_ends(result)
-    return np.arange(len(ends)), result["model_std"].values[ends]
+    return 1 + np.arange(len(ends)), result["model_std"].values[ends]
 
 
 def _delta_at_pi(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
     ends = stage_ends(result)
-    return np.arange(len(ends)), result["delta_at_pi"].sel(dropout="off", path="half_diagonal").values[ends]
+    return 1 + np.arange(len(ends)), result["delta_at_pi"].sel(dropout="off", path="half_diagonal").values[ends]
 
 
 def _band_noise(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
