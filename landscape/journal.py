@@ -23,13 +23,13 @@ _FRAME = struct.Struct("<QI")  # payload length in bytes, CRC-32 of the payload
 
 def _records(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     """Each whole record's end offset and payload, from where `file` stands up to the first that is torn or damaged."""
-    place = file.tell()
+    place, size = file.tell(), os.fstat(file.fileno()).st_size
     while len(frame := file.read(_FRAME.size)) == _FRAME.size:
         length, checksum = _FRAME.unpack(frame)
-        payload = file.read(length)
-        if len(payload) < length or zlib.crc32(payload) != checksum:
-            return
         place += _FRAME.size + length
+        # A crash of the machine may leave anything behind the last record, zeros above all.
+        if not 0 < length <= size or place > size or zlib.crc32(payload := file.read(length)) != checksum:
+            return
         yield place, payload
 
 
@@ -74,11 +74,11 @@ class Journal:
     def __init__(self, path: Path | str, identity: Mapping[str, Any], *, process: int = 0) -> None:
         self._base = Path(path)
         self.path = self._base if process == 0 else self._base.with_name(f"{self._base.name}.{process}")
-        header = json.dumps(dict(identity), sort_keys=True).encode()
+        self._header = json.dumps(dict(identity), sort_keys=True).encode()
         self._places: dict[str, tuple[Path, int]] = {}
         keep = 0
         for file in self._files():
-            end = self._take_in(file, header)
+            end = self._take_in(file)
             if file == self.path:
                 keep = end
         try:
@@ -87,7 +87,7 @@ class Journal:
             self._file.truncate(keep)
             self._file.seek(keep)
             if not keep:
-                self._append(header)
+                self._append(self._header)
         except OSError as error:
             raise LandscapeError(
                 f"cannot write the journal {self.path}: {error.strerror}; choose another --out"
@@ -97,12 +97,12 @@ class Journal:
         siblings = sorted(self._base.parent.glob(f"{self._base.name}.[0-9]*"))
         return [file for file in [self._base, *siblings] if file.is_file()]
 
-    def _take_in(self, file: Path, header: bytes | None = None) -> int:
-        """Learn where the whole pieces of a file are; its end, 0 if it is of other work than `header` says."""
+    def _take_in(self, file: Path) -> int:
+        """Learn where the whole pieces of a file are; the end of the last one, 0 if the file is of other work."""
         with open(file, "rb") as opened:
             records = _records(opened)
             end, first = next(records, (0, b""))
-            if header is not None and first != header:
+            if first != self._header:
                 return 0
             for after, payload in records:
                 self._places.setdefault(_key(payload), (file, end))
