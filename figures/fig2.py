@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+from figures import legends
 from figures.sources import PUBLISHED, PUBLISHED_SIZES, Drawing
 from landscape import plotting
 
@@ -19,16 +20,18 @@ def draw(drawing: Drawing) -> Figure:
                 curve = entry.dataset
                 sizes, value = curve["size"].values, scale * curve[name].values
                 if len(sizes) == 1:
-                    axes.axhline(value[0], color=entry.color, label=f"{entry.name} (one pass)", linestyle=":")
+                    axes.axhline(value[0], color=entry.color, label=f"{entry.label} (one pass)", linestyle=":")
                     continue
                 low, high = scale * curve[f"{name}_low"].values, scale * curve[f"{name}_high"].values
                 axes.fill_between(sizes, low, high, color=entry.color, alpha=0.15, linewidth=0)
-                axes.plot(sizes, value, color=entry.color, marker=".", label=entry.name)
+                axes.plot(sizes, value, color=entry.color, marker=".", label=entry.label)
             for kind, dashes in DASHES.items():
                 label = f"published, {'smooth' if 'smooth' in kind else 'plain'} (CIFAR-100, full size)"
                 axes.plot(PUBLISHED_SIZES, PUBLISHED[kind][name], dashes, color=plotting.PUBLISHED, label=label)
             axes.set_xscale("log")
+            axes.set_xticks(PUBLISHED_SIZES, [str(size) for size in PUBLISHED_SIZES])
+            axes.minorticks_off()
             axes.set_xlabel("ensemble size N")
             axes.set_ylabel(title)
-        made.legend(*made.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        legends.below(made, made.axes[0], columns=3)
     return made

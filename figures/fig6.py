@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from figures import legends
 from figures.sources import Drawing
 from landscape import plotting
 
@@ -21,7 +22,10 @@ def draw(drawing: Drawing) -> Figure:
             for mode in result["dropout"].values:
                 values = result["delta_at_pi"].sel(dropout=mode, path=PATH).values
                 seen = np.isfinite(values)
-                name = f"{entry.name}, masks {mode}" if entry.kind.startswith("mcdo") else entry.name
+                error = 1.96 * result["delta_at_pi_stderr"].sel(dropout=mode, path=PATH).values
+                low, high = values - error, values + error
+                left.fill_between(result["depth"], low, high, where=seen, color=entry.color, alpha=0.2, linewidth=0)
+                name = f"{entry.label}, masks {mode}" if entry.kind.startswith("mcdo") else entry.label
                 left.plot(
                     result["depth"].values[seen],
                     values[seen],
@@ -37,11 +41,11 @@ def draw(drawing: Drawing) -> Figure:
                 acted = np.nan_to_num(np.abs(effect)).max(1) > 0
                 place = int(np.argmax(np.isfinite(effect).sum(1) * acted))
                 seen = np.isfinite(effect[place])
-                right.plot(frequency[place][seen], effect[place][seen], color=entry.color, label=entry.name, marker=".")
+                right.plot(frequency[place][seen], effect[place][seen], color=entry.color, marker=".")
         left.set_xlabel("normalised depth")
         left.set_ylabel("relative log amplitude at pi")
         right.axhline(0, color="black", linewidth=0.8)
         right.set_xlabel("frequency (units of pi), first block")
         right.set_ylabel("masks on minus off")
-        made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        legends.below(made, left, columns=3)
     return made

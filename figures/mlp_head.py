@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from figures import legends
 from figures.sources import Drawing
 from landscape import plotting
 
@@ -19,7 +20,7 @@ def draw(drawing: Drawing) -> Figure:
             middle = float(loss.sel(alpha=0, beta=0, method="nearest"))
             for axis, line in (("alpha", "-"), ("beta", "--")):
                 cut = loss.sel({"beta" if axis == "alpha" else "alpha": 0}, method="nearest")
-                label = f"{entry.name}, direction {1 if axis == 'alpha' else 2}"
+                label = f"{entry.label}, direction {1 if axis == 'alpha' else 2}"
                 surface.plot(cut[axis], cut.values - middle, line, color=entry.color, marker=".", label=label)
         for entry in drawing.of("mini_batches"):
             largest = np.sort(entry.dataset["eigenvalue"].values[:, 0])
@@ -38,5 +39,5 @@ def draw(drawing: Drawing) -> Figure:
         spectrum.set_ylabel("share of mini-batches above")
         fit.set_xlabel("ensemble size N")
         fit.set_ylabel("NLL on training images (nats)")
-        made.legend(*surface.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legends.below(made, surface)
     return made
