@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from figures.sources import Drawing
 from landscape import plotting, published
@@ -36,7 +37,9 @@ def draw(drawing: Drawing) -> Figure:
             label="cross-entropy (nats)",
             shrink=0.8,
             extend="max",
-        )
+            ticks=np.geomspace(norm.vmin or 1e-12, norm.vmax or 1.0, 5),
+            format=FuncFormatter(lambda value, _: f"{value:.2g}"),
+        ).minorticks_off()
         for axes, theirs in zip(panels[len(shown) :], extra, strict=True):
             low, high = float(theirs["nll"].min()), float(theirs["nll"].max())
             drawn = axes.contourf(theirs["alpha"], theirs["beta"], theirs["nll"].T, LEVELS, cmap="Greys")

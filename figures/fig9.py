@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from figures import legends
 from figures.sources import Drawing
 from landscape import plotting, published
 
@@ -15,12 +16,14 @@ WIDTH = 0.8
 
 def draw(drawing: Drawing) -> Figure:
     """Boxes over corruptions, one group a severity; the published AlexNet, the unit of mCE, in grey."""
-    shown = [(entry.name, entry.color, entry.dataset) for entry in drawing.of("corruptions")]
+    kinds = list(dict.fromkeys(entry.kind for entry in drawing.of("corruptions")))
+    entries = sorted(drawing.of("corruptions"), key=lambda entry: (kinds.index(entry.kind), entry.seed))
+    shown = [(entry.label, entry.color, entry.dataset) for entry in entries]
     file = drawing.published / PUBLISHED_FILE if drawing.published else None
     if file is not None and file.is_file():
         shown.append(("published: AlexNet, CIFAR-100-C", plotting.PUBLISHED, published.read_corrupted(file)))
     with plotting.style():
-        made = plotting.figure(6.4, 3.4)
+        made = plotting.figure(6.4, 3.9)
         axes = made.add_subplot()
         severities: Sequence[int] = [int(level) for level in drawing.of("corruptions")[0].dataset["severity"].values]
         each = WIDTH / len(shown)
@@ -40,5 +43,5 @@ def draw(drawing: Drawing) -> Figure:
         axes.set_xticks(range(len(severities)), [str(level) for level in severities])
         axes.set_xlabel("severity")
         axes.set_ylabel("error (%), one point a corruption")
-        axes.legend()
+        legends.below(made, axes)
     return made

@@ -14,6 +14,6 @@ def below(made: Figure, axes: Axes, *, columns: int = 2) -> None:
         order,
         loc="outside lower center",
         ncols=columns,
-        title="each line is one training" if len(order) < len(labels) else None,
+        title="each drawn by itself: several trainings of a kind" if len(order) < len(labels) else None,
         title_fontsize=8,
     )
