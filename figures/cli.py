@@ -18,6 +18,8 @@ FIGURES: dict[str, tuple[str, str | None]] = {
     **{name: ("ablation", name) for name in ("temperature", "kernel", "placement", "heads", "relu6", "preactivation")},
 }
 FORMATS = (".pdf", ".png")
+# Where figures come from unless told: real images first.
+PRESETS = ("cifar100-small", "digits")
 DESCRIPTION = """Draw the paper's figures from results that the studies have kept; no network is touched.
 
 ``python -m figures`` draws what there are results for, ``python -m figures fig7`` one of them, and
@@ -28,7 +30,11 @@ def parser() -> command.Parser:
     """Arguments."""
     made = command.Parser("figures", DESCRIPTION)
     made.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(FIGURES)}; or: explain FILE...")
-    made.add_argument("--preset", choices=("digits", "cifar100-small", "paper"), default="cifar100-small")
+    made.add_argument(
+        "--preset",
+        choices=("digits", "cifar100-small", "paper"),
+        help=f"whose results (default: {PRESETS[0]}, and {PRESETS[1]} for what was not measured there)",
+    )
     made.add_argument(
         "--results",
         type=Path,
@@ -61,8 +67,8 @@ def main(argv: Sequence[str]) -> int:
         where, study = FIGURES[name]
         module = importlib.import_module(f"figures.{where}")
         try:
-            results = _results(arguments, study or module.STUDY)
-            drawing = sources.read(study or module.STUDY, arguments.preset, results, arguments.published)
+            preset, results = _found(arguments, study or module.STUDY)
+            drawing = sources.read(study or module.STUDY, preset, results, arguments.published)
         except LandscapeError as error:
             if arguments.names:
                 raise
@@ -71,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         made = module.draw(drawing)
         facts = sources.provenance(drawing, name, asked)
         drawn[name] = [
-            str(plotting.save(made, arguments.out / f"{name}-{arguments.preset}{ending}", facts)) for ending in FORMATS
+            str(plotting.save(made, arguments.out / f"{name}-{preset}{ending}", facts)) for ending in FORMATS
         ]
     if not drawn:
         raise LandscapeError(next(iter(missing.values())))
@@ -89,12 +95,17 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _results(arguments: argparse.Namespace, study: str) -> Path:
-    """Where a study's results are taken from: one's own come before those kept in the repository."""
-    if arguments.results is not None:
-        return Path(arguments.results)
-    own, reference = Path("results"), studies.kept(studies.REFERENCE, arguments.preset)
-    return own if studies.listing(own, study, arguments.preset).is_file() else reference
+def _found(arguments: argparse.Namespace, study: str) -> tuple[str, Path]:
+    """The preset and the folder that a study's results are taken from: one's own come before the repository's."""
+    presets = PRESETS if arguments.preset is None else (arguments.preset,)
+    places = [
+        (preset, folder)
+        for preset in presets
+        for folder in (
+            [arguments.results] if arguments.results else [Path("results"), studies.kept(studies.REFERENCE, preset)]
+        )
+    ]
+    return next((place for place in places if studies.listing(place[1], study, place[0]).is_file()), places[0])
 
 
 def _explain(files: Sequence[Path], *, as_json: bool) -> int:
