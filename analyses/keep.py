@@ -1,16 +1,20 @@
 """Keep what the studies of a preset have listed beside its reference checkpoints, where every clone finds it.
 
+What only serves to pair networks, moments of single images and bootstrap replicates, is left out: it is most of the bytes,
+and figures do not draw it.
+
 ``python -m analyses.keep --preset digits|cifar100-small|paper``
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from analyses import studies
-from landscape import command
+from landscape import command, result
 from landscape.errors import LandscapeError
+
+LEFT_OUT = ("_replicate", "std_of_image", "variance_of_image", "power_of_image")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,8 +41,9 @@ def main(argv: Sequence[str]) -> int:
             if not source.is_file():
                 raise LandscapeError(f"{listing} names {source}, which is not there: run the study again")
             target = studies.listed(entry["file"], out)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            dataset = result.load(source)
+            left_out = [name for name in dataset.variables if str(name).endswith(LEFT_OUT)]
+            result.save(dataset.drop_vars(left_out), target)
             size += target.stat().st_size
         studies.keep(out / "studies" / listing.name, facts)
     print(f"{len(listings)} studies, {size / 2**20:.1f} MiB in {out}")
