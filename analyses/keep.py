@@ -1,7 +1,7 @@
 """Keep what the studies of a preset have listed beside its reference checkpoints, where every clone finds it.
 
-What only serves to pair networks, moments of single images and bootstrap replicates, is left out: it is most of the bytes,
-and figures do not draw it.
+What only serves to pair networks, moments of single images and bootstrap replicates, is left out: it is most of the
+bytes, and figures do not draw it.
 
 ``python -m analyses.keep --preset digits|cifar100-small|paper``
 """
