@@ -3,6 +3,7 @@
 import math
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from figures.sources import Drawing
 from landscape import plotting
@@ -38,6 +39,8 @@ def draw(drawing: Drawing) -> Figure:
             axes.set_xscale("log")
             axes.set_title(title)
             axes.set_xlabel("smooth / plain")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.minorticks_off()
         made.axes[0].set_yticks(range(len(places)), [f"{moment}: {variant}" for moment, variant in places])
         made.axes[0].set_ylim(len(places) - 0.5, -0.5)

@@ -53,13 +53,20 @@ def provenance(
         "seed": seed,
         "landscape_version": __version__,
         "torch_version": str(torch.__version__),
-        "command": " ".join(["python", "-m", instrument, *sys.argv[1:]]),
+        "command": _command(),
     }
     if protocol is not None:
         attributes |= {"protocol": json.dumps(protocol.to_dict(), sort_keys=True), "protocol_hash": protocol.hash}
     if seconds is not None:
         attributes["seconds"] = seconds
     return attributes
+
+
+def _command() -> str:
+    """What was typed; that was a study or an audit as often as the instrument itself."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    program = [Path(sys.argv[0]).name] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
+    return " ".join(["python", *program, *sys.argv[1:]])
 
 
 def protocol_of(dataset: xarray.Dataset) -> Protocol:
