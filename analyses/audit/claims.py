@@ -75,15 +75,16 @@ def exactly(value: float) -> Reading:
     return Reading(value, np.empty(0))
 
 
-def roughly(value: float, stderr: float, own: xarray.Dataset) -> Reading:
+def roughly(value: float, stderr: float) -> Reading:
     """The logarithm of a number whose standard error over images is known but not its bootstrap samples.
 
     Its replicates are normal, and independent from network to network: what two networks share for having seen the same
-    images is not taken off, which widens intervals, on the safe side.
+    images is not taken off, which widens intervals, on the safe side. They depend on the two numbers alone: measured
+    again, a network gets the same interval.
     """
     if not value > 0:
         return exactly(math.nan)
-    source = numpy_generator(0, "replicates", str(own.attrs.get("key", "")))
+    source = numpy_generator(0, "replicates", float(value).hex(), float(stderr).hex())
     drawn = source.normal(scale=stderr / value, size=REPLICATES)
     return Reading(math.log(value), math.log(value) + drawn)
 
@@ -91,7 +92,7 @@ def roughly(value: float, stderr: float, own: xarray.Dataset) -> Reading:
 def top_eigenvalue(own: Results, other: Results) -> Reading:
     """C1."""
     spectrum = own["hessian"]
-    return roughly(float(spectrum["eigenvalue"][0]), float(spectrum["sampling_stderr"][0]), spectrum)
+    return roughly(float(spectrum["eigenvalue"][0]), float(spectrum["sampling_stderr"][0]))
 
 
 def outliers(own: Results, other: Results) -> Reading:
@@ -108,7 +109,7 @@ def outliers(own: Results, other: Results) -> Reading:
 def rise(own: Results, other: Results) -> Reading:
     """C3, how flat: mean rise at half the surface's reach."""
     found = rises(own["surface"], shares=(0.5,))[0]
-    return roughly(found.mean, found.stderr, own["surface"])
+    return roughly(found.mean, found.stderr)
 
 
 def rough(own: Results, other: Results) -> Reading:
