@@ -10,6 +10,7 @@ own solver in float64, whose residual bound is printed beside it.
 """
 
 import argparse
+import ctypes
 import gc
 import resource
 import statistics
@@ -163,6 +164,8 @@ def measured(name: str, solve: Callable[[], Result]) -> tuple[Result, float, flo
             peak = max(peak, resident())
 
     gc.collect()
+    # What the allocator keeps from earlier work would hide what this one needs.
+    ctypes.CDLL(None).malloc_trim(0)
     before = peak = resident()
     sampler = threading.Thread(target=sample)
     sampler.start()
