@@ -36,12 +36,16 @@ def test_products_agree_with_the_dense_matrix(
 ) -> None:
     measured = objective(weight_decay=0.1, protocol=Protocol(dtype=dtype), memory=memory)
     operator = CurvatureOperator(measured, kind)
+    plan = operator.plan
+    assert operator.foretold_seconds() > 0
+    assert operator.products == 0
     vectors = torch.randn(measured.size, 3, generator=generator(1), dtype=torch.float64)
     truth = getattr(dense, kind) @ vectors
     assert relative(operator(vectors.to(measured.dtype)), truth) < tolerance
     assert relative(operator(vectors[:, 0].to(measured.dtype)), truth[:, 0]) < tolerance
     assert operator.products == 4
-    assert operator.plan.kept == (4 if memory is None else 0)
+    assert operator.plan == plan
+    assert plan.kept == (4 if memory is None else 0)
 
 
 def test_value_and_gradient_agree_with_the_dense_ones(dense: Dense) -> None:

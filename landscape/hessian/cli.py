@@ -1,13 +1,11 @@
 """Command line of the Hessian instrument."""
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray
 
 from landscape import command, distributed
@@ -127,26 +125,17 @@ def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Pat
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
-    """Products, seconds and memory that the measurement will cost, by taking one product."""
+    """Products, seconds and memory that the measurement will cost, by one micro-batch's product."""
     chosen = settings(arguments)
     objective = command.objective(arguments, subject, sharded=True)
     operator = CurvatureOperator(objective, arguments.operator)
-    vector = torch.ones_like(objective.point)
-    operator(vector)
-    started = time.perf_counter()
-    operator(vector)
-    seconds = time.perf_counter() - started
-    # Lanczos takes about 3 products a pair on spectra of trained classifiers, and as many again for what comes around.
+    # On spectra of trained classifiers Lanczos takes three to four products a pair, the search for copies among them.
     products = {
-        "top": 4 * arguments.top + 20,
+        "top": 3 * arguments.top + 5,
         "trace": arguments.trace_products,
         "density": arguments.probes * arguments.steps,
     }
-    total = sum(products[part] for part in chosen["only"])
-    return (
-        f"{subject.name}: {objective.size} parameters, {objective.images} images; about {total} products of "
-        f"{seconds:.2g} s, {total * seconds:.0f} s in all; {operator.plan}"
-    )
+    return measurements.cost(subject.name, operator, sum(products[part] for part in chosen["only"]))
 
 
 def to_json(result: xarray.Dataset) -> dict[str, Any]:

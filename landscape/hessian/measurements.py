@@ -3,14 +3,12 @@
 import argparse
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray
 from matplotlib.figure import Figure
 
@@ -152,7 +150,7 @@ def arranged(subject: command.Subject, arguments: argparse.Namespace, chosen: Me
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject, chosen: Measurement) -> str:
-    """Products, seconds and memory that the measurement will cost, by taking one product."""
+    """Products, seconds and memory that the measurement will cost, by one micro-batch's product."""
     settings = chosen.settings(arguments)
     objective = command.objective(arguments, arranged(subject, arguments, chosen), sharded=chosen.sharded)
     size = settings.get("per_batch")
@@ -161,15 +159,15 @@ def plan(arguments: argparse.Namespace, subject: command.Subject, chosen: Measur
         if size is None
         else CurvatureOperator(objective, first=0, last=size, micro_batch=size)
     )
-    vector = torch.ones_like(objective.point)
-    operator(vector)
-    started = time.perf_counter()
-    operator(vector)
-    seconds = time.perf_counter() - started
-    total = chosen.products(settings)
+    return cost(subject.name, operator, chosen.products(settings))
+
+
+def cost(name: str, operator: CurvatureOperator, products: int) -> str:
+    """One line: how many products, of how many seconds, in how much memory."""
+    seconds = operator.foretold_seconds()
     return (
-        f"{subject.name}: {objective.size} parameters, {objective.images} images; about {total} products of "
-        f"{seconds:.2g} s, {total * seconds:.0f} s in all; {operator.plan}"
+        f"{name}: {operator.size} parameters, {operator.objective.images} images; about {products} products of "
+        f"{seconds:.2g} s, {products * seconds:.0f} s in all; {operator.plan}"
     )
 
 

@@ -5,6 +5,7 @@ those of the others are built anew for every product, but only once for all vect
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -101,21 +102,41 @@ class CurvatureOperator:
         with objective._prepared(point, sample) as parameters:
             self._leaves = [value.detach().clone().requires_grad_() for value in parameters]
         self._kept: list[Product] = []
+        self._allowed = 0
         self._bytes_each: int | None = None
 
     @property
     def plan(self) -> Plan:
         """What is kept and what recomputed; measures the first micro-batch if no product has been taken yet."""
-        self._keep()
-        return Plan(self._micro_batch, len(self._ranges), len(self._kept), self._bytes_each or 0)
+        self._measure()
+        return Plan(self._micro_batch, len(self._ranges), self._allowed, self._bytes_each or 0)
+
+    def foretold_seconds(self) -> float:
+        """Seconds of a product with one vector, from the first micro-batch's alone: nothing is kept."""
+        self._measure()
+        if not self._ranges:
+            return 0.0
+        ones = [torch.ones_like(leaf) for leaf in self._leaves]
+
+        def timed(run: Callable[[], Sequence[Tensor]]) -> float:
+            started = time.perf_counter()
+            float(run()[0].sum())  # waits for the device
+            return time.perf_counter() - started
+
+        graph = self._graph(0)
+        # Others on the machine can only add to a time.
+        kept = min(timed(lambda: graph(ones)) for _ in range(3))
+        recomputed = min(timed(lambda: self._graph(0)(ones)) for _ in range(3))
+        sizes = [stop - start for start, stop in self._ranges]
+        return (kept * sum(sizes[: self._allowed]) + recomputed * sum(sizes[self._allowed :])) / sizes[0]
 
     def _graph(self, place: int) -> Product:
         start, stop = self._ranges[place]
         with torch.enable_grad(), CheapDoubleBackward():
             return _GRAPHS[self.kind](self.objective, self._leaves, start, stop, self._sample)
 
-    def _keep(self) -> None:
-        """Build the graphs that the budget allows, the first time."""
+    def _measure(self) -> None:
+        """What a graph holds, and so how many the budget allows; the first time."""
         if self._bytes_each is not None or not self._ranges:
             return
         budget = self.objective.memory
@@ -125,9 +146,14 @@ class CurvatureOperator:
         with torch.autograd.graph.saved_tensors_hooks(counter.pack, counter.unpack):
             self._graph(0)
         self._bytes_each = counter.total
-        allowed = min(len(self._ranges), budget // max(counter.total, 1))
-        self._kept = [self._graph(place) for place in range(allowed)]
+        self._allowed = min(len(self._ranges), budget // max(counter.total, 1))
         _log.debug("%s products: %s", self.kind, self.plan)
+
+    def _keep(self) -> None:
+        """Build the graphs that the budget allows, the first time."""
+        self._measure()
+        while len(self._kept) < self._allowed:
+            self._kept.append(self._graph(len(self._kept)))
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply flat vectors (P,) or (P, k); raises torch.OutOfMemoryError only below micro-batches of 1."""
@@ -181,7 +207,7 @@ class CurvatureOperator:
         self._micro_batch //= 2
         _log.warning("out of memory: micro-batches of %d from here on", self._micro_batch)
         first, last = self._ranges[0][0], self._ranges[-1][1]
-        self._kept, self._bytes_each = [], None
+        self._kept, self._allowed, self._bytes_each = [], 0, None
         self._ranges = self.objective.micro_batches(first, last, size=self._micro_batch)
 
 
