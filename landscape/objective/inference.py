@@ -5,6 +5,7 @@ every pass; images are normalised and laid out once.
 """
 
 import copy
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from landscape import workers
 from landscape.errors import LandscapeError
 from landscape.objective import folding
 from landscape.objective.objective import Objective, available_memory, logits
@@ -110,7 +112,9 @@ class Inference:
             if made is not None:
                 self._derived.append(made)
                 folding.replace(network, name, made)
-        self._network = network.to(self.dtype) if precision != "full" else network
+        if precision != "full":
+            network = network.to(self.dtype)
+        self._replicas = workers.Replicas(network, [module._source for module in self._derived])
         self._staged: dict[tuple[int, int], Tensor] = {}
         element = torch.finfo(self.dtype).bits // 8
         needed = objective.data.images.numel() * element
@@ -163,6 +167,11 @@ class Inference:
     @torch.no_grad()
     def outputs(self, start: int, stop: int, *, sample: int = 0) -> Tensor:
         """Outputs (stop - start, K) for some examples, under the draw `sample` of the dropout masks."""
-        with self.objective._masks() as masks:
+        with self.objective._masks() as masks, self._replicas.one() as network:
             masks.address(first_example=start, sample=sample)
-            return logits(self._network(self.batch(start, stop)))
+            return logits(network(self.batch(start, stop)))
+
+    def all_outputs(self, ranges: Sequence[tuple[int, int]], *, sample: int = 0) -> Tensor:
+        """Outputs of several micro-batches, one below the other, shared out over the cores."""
+        found = workers.each(lambda bounds: self.outputs(*bounds, sample=sample), ranges, self.objective.device)
+        return torch.cat(list(found))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from landscape import distributed
+from landscape import distributed, workers
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.masks import Masks
@@ -144,6 +144,7 @@ class Objective:
         self.point = self.space.flatten(parameters[name].detach() for name in self.space.names)
         for parameter in parameters.values():
             parameter.requires_grad_(False)
+        self._replicas = workers.Replicas(network)
         if self._statistics is not None:
             self._recalibrate(self.point, sample=0)
 
@@ -294,9 +295,9 @@ class Objective:
             Which draw of the dropout masks, when the protocol has any.
         """
         inner = {self._inner_names[name]: value for name, value in zip(self.space.names, parameters, strict=True)}
-        with self._masks() as masks:
+        with self._masks() as masks, self._replicas.one() as network:
             masks.address(first_example=start, sample=sample)
-            return logits(functional_call(self._network, inner, (self.batch(start, stop),)))
+            return logits(functional_call(network, inner, (self.batch(start, stop),)))
 
     def labels(self, start: int, stop: int) -> Tensor:
         """Labels of some examples."""
@@ -360,10 +361,15 @@ class Objective:
             Which draw of the dropout masks.
         """
         total = torch.zeros(1, dtype=torch.float64, device=self.device)
+        ranges = self.micro_batches()
         with self._prepared(point, sample) as parameters:
-            for start, stop in self.micro_batches():
-                outputs = self.outputs(parameters, start, stop, sample=sample)
-                total += self.example_losses(outputs, self.labels(start, stop)).sum()
+
+            @torch.no_grad()
+            def outputs(bounds: tuple[int, int]) -> Tensor:
+                return self.outputs(parameters, *bounds, sample=sample)
+
+            for bounds, found in zip(ranges, workers.each(outputs, ranges, self.device), strict=True):
+                total += self.example_losses(found, self.labels(*bounds)).sum()
         mean = float(self.reduced(total) / self.images)
         l2 = float(self.l2(parameters))
         return Terms(loss=mean + l2, cross_entropy=mean, l2=l2)

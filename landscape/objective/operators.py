@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from landscape import workers
 from landscape.errors import LandscapeError
 from landscape.objective.convolution import CheapDoubleBackward
 from landscape.objective.objective import Objective, available_memory
@@ -139,15 +140,17 @@ class CurvatureOperator:
         """What a graph holds, and so how many the budget allows; the first time."""
         if self._bytes_each is not None or not self._ranges:
             return
-        budget = self.objective.memory
-        if budget is None:
-            budget = available_memory(self.device) // 2
         counter = _SavedBytes(self._leaves)
         with torch.autograd.graph.saved_tensors_hooks(counter.pack, counter.unpack):
             self._graph(0)
         self._bytes_each = counter.total
-        self._allowed = min(len(self._ranges), budget // max(counter.total, 1))
+        self._allowed = min(len(self._ranges), self._budget() // max(counter.total, 1))
         _log.debug("%s products: %s", self.kind, self.plan)
+
+    def _budget(self) -> int:
+        """Bytes that graphs may take."""
+        budget = self.objective.memory
+        return available_memory(self.device) // 2 if budget is None else budget
 
     def _keep(self) -> None:
         """Build the graphs that the budget allows, the first time."""
@@ -177,10 +180,20 @@ class CurvatureOperator:
                 self.halve()
         space = self.objective.space
         parts = [space.split(column) for column in columns.to(self.dtype).T.contiguous()]
-        for place, bounds in enumerate(self._ranges):
-            product = self._kept[place] if place < len(self._kept) else self._graph(place)
+
+        def through(product: Product) -> Tensor:
             result = torch.stack([space.flatten(product(part)) for part in parts], dim=1)
-            yield bounds, result if self._scale == 1.0 else result * self._scale
+            return result if self._scale == 1.0 else result * self._scale
+
+        kept = len(self._kept)
+        yield from zip(self._ranges[:kept], workers.each(through, self._kept, self.device), strict=True)
+        # Graphs that are built anew stand beside the kept ones for a moment: as many at a time as might be kept.
+        at_once = self._budget() // max(self._bytes_each or 0, 1)
+        left = range(kept, len(self._ranges))
+        # Which kernel attention takes is a setting of all threads: none may put it back while others still need it.
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            rebuilt = workers.each(lambda place: through(self._graph(place)), left, self.device, at_once=at_once)
+            yield from zip(self._ranges[kept:], rebuilt, strict=True)
 
     def batch_quotients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         r"""Rayleigh quotients :math:`v^\top A_b v` of each micro-batch *b*'s own mean, for orthonormal columns (P, k).

@@ -128,7 +128,7 @@ class Cells:
         averaged: Tensor | None = None
         for draw in range(self.passes):
             sample = self._sample(number, draw)
-            outputs = torch.cat([self.inference.outputs(start, stop, sample=sample) for start, stop in ranges])
+            outputs = self.inference.all_outputs(ranges, sample=sample)
             losses = self.objective.example_losses(outputs, labels)
             of_pass[draw] += losses.sum()
             total = losses if total is None else total + losses
@@ -143,7 +143,9 @@ class Cells:
 
     def _chunks(self, count: int) -> list[list[tuple[int, int]]]:
         ranges = self.inference.ranges(0, count)
-        together = max(1, _CHUNK // self.inference.micro_batch)
+        # Whole rounds of the cores.
+        threads = torch.get_num_threads()
+        together = threads * max(1, round(_CHUNK / (self.inference.micro_batch * threads)))
         return [ranges[start : start + together] for start in range(0, len(ranges), together)]
 
     def _sample(self, number: int, draw: int) -> int:

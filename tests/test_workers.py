@@ -1,0 +1,110 @@
+"""Micro-batches shared out over threads: the same numbers as one after the other, and nothing left behind."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from nets_for_tests import small_images, small_net
+from torch import Tensor, nn
+
+from landscape.nets.dropout import MCDropout
+from landscape.objective import CurvatureOperator, Inference, Objective
+from landscape.protocol import Protocol
+from landscape.randomness import generator
+from landscape.workers import Replicas, each
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_order_and_one_core_each() -> None:
+    threads = list(each(lambda item: (item, torch.get_num_threads(), threading.get_ident()), range(7), CPU))
+    assert [item for item, _, _ in threads] == list(range(7))
+    # The odd one out gets all cores.
+    assert [number for _, number, _ in threads] == [1] * 6 + [2]
+    assert threading.get_ident() not in {thread for _, _, thread in threads[:6]}
+
+
+def test_the_callers_threads_stay_as_they_are() -> None:
+    list(each(lambda item: item, range(4), CPU))
+    found: list[int] = []
+    late = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    late.start()
+    late.join()
+    assert [torch.get_num_threads(), *found] == [2, 2]
+
+
+def test_an_error_reaches_the_caller_and_the_next_call_works() -> None:
+    def fail(item: int) -> int:
+        if item == 1:
+            raise ValueError("item 1")
+        return item
+
+    with pytest.raises(ValueError, match="item 1"):
+        list(each(fail, range(100), CPU))
+    assert list(each(abs, range(8), CPU)) == list(range(8))
+
+
+def test_few_at_once_are_done_one_after_the_other() -> None:
+    assert set(each(lambda _: threading.get_ident(), range(4), CPU, at_once=1)) == {threading.get_ident()}
+
+
+def test_replicas_share_tensors_and_are_used_by_one_thread() -> None:
+    network = small_net()
+    replicas = Replicas(network)
+    with replicas.one() as first, replicas.one() as second:
+        assert first is network
+        assert second is not network
+        pairs = zip(first.state_dict(keep_vars=True).values(), second.state_dict(keep_vars=True).values(), strict=True)
+        assert all(one is other for one, other in pairs)
+    with replicas.one() as again:
+        assert again in (first, second)
+
+
+class Forgetful(nn.Module):
+    """Keeps its input on itself for a while, as careless networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.images = images
+        features = self.net[:6](images)
+        return self.net[6:](features) + self.images.mean(dim=(1, 2, 3))[:, None]
+
+
+def dropout_net() -> nn.Module:
+    net = Forgetful()
+    net.net.insert(5, MCDropout(0.3))
+    return net
+
+
+@pytest.mark.parametrize("memory", [None, "two graphs"])
+def test_products_and_values_do_not_depend_on_threads(memory: str | None) -> None:
+    protocol = Protocol(dtype="float64", dropout="fixed")
+    data = small_images(count=96)
+    objective = Objective(dropout_net(), data, protocol=protocol, micro_batch=8)
+    if memory is not None:
+        objective.memory = 2 * CurvatureOperator(objective).plan.bytes_each
+    vectors = torch.randn(objective.size, 2, generator=generator(0), dtype=torch.float64)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        operator = CurvatureOperator(objective)
+        with Inference(objective) as inference:
+            outputs = inference.all_outputs(inference.ranges(0, 96))
+        found.append((operator(vectors), objective.value().loss, outputs))
+    assert operator.plan.kept == (12 if memory is None else 2)
+    (product, value, outputs), (shared_product, shared_value, shared_outputs) = found
+    torch.testing.assert_close(shared_product, product, rtol=1e-12, atol=1e-12)
+    assert shared_value == pytest.approx(value, rel=1e-14)
+    torch.testing.assert_close(shared_outputs, outputs, rtol=1e-12, atol=1e-12)
