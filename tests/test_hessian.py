@@ -145,6 +145,7 @@ def test_a_vision_transformer_has_a_spectrum() -> None:
         num_labels=4,
     )
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         net = transformers.ViTForImageClassification(settings).eval()
     data = colour_images()
     objective = Objective(net, data, protocol=Protocol(dtype="float64"))
