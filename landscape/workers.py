@@ -1,8 +1,8 @@
 """Micro-batches shared out over the cores: each on one core, several at a time.
 
 A micro-batch that fits the cache is too small to keep several cores busy in each of its operations: they wait for one
-another at every convolution's end. One core a micro-batch waits for nobody: on 2 cores, passes and curvature products of
-a ResNet-20 take up to a seventh less time, more on a busy machine (`benchmarks/surface.py`).
+another at every convolution's end. One core a micro-batch waits for nobody: on 2 cores, passes and curvature products
+of a ResNet-20 take up to a seventh less time, more on a busy machine (`benchmarks/surface.py`).
 """
 
 import copy
