@@ -49,6 +49,15 @@ class Progress:
         self._done += steps
         self._bar.update(steps)
 
+    def found(self, steps: int) -> None:
+        """Advance by steps that an earlier run has finished: they say nothing of the rate."""
+        self._done += steps
+        if steps and not self._bar.disable:
+            self._bar.n += steps
+            self._bar.initial += steps
+            self._bar.last_print_n += steps
+            self._bar.refresh()
+
     def expect(self, left: int | None) -> None:
         """Say that so many steps are left, as far as is known now: the bar's end and the time left follow."""
         self._bar.total = None if left is None else self._done + left

@@ -1,5 +1,7 @@
 """Killed at any product, a spectrum goes on from there to the same bits."""
 
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from landscape.errors import LandscapeError
 from landscape.hessian import replay
 from landscape.hessian.replay import Replayed
 from landscape.objective import Objective
+from landscape.progress import Progress
 from landscape.randomness import generator
 
 
@@ -101,3 +104,20 @@ def test_a_spectrum_whose_products_are_kept_is_the_same(tmp_path: Path) -> None:
     for name in ("eigenvalue", "trace", "node"):
         assert np.array_equal(plain[name].values, kept[name].values)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_earlier_run_has_finished_says_nothing_of_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Progress(10, "products") as bar:
+        for _ in range(5):
+            bar.found(1)
+        time.sleep(0.25)
+        bar.update()
+        assert bar.done == 6
+        facts = bar._bar.format_dict
+    # One product took a quarter of a second.
+    left = (facts["total"] - facts["n"]) / (facts["rate"] or (facts["n"] - facts["initial"]) / facts["elapsed"])
+    assert left > 0.9
+    assert " 6/10 " in capsys.readouterr().err

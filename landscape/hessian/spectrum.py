@@ -10,7 +10,7 @@ import torch
 import xarray
 from torch import Tensor
 
-from landscape.eigen import Eigenpairs, SpectralDensity, eigenpairs, spectral_density, trace
+from landscape.eigen import Eigenpairs, Operator, SpectralDensity, eigenpairs, spectral_density, trace
 from landscape.eigen.lanczos import Which
 from landscape.errors import LandscapeError
 from landscape.hessian.replay import Replayed
@@ -102,7 +102,9 @@ def spectrum(
     with nullcontext(curvature) if keep_products is None else Replayed(curvature, keep_products) as source:
         if "top" in only or "density" in only:
             with Progress(None, "eigenvalues", unit="product", quiet=quiet) as bar:
-                pairs = eigenpairs(source, top, which=which, tolerance=tolerance, seed=seed, callback=show_on(bar))
+                pairs = eigenpairs(
+                    source, top, which=which, tolerance=tolerance, seed=seed, callback=show_on(bar, source)
+                )
         if "top" in only:
             assert pairs is not None
             if keep_vectors is not None:
@@ -114,7 +116,7 @@ def spectrum(
                     which="SA",
                     tolerance=max(tolerance, 1e-3),
                     seed=seed,
-                    callback=show_on(bar),
+                    callback=show_on(bar, source),
                 )
             coordinates["rank"] = np.arange(1, len(pairs.values) + 1)
             variables |= {
@@ -129,9 +131,7 @@ def spectrum(
             }
         if "trace" in only:
             with Progress(trace_products, "trace", unit="product", quiet=quiet) as bar:
-                estimate = trace(
-                    source, products=trace_products, seed=seed, callback=lambda done: bar.update(done - bar.done)
-                )
+                estimate = trace(source, products=trace_products, seed=seed, callback=_count_on(bar, source))
             variables |= {
                 "trace": ((), estimate.value),
                 "trace_stderr": ((), estimate.stderr),
@@ -145,7 +145,7 @@ def spectrum(
                     steps=steps,
                     seed=seed,
                     deflate=pairs,
-                    callback=lambda done: bar.update(done - bar.done),
+                    callback=_count_on(bar, source),
                 )
             variables |= {
                 "node": (("probe", "quadrature_node"), density.nodes),
@@ -170,14 +170,35 @@ def spectrum(
     )
 
 
-def show_on(bar: Progress) -> Callable[[int, np.ndarray, np.ndarray, int | None], None]:
+def show_on(bar: Progress, source: Operator | None = None) -> Callable[[int, np.ndarray, np.ndarray, int | None], None]:
     """A callback of :func:`landscape.eigen.eigenpairs` that shows the leading value and the products expected left."""
+    advance = _advance(bar, source)
 
     def show(products: int, values: np.ndarray, residuals: np.ndarray, left: int | None) -> None:
         bar.expect(None if left is None else left + 1)
-        bar.update(1, leading=f"{values[0]:.4g} ± {residuals[0]:.1g}" if len(values) else "-")
+        advance(1, leading=f"{values[0]:.4g} ± {residuals[0]:.1g}" if len(values) else "-")
 
     return show
+
+
+def _count_on(bar: Progress, source: Operator) -> Callable[[int], None]:
+    """A callback that is given the number of products so far."""
+    advance = _advance(bar, source)
+    return lambda done: advance(done - bar.done)
+
+
+def _advance(bar: Progress, source: Operator | None) -> Callable[..., None]:
+    """`Progress.update`, which is told of the products that came from the file of an earlier run."""
+    before = source.replayed if isinstance(source, Replayed) else 0
+
+    def advance(steps: int, **facts: object) -> None:
+        nonlocal before
+        now = source.replayed if isinstance(source, Replayed) else 0
+        bar.found(now - before)
+        bar.update(steps - (now - before), **facts)
+        before = now
+
+    return advance
 
 
 def l2_trace(objective: Objective) -> float:
