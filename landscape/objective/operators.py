@@ -7,6 +7,7 @@ those of the others are built anew for every product, but only once for all vect
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -155,8 +156,9 @@ class CurvatureOperator:
     def _keep(self) -> None:
         """Build the graphs that the budget allows, the first time."""
         self._measure()
-        while len(self._kept) < self._allowed:
-            self._kept.append(self._graph(len(self._kept)))
+        if len(self._kept) < self._allowed:
+            with _attention_for_all_threads():
+                self._kept = list(workers.each(self._graph, range(self._allowed), self.device))
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply flat vectors (P,) or (P, k); raises torch.OutOfMemoryError only below micro-batches of 1."""
@@ -185,15 +187,16 @@ class CurvatureOperator:
             result = torch.stack([space.flatten(product(part)) for part in parts], dim=1)
             return result if self._scale == 1.0 else result * self._scale
 
-        kept = len(self._kept)
-        yield from zip(self._ranges[:kept], workers.each(through, self._kept, self.device), strict=True)
+        def one(place: int) -> Tensor:
+            return through(self._kept[place] if place < len(self._kept) else self._graph(place))
+
         # Graphs that are built anew stand beside the kept ones for a moment: as many at a time as might be kept.
-        at_once = self._budget() // max(self._bytes_each or 0, 1)
-        left = range(kept, len(self._ranges))
-        # Which kernel attention takes is a setting of all threads: none may put it back while others still need it.
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            rebuilt = workers.each(lambda place: through(self._graph(place)), left, self.device, at_once=at_once)
-            yield from zip(self._ranges[kept:], rebuilt, strict=True)
+        all_kept = len(self._kept) == len(self._ranges)
+        at_once = None if all_kept else self._budget() // max(self._bytes_each or 0, 1)
+        with _attention_for_all_threads():
+            # Which micro-batches share the cores does not depend on which are kept: nor do the bits, on free memory.
+            products = workers.each(one, range(len(self._ranges)), self.device, at_once=at_once)
+            yield from zip(self._ranges, products, strict=True)
 
     def batch_quotients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         r"""Rayleigh quotients :math:`v^\top A_b v` of each micro-batch *b*'s own mean, for orthonormal columns (P, k).
@@ -222,6 +225,11 @@ class CurvatureOperator:
         first, last = self._ranges[0][0], self._ranges[-1][1]
         self._kept, self._allowed, self._bytes_each = [], 0, None
         self._ranges = self.objective.micro_batches(first, last, size=self._micro_batch)
+
+
+def _attention_for_all_threads() -> AbstractContextManager[None]:
+    """Attention takes its math kernel: a setting of all threads, that none may put back while others need it."""
+    return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
 
 
 class _SavedBytes:
