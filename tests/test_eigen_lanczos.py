@@ -110,6 +110,23 @@ def test_thick_restart_keeps_memory_and_converges() -> None:
     np.testing.assert_allclose(pairs.values, spectrum[::-1][:3], rtol=1e-6)
 
 
+@pytest.mark.parametrize("which", ["LA", "LM", "SA"])
+@pytest.mark.parametrize("basis_limit", [None, 24])
+def test_the_smallest_eigenvalue_comes_from_the_same_products(which: Which, basis_limit: int | None) -> None:
+    operator = dense(digits_hessian())
+    truth = torch.linalg.eigvalsh(digits_hessian())
+    alone = eigenpairs(operator, 5, which=which, basis_limit=basis_limit)
+    both = eigenpairs(operator, 5, which=which, basis_limit=basis_limit, smallest=1e-3)
+    np.testing.assert_allclose(both.values, alone.values, rtol=1e-4)
+    assert both.smallest == pytest.approx(float(truth[0]), rel=1e-3)
+    assert abs(both.smallest - float(truth[0])) <= both.smallest_residual
+    apart = eigenpairs(operator, 1, which="SA", tolerance=1e-3, basis_limit=basis_limit)
+    if which == "SA":
+        assert both.products == alone.products
+    else:
+        assert both.products < apart.products + alone.products
+
+
 @pytest.mark.parametrize(("problem", "which"), [("digits", "LA"), ("digits", "SA"), ("slow", "LA")])
 def test_foretold_products_are_about_those_that_follow(problem: str, which: Which) -> None:
     matrix = digits_hessian() if problem == "digits" else with_spectrum(np.linspace(0, 1, 300) ** 3)

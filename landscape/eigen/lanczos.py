@@ -51,6 +51,9 @@ class Eigenpairs:
     missed_probability
         Bound on the probability that an eigenvector orthogonal to the search space, with an eigenvalue beyond the last
         returned one, was missed: a further copy of a multiple eigenvalue. 1 when it was not looked for.
+    smallest, smallest_residual
+        The smallest Ritz value, never below the smallest eigenvalue but for rounding, and its residual; as sharp as
+        was asked for.
     """
 
     values: np.ndarray
@@ -60,11 +63,20 @@ class Eigenpairs:
     converged: np.ndarray
     products: int
     missed_probability: float
+    smallest: float
+    smallest_residual: float
 
 
-def _goal(ritz: Ritz, tolerance: float) -> np.ndarray:
-    """Error at which each Ritz value has converged; what cannot be had in this precision is not waited for."""
-    return tolerance * np.maximum(np.abs(ritz.values), _FLOOR * ritz.scale) + 2 * ritz.rounding
+def _sought(ritz: Ritz, chosen: np.ndarray, tolerance: float, smallest: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the Ritz values that are waited for, and the error at which each Ritz value has converged.
+
+    What cannot be had in this precision is not waited for.
+    """
+    relative = np.full(len(ritz.values), tolerance)
+    if smallest is not None and 0 not in chosen:
+        chosen = np.append(chosen, 0)
+        relative[0] = smallest
+    return chosen, relative * np.maximum(np.abs(ritz.values), _FLOOR * ritz.scale) + 2 * ritz.rounding
 
 
 def _products_left(excess: Sequence[float]) -> int | None:
@@ -166,6 +178,7 @@ def eigenpairs(
     max_products: int | None = None,
     basis_limit: int | None = None,
     deflate: Eigenpairs | None = None,
+    smallest: float | None = None,
     confidence: float = 0.95,
     callback: Callable[[int, np.ndarray, np.ndarray, int | None], None] | None = None,
 ) -> Eigenpairs:
@@ -193,6 +206,9 @@ def eigenpairs(
         Rows kept at most before a thick restart: memory is basis_limit * n numbers. Default: 60 or 3 * count + 20.
     deflate
         Pairs already known: the search stays orthogonal to their vectors.
+    smallest
+        Wanted relative error of the smallest eigenvalue too, whatever `which` says: the same search space serves both
+        ends, so this costs far less than a search of its own. None waits for nothing.
     confidence
         Wanted certainty that no copy of a multiple eigenvalue was missed. At most a third as many products as the pairs
         themselves took (and at least 4) are spent on it; what was reached is in `missed_probability`. 0 spends none.
@@ -231,9 +247,9 @@ def eigenpairs(
         )
     limit = basis_limit if basis_limit is not None else max(60, 3 * count + 20) + 2 * block
     # The check may add one pending row; a restart must free room for at least one product beyond the kept pairs.
-    smallest = count + block + 4
-    if limit < smallest and limit < size:
-        raise LandscapeError(f"eigenpairs: basis_limit {limit} is too small for {count} pairs; give {smallest} or more")
+    least = count + (smallest is not None) + block + 4
+    if limit < least and limit < size:
+        raise LandscapeError(f"eigenpairs: basis_limit {limit} is too small for {count} pairs; give {least} or more")
     budget = max_products if max_products is not None else max(300, 40 * count)
     if budget < 1:
         raise LandscapeError(f"eigenpairs: max_products is {budget}; allow at least 1")
@@ -272,12 +288,12 @@ def eigenpairs(
                 space.swap(space.pending - 2, space.pending - 1)  # the check's row stays last
         ritz = space.ritz()
         chosen = _wanted(ritz.values, count, which)
-        goal = _goal(ritz, tolerance)
+        sought, goal = _sought(ritz, chosen, tolerance, smallest)
         converged = ritz.errors <= goal
-        done = len(chosen) == count and bool(converged[chosen].all())
+        done = len(chosen) == count and bool(converged[sought].all())
         if callback is not None:
             if len(chosen) == count:
-                excess.append(math.log(max(1e-300, float((ritz.errors[chosen] / goal[chosen]).max()))))
+                excess.append(math.log(max(1e-300, float((ritz.errors[sought] / goal[sought]).max()))))
             if check is None:
                 left = _products_left(excess)
                 if left is not None and confidence > 0:
@@ -290,7 +306,8 @@ def eigenpairs(
             break
         if check is not None and check.diagonal:
             ends = _ends(ritz.values, chosen, which, float(goal[chosen].max()))
-            check.spoilt = check.spoilt or check.found(ends)
+            others = [] if smallest is None else [(-1, float(goal[0] - ritz.values[0]))]
+            check.spoilt = check.spoilt or check.found(ends + others)
             missed = check.missed(ends)
         if products.count >= budget or (done and confidence <= 0):
             break
@@ -306,10 +323,12 @@ def eigenpairs(
             # longer polynomials between restarts.
             room = space.capacity - space.pending - 2
             keep = min(space.processed, count + max(1, (room - count) // 2))
-            space.restart(ritz, np.sort(_wanted(ritz.values, keep, which)))
+            kept = _wanted(ritz.values, keep, which)
+            space.restart(ritz, np.union1d(kept, sought))
             ritz = space.ritz()
             chosen = _wanted(ritz.values, count, which)
-            converged = ritz.errors <= _goal(ritz, tolerance)
+            sought, goal = _sought(ritz, chosen, tolerance, smallest)
+            converged = ritz.errors <= goal
             if check is not None:
                 check.spoilt = True  # its vectors are mixed into the kept ones
         if start_check:
@@ -322,10 +341,10 @@ def eigenpairs(
         if space.pending == 0:
             add_random()
 
-        # The next product goes to the wanted pair farthest from its goal, else to the check.
+        # The next product goes to the sought pair farthest from its goal, else to the check.
         on_check = check is not None and done
         if not on_check and space.processed and space.pending > 1:
-            worst = chosen[int(np.argmax(np.where(converged[chosen], 0, ritz.residuals[chosen])))]
+            worst = sought[int(np.argmax(np.where(converged[sought], 0, ritz.residuals[sought])))]
             leading = space.projected[space.block.stop : space.used, space.block] @ ritz.coefficients[:, worst]
             on_check = check is not None and abs(leading[-1]) >= np.linalg.norm(leading[:-1])
             if not on_check:
@@ -343,4 +362,6 @@ def eigenpairs(
         converged=converged[chosen],
         products=products.count,
         missed_probability=missed,
+        smallest=float(ritz.values[0]),
+        smallest_residual=float(ritz.residuals[0]),
     )

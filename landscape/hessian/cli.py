@@ -129,9 +129,10 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     chosen = settings(arguments)
     objective = command.objective(arguments, subject, sharded=True)
     operator = CurvatureOperator(objective, arguments.operator)
-    # On spectra of trained classifiers Lanczos takes three to four products a pair, the search for copies among them.
+    # On spectra of trained classifiers Lanczos takes about three products a pair, the search for copies among them, and
+    # about 22 until the smallest eigenvalue stands.
     products = {
-        "top": 3 * arguments.top + 5,
+        "top": max(22, 3 * arguments.top + 5),
         "trace": arguments.trace_products,
         "density": arguments.probes * arguments.steps,
     }
@@ -179,7 +180,7 @@ def table(results: Sequence[xarray.Dataset], differences: Sequence[str] = ()) ->
     if all("eigenvalue" in result for result in results):
         for place in range(max(result.sizes["rank"] for result in results)):
             rows.append([f"eigenvalue {place + 1}", *[_eigenvalue(result, place) for result in results]])
-        rows.append(["smallest eigenvalue", *[f"{float(result['smallest_eigenvalue']):.5g}" for result in results]])
+        rows.append(["smallest eigenvalue", *[_smallest(result) for result in results]])
     if all("trace" in result for result in results):
         rows.append(
             ["trace", *[f"{float(result['trace']):.5g} ± {float(result['trace_stderr']):.2g}" for result in results]]
@@ -194,9 +195,15 @@ def table(results: Sequence[xarray.Dataset], differences: Sequence[str] = ()) ->
         "± is one standard error: of eigenvalues, for the choice of images (their numerical error is below it); of the "
         "trace, for its random vectors.",
     ]
+    if all("eigenvalue" in result for result in results):
+        notes.append("In brackets: an eigenvalue lies within this distance, the numerical bound.")
     if not all(bool(result["converged"].values.all()) for result in results if "converged" in result):
-        notes.append("* not converged: the true eigenvalue lies within the bound in brackets, not closer.")
+        notes.append("* not converged to the wanted tolerance.")
     return "\n".join([command.columns(head, rows), *notes, *differences])
+
+
+def _smallest(result: xarray.Dataset) -> str:
+    return f"{float(result['smallest_eigenvalue']):.3g} [{float(result['smallest_residual']):.1g}]"
 
 
 def _eigenvalue(result: xarray.Dataset, place: int) -> str:
