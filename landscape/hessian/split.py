@@ -78,24 +78,27 @@ def curvature_split(
     ggn = CurvatureOperator(objective, "ggn", sample=sample)
     rest = Residual(hessian, ggn)
     variables: dict[str, object] = {}
-    with Progress(7, "split", unit="step", quiet=quiet) as bar:
-        for prefix, which in (("", "LA"), ("lowest_", "SA")):
-            pairs = eigenpairs(hessian, top, which=which, tolerance=tolerance, seed=seed)  # type: ignore[arg-type]
-            part = (pairs.vectors * ggn(pairs.vectors)).sum(0, dtype=torch.float64).cpu().numpy()
+    with Progress(6, "split", unit="step", quiet=quiet) as bar:
+        # One search space for both ends.
+        pairs = eigenpairs(hessian, 2 * top, which="BE", tolerance=tolerance, seed=seed)
+        part = (pairs.vectors * ggn(pairs.vectors)).sum(0, dtype=torch.float64).cpu().numpy()
+        count = min(top, len(pairs.values))
+        ends = {"": slice(0, count), "lowest_": slice(-1, -count - 1, -1)}
+        for prefix, end in ends.items():
             variables |= {
-                f"{prefix}eigenvalue": ("rank", pairs.values),
-                f"{prefix}residual": ("rank", pairs.residuals),
-                f"{prefix}ggn_part": ("rank", part),
-                f"{prefix}residual_part": ("rank", pairs.values - part),
+                f"{prefix}eigenvalue": ("rank", pairs.values[end]),
+                f"{prefix}residual": ("rank", pairs.residuals[end]),
+                f"{prefix}ggn_part": ("rank", part[end]),
+                f"{prefix}residual_part": ("rank", (pairs.values - part)[end]),
             }
-            bar.update()
+        bar.update()
         own = eigenpairs(ggn, top, tolerance=tolerance, seed=seed)
         variables |= {"ggn_eigenvalue": ("rank", own.values), "ggn_residual": ("rank", own.residuals)}
         bar.update()
-        ends = eigenpairs(rest, 2, which="BE", tolerance=tolerance, seed=seed)
+        extremes = eigenpairs(rest, 2, which="BE", tolerance=tolerance, seed=seed)
         for place, name in enumerate(("largest", "smallest")):
-            variables[f"residual_{name}"] = ((), float(ends.values[place]))
-            variables[f"residual_{name}_bound"] = ((), float(ends.residuals[place]))
+            variables[f"residual_{name}"] = ((), float(extremes.values[place]))
+            variables[f"residual_{name}_bound"] = ((), float(extremes.residuals[place]))
         bar.update()
         for name, operator in (("hessian", hessian), ("ggn", ggn), ("residual", rest)):
             estimate = trace(operator, products=trace_products, seed=seed)
@@ -103,7 +106,7 @@ def curvature_split(
             bar.update()
     return xarray.Dataset(
         variables,
-        {"rank": np.arange(1, len(pairs.values) + 1)},
+        {"rank": np.arange(1, count + 1)},
         attrs={
             "operator": "hessian",
             "products": hessian.products + ggn.products,
