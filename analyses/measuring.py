@@ -67,7 +67,7 @@ class Scale:
 SCALES: dict[str, Scale] = {
     # Three networks of three seeds in minutes; the error bars say what the small samples cost.
     "digits": Scale(128, 8, 2, 128, 7, 160, 8, 360, 20, 2, 120, 4),
-    "cifar100-small": Scale(256, 24, 2, 128, 9, 256, 8, 2000, 20, 4, 256, 4),
+    "cifar100-small": Scale(256, 96, 2, 128, 21, 256, 8, 2000, 20, 4, 256, 4),
     "paper": Scale(2000, 200, 5, 2000, 21, 1000, 50, 10_000, 50, 10, 2000, 10, span=1.0),
 }
 

@@ -15,7 +15,7 @@ from landscape.eigen import dense, spectral_density
 from landscape.errors import LandscapeError
 from landscape.hessian import replay
 from landscape.hessian.replay import Replayed
-from landscape.objective import Objective
+from landscape.objective import CurvatureOperator, Objective
 from landscape.progress import Progress
 from landscape.randomness import generator
 
@@ -104,6 +104,31 @@ def test_a_spectrum_whose_products_are_kept_is_the_same(tmp_path: Path) -> None:
     for name in ("eigenvalue", "trace", "node"):
         assert np.array_equal(plain[name].values, kept[name].values)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("every_product_is_kept")
+def test_a_killed_spectrum_tells_the_products_and_seconds_of_all_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = Objective(small_net(), small_images())
+    whole = hessian.spectrum(function, top=2, probes=1, steps=5)
+    path = tmp_path / "products"
+    slow = CurvatureOperator.__call__
+
+    def broken(operator: CurvatureOperator, vectors: Tensor) -> Tensor:
+        if operator.products >= 10:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+        return slow(operator, vectors)
+
+    monkeypatch.setattr(CurvatureOperator, "__call__", broken)
+    with pytest.raises(KeyboardInterrupt):
+        hessian.spectrum(function, top=2, probes=1, steps=5, keep_products=path)
+    monkeypatch.setattr(CurvatureOperator, "__call__", slow)
+    found = hessian.spectrum(function, top=2, probes=1, steps=5, keep_products=path)
+    assert found.attrs["products"] == whole.attrs["products"]
+    assert found.attrs["seconds_before"] >= 10 * 0.05
+    assert np.array_equal(found["node"].values, whole["node"].values)
 
 
 def test_what_an_earlier_run_has_finished_says_nothing_of_the_time_left(

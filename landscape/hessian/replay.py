@@ -5,6 +5,7 @@ import time
 import zlib
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,18 @@ from landscape.errors import LandscapeError
 
 # Seconds. Cheaper products are taken again sooner than a person notices, and would only fill the disk.
 WORTH_KEEPING = 1.0
-_RECORD = struct.Struct("<QIIQ")  # number of the product, CRC-32 of the vectors, CRC-32 of the product, its bytes
+# Number of the product, CRC-32 of the vectors, CRC-32 of the product, its bytes, the seconds that it took.
+_RECORD = struct.Struct("<QIIQd")
+
+
+class _Place(NamedTuple):
+    """Where a product lies in the file: checksums of its vectors and of itself, offset, bytes; what it took."""
+
+    vectors: int
+    product: int
+    offset: int
+    length: int
+    seconds: float
 
 
 class Replayed:
@@ -37,7 +49,9 @@ class Replayed:
     Attributes
     ----------
     replayed
-        Number of calls that were answered from the file.
+        Number of products with a single vector that came from the file.
+    replayed_seconds
+        What they took when they were computed.
 
     Raises
     ------
@@ -50,6 +64,7 @@ class Replayed:
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
         self.path = path
         self.replayed = 0
+        self.replayed_seconds = 0.0
         self._calls = 0
         distributed.barrier()
         self._places, end = self._whole_records()
@@ -87,17 +102,19 @@ class Replayed:
             having = torch.tensor(float(known is not None), device=self.device)
             known = known if float(distributed.all_reduce(having)) == distributed.world_size() else None
         if known is not None:
-            self.replayed += 1
+            self.replayed += vectors[0].numel()
+            self.replayed_seconds += self._places[number].seconds
             return known
         started = time.perf_counter()
         product = self.operator(vectors)
-        if distributed.is_main() and time.perf_counter() - started >= WORTH_KEEPING:
-            self._write(number, checksum, product)
+        seconds = time.perf_counter() - started
+        if distributed.is_main() and seconds >= WORTH_KEEPING:
+            self._write(number, checksum, product, seconds)
         return product
 
-    def _whole_records(self) -> tuple[dict[int, tuple[int, int, int, int]], int]:
-        """Where each product lies (vectors' checksum, product's checksum, offset, bytes), and the end of the last."""
-        places: dict[int, tuple[int, int, int, int]] = {}
+    def _whole_records(self) -> tuple[dict[int, "_Place"], int]:
+        """Where each product lies, and the end of the last."""
+        places: dict[int, _Place] = {}
         end = 0
         if not self.path.is_file():
             return places, end
@@ -105,29 +122,29 @@ class Replayed:
         with self.path.open("rb") as file:
             while end + _RECORD.size <= size:
                 file.seek(end)
-                number, vectors, product, length = _RECORD.unpack(file.read(_RECORD.size))
+                number, vectors, product, length, seconds = _RECORD.unpack(file.read(_RECORD.size))
                 if end + _RECORD.size + length > size:
                     break
-                places[number] = (vectors, product, end + _RECORD.size, length)
+                places[number] = _Place(vectors, product, end + _RECORD.size, length, seconds)
                 end += _RECORD.size + length
         return places, end
 
     def _read(self, number: int, checksum: int, like: Tensor) -> Tensor | None:
-        vectors, product, offset, length = self._places.get(number, (None, 0, 0, 0))
-        if vectors != checksum or length != like.numel() * like.element_size():
+        place = self._places.get(number)
+        if place is None or place.vectors != checksum or place.length != like.numel() * like.element_size():
             return None
-        self._file.seek(offset)
-        content = self._file.read(length)
-        if zlib.crc32(content) != product:
+        self._file.seek(place.offset)
+        content = self._file.read(place.length)
+        if zlib.crc32(content) != place.product:
             return None
         array = np.frombuffer(content, dtype=np.float64 if self.dtype == torch.float64 else np.float32)
         return torch.from_numpy(array.reshape(like.shape).copy()).to(self.device)
 
-    def _write(self, number: int, checksum: int, product: Tensor) -> None:
+    def _write(self, number: int, checksum: int, product: Tensor, seconds: float) -> None:
         content = product.detach().cpu().contiguous().numpy().tobytes()
         try:
             self._file.seek(0, 2)
-            self._file.write(_RECORD.pack(number, checksum, zlib.crc32(content), len(content)) + content)
+            self._file.write(_RECORD.pack(number, checksum, zlib.crc32(content), len(content), seconds) + content)
             self._file.flush()
         except OSError as error:
             raise LandscapeError(f"cannot write {self.path}: {error.strerror}; free some space") from None

@@ -153,8 +153,7 @@ def spectrum(
                 "node_residual": (("probe", "quadrature_node"), density.residuals),
             }
             attributes = {"density_points": density.points}
-    plan = curvature.plan
-    return xarray.Dataset(
+    found = xarray.Dataset(
         variables,
         coordinates,
         attrs=attributes
@@ -165,9 +164,13 @@ def spectrum(
             "parameters": objective.size,
             "images": objective.images,
             "left_out": len(objective.left_out),
-            "plan": str(plan),
+            "plan": str(curvature.plan),
         },
     )
+    if isinstance(source, Replayed):
+        found.attrs["products"] += source.replayed
+        found.attrs["seconds_before"] = source.replayed_seconds
+    return found
 
 
 def show_on(bar: Progress, source: Operator | None = None) -> Callable[[int, np.ndarray, np.ndarray, int | None], None]:
