@@ -3,7 +3,7 @@ import pytest
 import torch
 from eigen_problems import digits_hessian, hessian_like, with_spectrum
 
-from landscape.eigen import dense, frobenius, moments, trace
+from landscape.eigen import dense, eigenpairs, frobenius, moments, trace
 from landscape.errors import LandscapeError
 
 METHODS = ["krylov", "xtrace", "hutch++", "hutchinson"]
@@ -26,6 +26,34 @@ def test_thirty_products_give_one_percent() -> None:
     operator = dense(with_spectrum(spectrum))
     errors = [abs(trace(operator, products=30, seed=seed).value / spectrum.sum() - 1) for seed in range(40)]
     assert np.median(errors) <= 0.0125
+
+
+def test_the_search_space_of_the_top_eigenvalues_sharpens_the_trace() -> None:
+    hessian = digits_hessian()
+    operator = dense(hessian)
+    truth, norm = float(hessian.trace()), float(hessian.norm())
+    alone, after, norms = [], [], []
+    for seed in range(40):
+        space = eigenpairs(operator, 5, seed=seed, keep_space=True).space
+        found = moments(operator, products=30, seed=seed, space=space)
+        assert found.trace.products == 30
+        after.append((found.trace.value - truth, found.trace.stderr))
+        norms.append(abs(found.frobenius.value / norm - 1))
+        alone.append(trace(operator, products=30, seed=seed).value - truth)
+    assert np.median(np.abs([off for off, _ in after])) < 0.75 * np.median(np.abs(alone))
+    assert np.mean([abs(off) <= 1.96 * stderr for off, stderr in after]) >= 0.85
+    assert max(norms) < 0.02
+
+
+def test_a_space_that_is_everything_leaves_nothing_to_estimate() -> None:
+    matrix = with_spectrum(np.r_[np.arange(1.0, 9.0), np.zeros(42)])
+    space = eigenpairs(dense(matrix), 50, keep_space=True).space
+    found = moments(dense(matrix), products=30, space=space)
+    assert found.trace.value == pytest.approx(36)
+    assert found.frobenius.value == pytest.approx(float(matrix.norm()))
+    assert found.trace.stderr == 0
+    with pytest.raises(LandscapeError, match="the space is of dimension 50, the operator of 100"):
+        trace(dense(with_spectrum(hessian_like(100))), space=space)
 
 
 def test_krylov_beats_its_peers_on_a_real_hessian() -> None:

@@ -54,6 +54,8 @@ class Eigenpairs:
     smallest, smallest_residual
         The smallest Ritz value, never below the smallest eigenvalue but for rounding, and its residual; as sharp as
         was asked for.
+    space
+        The search space, if it was asked for: `landscape.eigen.trace` goes on from it.
     """
 
     values: np.ndarray
@@ -65,6 +67,7 @@ class Eigenpairs:
     missed_probability: float
     smallest: float
     smallest_residual: float
+    space: SearchSpace | None = field(default=None, repr=False)
 
 
 def _sought(ritz: Ritz, chosen: np.ndarray, tolerance: float, smallest: float | None) -> tuple[np.ndarray, np.ndarray]:
@@ -179,6 +182,7 @@ def eigenpairs(
     basis_limit: int | None = None,
     deflate: Eigenpairs | None = None,
     smallest: float | None = None,
+    keep_space: bool = False,
     confidence: float = 0.95,
     callback: Callable[[int, np.ndarray, np.ndarray, int | None], None] | None = None,
 ) -> Eigenpairs:
@@ -209,6 +213,8 @@ def eigenpairs(
     smallest
         Wanted relative error of the smallest eigenvalue too, whatever `which` says: the same search space serves both
         ends, so this costs far less than a search of its own. None waits for nothing.
+    keep_space
+        Return the search space too; it holds its memory.
     confidence
         Wanted certainty that no copy of a multiple eigenvalue was missed. At most a third as many products as the pairs
         themselves took (and at least 4) are spent on it; what was reached is in `missed_probability`. 0 spends none.
@@ -364,4 +370,5 @@ def eigenpairs(
         missed_probability=missed,
         smallest=float(ritz.values[0]),
         smallest_residual=float(ritz.residuals[0]),
+        space=space if keep_space else None,
     )

@@ -165,6 +165,7 @@ def moments(
     tolerance: float | None = None,
     of: Literal["trace", "frobenius"] = "trace",
     seed: int = 0,
+    space: SearchSpace | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> Moments:
     """Trace tr A and squared Frobenius norm ||A||_F^2 = tr A^2 from the same products.
@@ -191,6 +192,9 @@ def moments(
         What the tolerance is about.
     seed
         Of the probes.
+    space
+        A search space of the same operator (:attr:`landscape.eigen.Eigenpairs.space`) that "krylov" takes instead of
+        its own: all products then go to probes in its complement.
     callback
         Called after every product with their number.
 
@@ -219,7 +223,8 @@ def moments(
         raise LandscapeError(f"trace: {products} products are too few for {method}; allow {least[method]} or more")
 
     if method == "krylov":
-        return _by_krylov(counted, products, tolerance, of, seed)
+        space = space or _krylov_space(counted, products // 2 if tolerance is None else min(products // 2, 20), seed)
+        return _beyond(space, counted, products, tolerance, of, seed)
     if method == "xtrace":
         return _by_xtrace(counted, products // 2, tolerance, of, seed)
     sketch = _Sketch(counted, seed, products // 3 if method == "hutch++" else 0)
@@ -265,23 +270,34 @@ def _by_xtrace(counted: Products, probes: int, tolerance: float | None, of: str,
         look = min(probes, look + max(1, look // 5))
 
 
-def _by_krylov(counted: Products, products: int, tolerance: float | None, of: str, seed: int) -> Moments:
-    """Exact on a Krylov space, Hutchinson on its complement, half of the products each.
+def _krylov_space(counted: Products, dimension: int, seed: int) -> SearchSpace:
+    """A Krylov space of a random vector.
 
-    A Krylov space costs one product a dimension where a sketch costs two, and leans to both ends of the spectrum, where
-    the variance comes from. With a tolerance, half of what the smallest useful number of probes (10) leaves is enough.
+    It costs one product a dimension where a sketch costs two, and leans to both ends of the spectrum, where the
+    variance comes from. Half of the products make it; with a tolerance, half of what the smallest useful number of
+    probes (10) leaves is enough.
     """
-    operator = counted.operator
-    dimension = products // 2 if tolerance is None else min(products // 2, 20)
     space = SearchSpace(counted, dimension + 1, None)
     for restart in range(dimension):
         if space.pending == 0:
-            space.add(random_direction(operator, seed, "trace", "start", restart))
+            space.add(random_direction(counted.operator, seed, "trace", "start", restart))
         space.step()
+    return space
+
+
+def _beyond(
+    space: SearchSpace, counted: Products, products: int, tolerance: float | None, of: str, seed: int
+) -> Moments:
+    """Exact on a search space, Hutchinson on its complement."""
+    size = counted.operator.size
+    if space.rows.shape[1] != size:
+        raise LandscapeError(f"trace: the space is of dimension {space.rows.shape[1]}, the operator of {size}")
     block = space.projected[space.block, space.block]
     outside = space.projected[space.block.stop : space.used, space.block]
     # ||A||_F^2 of [[T, B'], [B, C]]: what is left for the probes is C alone.
     known = (float(np.trace(block)), float((block**2).sum() + 2 * (outside**2).sum()))
+    if space.processed == size:
+        return Moments(Estimate(known[0], 0.0, size, counted.count), Estimate(known[1], 0.0, size, counted.count))
     return _by_probes(counted, space.rows[space.block], known, products, tolerance, of, seed, complement_only=True)
 
 
@@ -340,11 +356,20 @@ def trace(
     products: int = 30,
     tolerance: float | None = None,
     seed: int = 0,
+    space: SearchSpace | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> Estimate:
     """Tr A with its standard error; arguments as in `moments`."""
-    arguments = {"method": method, "products": products, "tolerance": tolerance, "seed": seed, "callback": callback}
-    return moments(operator, of="trace", **arguments).trace  # type: ignore[arg-type]
+    return moments(
+        operator,
+        of="trace",
+        method=method,
+        products=products,
+        tolerance=tolerance,
+        seed=seed,
+        space=space,
+        callback=callback,
+    ).trace
 
 
 def frobenius(
@@ -354,8 +379,17 @@ def frobenius(
     products: int = 30,
     tolerance: float | None = None,
     seed: int = 0,
+    space: SearchSpace | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> Estimate:
     """||A||_F = (sum of squared eigenvalues)^(1/2) with its standard error; arguments as in `moments`."""
-    arguments = {"method": method, "products": products, "tolerance": tolerance, "seed": seed, "callback": callback}
-    return moments(operator, of="frobenius", **arguments).frobenius  # type: ignore[arg-type]
+    return moments(
+        operator,
+        of="frobenius",
+        method=method,
+        products=products,
+        tolerance=tolerance,
+        seed=seed,
+        space=space,
+        callback=callback,
+    ).frobenius

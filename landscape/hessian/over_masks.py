@@ -106,8 +106,8 @@ def mask_spectra(
     with Progress(masks + 1, "masks", unit="mask", quiet=quiet) as bar:
         for mask in range(masks):
             own = CurvatureOperator(objective, operator, sample=mask)
-            pairs = eigenpairs(own, top, tolerance=tolerance, seed=seed)
-            estimate = trace(own, products=trace_products, seed=seed)
+            pairs = eigenpairs(own, top, tolerance=tolerance, seed=seed, keep_space=True)
+            estimate = trace(own, products=trace_products, seed=seed, space=pairs.space)
             found.append((pairs.values, pairs.residuals))
             traces.append(estimate.value)
             parts[mask].products += own.products

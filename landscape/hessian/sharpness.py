@@ -122,8 +122,8 @@ def scale_free_spectrum(
     curvature = CurvatureOperator(objective, operator, sample=sample)
     scaled = ScaledOperator(curvature, scale)
     with Progress(None, "scale-free eigenvalues", unit="product", quiet=quiet) as bar:
-        pairs = eigenpairs(scaled, top, tolerance=tolerance, seed=seed, callback=show_on(bar))
-        estimate = trace(scaled, products=trace_products, seed=seed)
+        pairs = eigenpairs(scaled, top, tolerance=tolerance, seed=seed, keep_space=True, callback=show_on(bar))
+        estimate = trace(scaled, products=trace_products, seed=seed, space=pairs.space)
     return xarray.Dataset(
         {
             "scale_free_eigenvalue": ("rank", pairs.values),

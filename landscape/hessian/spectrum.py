@@ -1,5 +1,6 @@
 """The spectrum of one network's curvature: top eigenvalues, trace and density, each with its error."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -61,7 +62,8 @@ def spectrum(
         Wanted relative error of the eigenvalues. The default, 1e-4, is what float32 products allow, and far below what
         the choice of images costs.
     trace_products
-        Products spent on the trace. 30 give about 1 % on spectra with a few large outliers.
+        Products spent on the trace. 30 give about 1 % on spectra with a few large outliers, and less where the search
+        space of the top eigenvalues is there to start from.
     probes, steps
         Random vectors and Lanczos steps each of the density. 3 x 40 show its shape and a band in minutes on a laptop;
         its outliers are exact in any case, since the top eigenpairs are taken out.
@@ -111,6 +113,7 @@ def spectrum(
                     which=which,
                     tolerance=tolerance,
                     smallest=max(tolerance, _SMALLEST) if "top" in only else None,
+                    keep_space="trace" in only,
                     seed=seed,
                     callback=show_on(bar, source),
                 )
@@ -131,7 +134,14 @@ def spectrum(
             }
         if "trace" in only:
             with Progress(trace_products, "trace", unit="product", quiet=quiet) as bar:
-                estimate = trace(source, products=trace_products, seed=seed, callback=_count_on(bar, source))
+                estimate = trace(
+                    source,
+                    products=trace_products,
+                    seed=seed,
+                    space=None if pairs is None else pairs.space,
+                    callback=_count_on(bar, source),
+                )
+            pairs = None if pairs is None else dataclasses.replace(pairs, space=None)  # its memory
             variables |= {
                 "trace": ((), estimate.value),
                 "trace_stderr": ((), estimate.stderr),

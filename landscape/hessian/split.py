@@ -80,7 +80,7 @@ def curvature_split(
     variables: dict[str, object] = {}
     with Progress(6, "split", unit="step", quiet=quiet) as bar:
         # One search space for both ends.
-        pairs = eigenpairs(hessian, 2 * top, which="BE", tolerance=tolerance, seed=seed)
+        pairs = eigenpairs(hessian, 2 * top, which="BE", tolerance=tolerance, seed=seed, keep_space=True)
         part = (pairs.vectors * ggn(pairs.vectors)).sum(0, dtype=torch.float64).cpu().numpy()
         count = min(top, len(pairs.values))
         ends = {"": slice(0, count), "lowest_": slice(-1, -count - 1, -1)}
@@ -92,16 +92,16 @@ def curvature_split(
                 f"{prefix}residual_part": ("rank", (pairs.values - part)[end]),
             }
         bar.update()
-        own = eigenpairs(ggn, top, tolerance=tolerance, seed=seed)
+        own = eigenpairs(ggn, top, tolerance=tolerance, seed=seed, keep_space=True)
         variables |= {"ggn_eigenvalue": ("rank", own.values), "ggn_residual": ("rank", own.residuals)}
         bar.update()
-        extremes = eigenpairs(rest, 2, which="BE", tolerance=tolerance, seed=seed)
+        extremes = eigenpairs(rest, 2, which="BE", tolerance=tolerance, seed=seed, keep_space=True)
         for place, name in enumerate(("largest", "smallest")):
             variables[f"residual_{name}"] = ((), float(extremes.values[place]))
             variables[f"residual_{name}_bound"] = ((), float(extremes.residuals[place]))
         bar.update()
-        for name, operator in (("hessian", hessian), ("ggn", ggn), ("residual", rest)):
-            estimate = trace(operator, products=trace_products, seed=seed)
+        for name, operator, found in (("hessian", hessian, pairs), ("ggn", ggn, own), ("residual", rest, extremes)):
+            estimate = trace(operator, products=trace_products, seed=seed, space=found.space)
             variables |= {f"{name}_trace": ((), estimate.value), f"{name}_trace_stderr": ((), estimate.stderr)}
             bar.update()
     return xarray.Dataset(
