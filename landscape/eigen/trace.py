@@ -193,8 +193,8 @@ def moments(
     seed
         Of the probes.
     space
-        A search space of the same operator (:attr:`landscape.eigen.Eigenpairs.space`) that "krylov" takes instead of
-        its own: all products then go to probes in its complement.
+        A search space of the same operator (:attr:`landscape.eigen.Eigenpairs.space`) that "krylov" goes on from: the
+        products saved go to probes in its complement.
     callback
         Called after every product with their number.
 
@@ -223,7 +223,8 @@ def moments(
         raise LandscapeError(f"trace: {products} products are too few for {method}; allow {least[method]} or more")
 
     if method == "krylov":
-        space = space or _krylov_space(counted, products // 2 if tolerance is None else min(products // 2, 20), seed)
+        dimension = products // 2 if tolerance is None else min(products // 2, 20)
+        space = _krylov_space(counted, dimension, seed, space)
         return _beyond(space, counted, products, tolerance, of, seed)
     if method == "xtrace":
         return _by_xtrace(counted, products // 2, tolerance, of, seed)
@@ -270,17 +271,23 @@ def _by_xtrace(counted: Products, probes: int, tolerance: float | None, of: str,
         look = min(probes, look + max(1, look // 5))
 
 
-def _krylov_space(counted: Products, dimension: int, seed: int) -> SearchSpace:
-    """A Krylov space of a random vector.
+def _krylov_space(counted: Products, dimension: int, seed: int, space: SearchSpace | None) -> SearchSpace:
+    """A Krylov space of a random vector, or the one that is there, grown to this dimension.
 
     It costs one product a dimension where a sketch costs two, and leans to both ends of the spectrum, where the
     variance comes from. Half of the products make it; with a tolerance, half of what the smallest useful number of
     probes (10) leaves is enough.
     """
-    space = SearchSpace(counted, dimension + 1, None)
-    for restart in range(dimension):
+    if space is None:
+        space = SearchSpace(counted, dimension + 1, None)
+    elif space.rows.shape[1] != counted.operator.size:
+        raise LandscapeError(
+            f"trace: the space is of dimension {space.rows.shape[1]}, the operator of {counted.operator.size}"
+        )
+    space.products = counted
+    while space.processed < dimension and space.used < space.capacity:
         if space.pending == 0:
-            space.add(random_direction(counted.operator, seed, "trace", "start", restart))
+            space.add(random_direction(counted.operator, seed, "trace", "start", space.processed))
         space.step()
     return space
 
@@ -290,8 +297,6 @@ def _beyond(
 ) -> Moments:
     """Exact on a search space, Hutchinson on its complement."""
     size = counted.operator.size
-    if space.rows.shape[1] != size:
-        raise LandscapeError(f"trace: the space is of dimension {space.rows.shape[1]}, the operator of {size}")
     block = space.projected[space.block, space.block]
     outside = space.projected[space.block.stop : space.used, space.block]
     # ||A||_F^2 of [[T, B'], [B, C]]: what is left for the probes is C alone.

@@ -87,8 +87,8 @@ def block_spectra(
         for name, members in blocks.items():
             part = CurvatureOperator(objective.restricted(members), operator, sample=sample)
             own_seed = derived_seed(seed, "block", name)
-            largest = eigenpairs(part, 1, tolerance=tolerance, seed=own_seed)
-            estimate = trace(part, products=trace_products, seed=own_seed)
+            largest = eigenpairs(part, 1, tolerance=tolerance, seed=own_seed, keep_space=True)
+            estimate = trace(part, products=trace_products, seed=own_seed, space=largest.space)
             for key, value in zip(
                 rows, (largest.values[0], largest.residuals[0], estimate.value, estimate.stderr), strict=True
             ):
