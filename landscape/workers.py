@@ -28,6 +28,7 @@ def each(
     device: torch.device,
     *,
     at_once: int | None = None,
+    one_core: bool = False,
 ) -> Iterator[Result]:
     """`function` of every item, in their order; on a CPU as many at a time as there are cores, one core each.
 
@@ -42,9 +43,14 @@ def each(
         Where `function` computes; anything but a CPU gets one item at a time.
     at_once
         Items at a time, at most (for their memory); torch's number of threads unless given.
+    one_core
+        Those that do not fill the cores get one core each, too: an item's bits then do not depend on how many there
+        are beside it.
     """
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    together = len(items) - len(items) % threads if threads > 1 and (at_once is None or at_once >= threads) else 0
+    together = 0
+    if threads > 1 and (at_once is None or at_once >= threads):
+        together = len(items) if one_core else len(items) - len(items) % threads
     if together:
         yield from _shared_out(function, items[:together], threads)
     for item in items[together:]:

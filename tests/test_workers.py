@@ -33,6 +33,11 @@ def test_results_come_in_order_and_one_core_each() -> None:
     assert threading.get_ident() not in {thread for _, _, thread in threads[:6]}
 
 
+def test_with_one_core_each_the_odd_one_out_gets_no_more() -> None:
+    found = list(each(lambda item: (item, torch.get_num_threads()), range(3), CPU, one_core=True))
+    assert found == [(0, 1), (1, 1), (2, 1)]
+
+
 def test_the_callers_threads_stay_as_they_are() -> None:
     list(each(lambda item: item, range(4), CPU))
     found: list[int] = []

@@ -27,6 +27,9 @@ Which = Literal["LA", "SA", "LM", "BE"]
 
 # Eigenvalues below this share of the largest one are resolved relative to it: a zero has no relative accuracy.
 _FLOOR = 1e-3
+# The same for the smallest one that comes with the others: it often lies at the edge of a bulk that is a hundredth of
+# the spectrum and as good as zero beside the largest, where a relative error would cost more than all else.
+_SMALLEST_FLOOR = 0.05
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,11 @@ def _sought(ritz: Ritz, chosen: np.ndarray, tolerance: float, smallest: float | 
 
     What cannot be had in this precision is not waited for.
     """
-    relative = np.full(len(ritz.values), tolerance)
+    goal = tolerance * np.maximum(np.abs(ritz.values), _FLOOR * ritz.scale)
     if smallest is not None and 0 not in chosen:
         chosen = np.append(chosen, 0)
-        relative[0] = smallest
-    return chosen, relative * np.maximum(np.abs(ritz.values), _FLOOR * ritz.scale) + 2 * ritz.rounding
+        goal[0] = smallest * max(abs(ritz.values[0]), _SMALLEST_FLOOR * ritz.scale)
+    return chosen, goal + 2 * ritz.rounding
 
 
 def _products_left(excess: Sequence[float]) -> int | None:
@@ -211,8 +214,9 @@ def eigenpairs(
     deflate
         Pairs already known: the search stays orthogonal to their vectors.
     smallest
-        Wanted relative error of the smallest eigenvalue too, whatever `which` says: the same search space serves both
-        ends, so this costs far less than a search of its own. None waits for nothing.
+        Wanted error of the smallest eigenvalue too, whatever `which` says, as a share of itself or of 5 % of the
+        largest in magnitude, whichever is more: the same search space serves both ends, so this costs far less than a
+        search of its own. None waits for nothing.
     keep_space
         Return the search space too; it holds its memory.
     confidence

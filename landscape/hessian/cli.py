@@ -130,9 +130,9 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     objective = command.objective(arguments, subject, sharded=True)
     operator = CurvatureOperator(objective, arguments.operator)
     # On spectra of trained classifiers Lanczos takes about three products a pair, the search for copies among them, and
-    # about 22 until the smallest eigenvalue stands.
+    # about 20 until the smallest eigenvalue stands.
     products = {
-        "top": max(22, 3 * arguments.top + 5),
+        "top": max(20, 3 * arguments.top + 5),
         "trace": arguments.trace_products,
         "density": arguments.probes * arguments.steps,
     }

@@ -8,14 +8,14 @@ import torch
 import xarray
 from matplotlib.figure import Figure
 
-from landscape import command, distributed, plotting
+from landscape import command, distributed, plotting, workers
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.hessian.over_masks import MeanOperator
 from landscape.journal import Journal
 from landscape.objective import CurvatureOperator, Objective
-from landscape.objective.operators import Kind
+from landscape.objective.operators import Kind, attention_for_all_threads
 from landscape.progress import Progress
 from landscape.randomness import derived_seed, generator, numpy_generator
 
@@ -121,32 +121,40 @@ def mini_batch_spectra(
             found[place], products[place] = journal[_key(place)]["pairs"], journal[_key(place)]["products"][0]
     left = sorted(set(range(batches)) - set(known))
     quiet = quiet or not distributed.is_main()
-    with Progress(batches, "mini-batches", unit="batch", quiet=quiet, done=len(known)) as bar:
-        for place in distributed.share(left):
-            first = place * per_batch
-            parts = [
-                CurvatureOperator(
-                    objective, operator, first=first, last=first + per_batch, sample=mask, micro_batch=per_batch
-                )
-                for mask in range(masks)
-            ]
-            curvature = parts[0] if masks == 1 else MeanOperator(parts)
-            # No search for further copies of an eigenvalue: exact copies among the largest need equal images.
-            pairs = eigenpairs(
-                curvature,
-                top,
-                which="LM",
-                tolerance=tolerance,
-                seed=derived_seed(seed, "mini-batch", place),
-                confidence=0,
+
+    def of(place: int) -> tuple[np.ndarray, int]:
+        first = place * per_batch
+        parts = [
+            CurvatureOperator(
+                objective, operator, first=first, last=first + per_batch, sample=mask, micro_batch=per_batch
             )
-            order = np.argsort(-pairs.values)
-            found[place] = np.nan
-            found[place, :, : len(order)] = np.stack([getattr(pairs, name)[order] for name in _COLUMNS])
-            products[place] = pairs.products
+            for mask in range(masks)
+        ]
+        # No search for further copies of an eigenvalue: exact copies among the largest need equal images.
+        pairs = eigenpairs(
+            parts[0] if masks == 1 else MeanOperator(parts),
+            top,
+            which="LM",
+            tolerance=tolerance,
+            seed=derived_seed(seed, "mini-batch", place),
+            confidence=0,
+        )
+        order = np.argsort(-pairs.values)
+        columns = np.full((len(_COLUMNS), top), np.nan)
+        columns[:, : len(order)] = np.stack([getattr(pairs, name)[order] for name in _COLUMNS])
+        return columns, pairs.products
+
+    mine = distributed.share(left)
+    with (
+        Progress(batches, "mini-batches", unit="batch", quiet=quiet, done=len(known)) as bar,
+        attention_for_all_threads(),
+    ):
+        # Too small to keep several cores busy: a core each.
+        for place, (columns, taken) in zip(mine, workers.each(of, mine, objective.device, one_core=True), strict=True):
+            found[place], products[place] = columns, taken
             if journal is not None:
                 journal.write(_key(place), {"pairs": found[place], "products": products[place : place + 1]})
-            bar.update(min(distributed.world_size(), batches - bar.done), largest=f"{pairs.values.max():.4g}")
+            bar.update(min(distributed.world_size(), batches - bar.done), largest=f"{np.nanmax(columns[0]):.4g}")
     if distributed.world_size() > 1:
         for array in (found, products):
             array[...] = distributed.all_reduce(torch.from_numpy(array).to(objective.device)).cpu().numpy()

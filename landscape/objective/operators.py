@@ -157,7 +157,7 @@ class CurvatureOperator:
         """Build the graphs that the budget allows, the first time."""
         self._measure()
         if len(self._kept) < self._allowed:
-            with _attention_for_all_threads():
+            with attention_for_all_threads():
                 self._kept = list(workers.each(self._graph, range(self._allowed), self.device))
 
     def __call__(self, vectors: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class CurvatureOperator:
         # Graphs that are built anew stand beside the kept ones for a moment: as many at a time as might be kept.
         all_kept = len(self._kept) == len(self._ranges)
         at_once = None if all_kept else self._budget() // max(self._bytes_each or 0, 1)
-        with _attention_for_all_threads():
+        with attention_for_all_threads():
             # Which micro-batches share the cores does not depend on which are kept: nor do the bits, on free memory.
             products = workers.each(one, range(len(self._ranges)), self.device, at_once=at_once)
             yield from zip(self._ranges, products, strict=True)
@@ -227,7 +227,7 @@ class CurvatureOperator:
         self._ranges = self.objective.micro_batches(first, last, size=self._micro_batch)
 
 
-def _attention_for_all_threads() -> AbstractContextManager[None]:
+def attention_for_all_threads() -> AbstractContextManager[None]:
     """Attention takes its math kernel: a setting of all threads, that none may put back while others need it."""
     return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
 
