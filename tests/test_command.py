@@ -94,6 +94,13 @@ def test_two_checkpoints_stand_side_by_side_in_a_table_and_a_picture(
     assert (folder / "both.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_without_the_density_the_picture_is_of_eigenvalues_by_rank(folder: Path) -> None:
+    assert hessian("net.pth.tar", "--plot", "top.svg", "--only", "top") == 0
+    drawn = (folder / "top.svg").read_text()
+    assert "bars: 95 % for the choice of images" in drawn
+    assert "spectral density" not in drawn
+
+
 def test_the_plan_costs_a_product_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         command.run("landscape.hessian.cli", ["net.pth.tar", "--model", NETWORK, "--data", "images.npz", "--plan"]) == 0
@@ -168,6 +175,7 @@ def unwritable(folder: Path) -> None:
         (None, ["--device", "cuda"], "cuda"),
         (None, ["--device", "nonsense"], "nonsense"),
         (None, ["--plot", "picture.jpeg"], ".pdf"),
+        (None, ["--plot", "trace.pdf", "--only", "trace"], "a trace alone has no picture"),
         (None, ["--top", "0"], "--top"),
         (None, ["--nonsense"], "--nonsense"),
         (unwritable, [], "results"),

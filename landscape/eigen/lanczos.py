@@ -29,7 +29,7 @@ Which = Literal["LA", "SA", "LM", "BE"]
 _FLOOR = 1e-3
 # The same for the smallest one that comes with the others: it often lies at the edge of a bulk that is a hundredth of
 # the spectrum and as good as zero beside the largest, where a relative error would cost more than all else.
-_SMALLEST_FLOOR = 0.05
+_SMALLEST_FLOOR = 0.03
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,21 @@ class Eigenpairs:
     space: SearchSpace | None = field(default=None, repr=False)
 
 
-def _sought(ritz: Ritz, chosen: np.ndarray, tolerance: float, smallest: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the Ritz values that are waited for, and the error at which each Ritz value has converged.
+def _sought(
+    ritz: Ritz, chosen: np.ndarray, tolerance: float, smallest: float | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the Ritz values that are waited for; the error of every Ritz value, and at which it has converged.
 
     What cannot be had in this precision is not waited for.
     """
+    error = ritz.errors.copy()
     goal = tolerance * np.maximum(np.abs(ritz.values), _FLOOR * ritz.scale)
     if smallest is not None and 0 not in chosen:
         chosen = np.append(chosen, 0)
+        # The sharper estimate takes the space to have seen the rest of the spectrum: not so at the edge of a bulk.
+        error[0] = ritz.residuals[0]
         goal[0] = smallest * max(abs(ritz.values[0]), _SMALLEST_FLOOR * ritz.scale)
-    return chosen, goal + 2 * ritz.rounding
+    return chosen, error, goal + 2 * ritz.rounding
 
 
 def _products_left(excess: Sequence[float]) -> int | None:
@@ -214,7 +219,7 @@ def eigenpairs(
     deflate
         Pairs already known: the search stays orthogonal to their vectors.
     smallest
-        Wanted error of the smallest eigenvalue too, whatever `which` says, as a share of itself or of 5 % of the
+        Wanted residual of the smallest eigenvalue too, whatever `which` says, as a share of itself or of 3 % of the
         largest in magnitude, whichever is more: the same search space serves both ends, so this costs far less than a
         search of its own. None waits for nothing.
     keep_space
@@ -298,12 +303,12 @@ def eigenpairs(
                 space.swap(space.pending - 2, space.pending - 1)  # the check's row stays last
         ritz = space.ritz()
         chosen = _wanted(ritz.values, count, which)
-        sought, goal = _sought(ritz, chosen, tolerance, smallest)
-        converged = ritz.errors <= goal
+        sought, error, goal = _sought(ritz, chosen, tolerance, smallest)
+        converged = error <= goal
         done = len(chosen) == count and bool(converged[sought].all())
         if callback is not None:
             if len(chosen) == count:
-                excess.append(math.log(max(1e-300, float((ritz.errors[sought] / goal[sought]).max()))))
+                excess.append(math.log(max(1e-300, float((error[sought] / goal[sought]).max()))))
             if check is None:
                 left = _products_left(excess)
                 if left is not None and confidence > 0:
@@ -337,8 +342,8 @@ def eigenpairs(
             space.restart(ritz, np.union1d(kept, sought))
             ritz = space.ritz()
             chosen = _wanted(ritz.values, count, which)
-            sought, goal = _sought(ritz, chosen, tolerance, smallest)
-            converged = ritz.errors <= goal
+            sought, error, goal = _sought(ritz, chosen, tolerance, smallest)
+            converged = error <= goal
             if check is not None:
                 check.spoilt = True  # its vectors are mixed into the kept ones
         if start_check:

@@ -12,7 +12,7 @@ from landscape import command, distributed
 from landscape.eigen import Eigenpairs
 from landscape.errors import LandscapeError
 from landscape.hessian import measurements
-from landscape.hessian.picture import draw
+from landscape.hessian.picture import NO_PICTURE, draw
 from landscape.hessian.spectrum import PARTS, spectrum
 from landscape.objective import CurvatureOperator, Objective
 from landscape.result import require_same_protocol
@@ -49,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
     other = measurements.asked(arguments)
     if other is not None and arguments.save_vectors is not None:
         raise LandscapeError(f"--save-vectors saves what the plain spectrum finds: leave out {other.flag}")
+    if other is None and arguments.plot is not None and set(arguments.only or ()) == {"trace"}:
+        raise LandscapeError(NO_PICTURE)
     subjects = command.subjects(arguments)
     if other is not None:
         return measurements.run(arguments, subjects, other)

@@ -23,8 +23,7 @@ Part = Literal["top", "trace", "density"]
 PARTS: tuple[Part, ...] = ("top", "trace", "density")
 # Groups of images that the sampling error is read off; its own relative error is 1 / sqrt(2 (groups - 1)).
 _GROUPS = 16
-# Wanted error of the smallest eigenvalue, see `eigenpairs`. It lies at the edge of a dense bulk: 0.01 takes twice the
-# products.
+# Wanted residual of the smallest eigenvalue, see `eigenpairs`. At the edge of a bulk 0.01 takes twice the products.
 _SMALLEST = 0.1
 
 
@@ -86,7 +85,7 @@ def spectrum(
         ``eigenvalue`` (rank) with ``residual`` (the true eigenvalue lies within it), ``error`` (the sharper estimate
         that `tolerance` is compared with), ``converged`` and ``sampling_stderr`` (what the choice of images costs,
         with the finite-population correction: zero when all images were used); ``smallest_eigenvalue``, to 10 % or
-        0.5 % of the largest (ask for `which` ``SA`` or ``BE`` to have it as sharp as the others), with
+        0.3 % of the largest (ask for `which` ``SA`` or ``BE`` to have it as sharp as the others), with
         ``smallest_residual``; ``trace`` with
         ``trace_stderr`` and ``l2_trace``, the L2 term's part of it;
         ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node) of the density, total
