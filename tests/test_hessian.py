@@ -1,6 +1,9 @@
 """The spectrum instrument against the dense float64 Hessian and against two other libraries."""
 
+import gc
 import itertools
+import weakref
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -162,3 +165,28 @@ def test_a_vision_transformer_has_a_spectrum() -> None:
         objective.gradient(objective.point + step * vector) - objective.gradient(objective.point - step * vector)
     ) / (2 * step)
     assert float((difference - image[:, 0]).norm() / image[:, 0].norm()) < 1e-4
+
+
+class Seen(nn.Module):
+    """Tanh, whose node saves its own output; remembers the outputs without keeping them."""
+
+    outputs: ClassVar[list[weakref.ref[torch.Tensor]]] = []
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        output = features.tanh()
+        self.outputs.append(weakref.ref(output))
+        return output
+
+
+def test_an_operator_that_is_gone_leaves_no_graph_behind() -> None:
+    data = small_images()
+    pixels = data.images[0].numel()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 4), Seen(), nn.Linear(4, data.classes))
+    objective = Objective(net, data)
+    Seen.outputs.clear()
+    operator = CurvatureOperator(objective)
+    operator(torch.ones(objective.size))
+    assert any(output() is not None for output in Seen.outputs)
+    del operator
+    gc.collect()
+    assert [output() for output in Seen.outputs if output() is not None] == []

@@ -244,7 +244,8 @@ class _SavedBytes:
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
-        return tensor
+        # The tensor itself may be the output of the node that saves it: a cycle that nothing would ever free.
+        return tensor.detach()
 
     @staticmethod
     def unpack(tensor: Tensor) -> Tensor:
