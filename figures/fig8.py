@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from figures import legends
 from figures.sources import Drawing
@@ -25,6 +26,8 @@ def draw(drawing: Drawing) -> Figure:
             axes.plot(float(entry.dataset["eigenvalue"][0]), 0.5, "D", color=entry.color, markersize=6)
         axes.plot([], [], "D", color="black", label="one batch of all measured images")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         axes.set_xlabel("largest Hessian eigenvalue of a mini-batch of 16 images")
         axes.set_ylabel("share of mini-batches above")
         legends.below(made, axes)
