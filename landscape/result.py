@@ -22,7 +22,7 @@ from landscape.protocol import Protocol
 # when that changes, so that nothing older code has kept is taken for an answer. Instruments not listed stand at 1.
 SCHEMAS: dict[str, int] = {
     "landscape.surface": 2,  # cells keep the paired square, for the error of the rise
-    "landscape.hessian": 2,  # mini-batches draw their starting vectors from streams of their own
+    "landscape.hessian": 3,  # one search space for top, smallest and trace; kept products tell their seconds
 }
 
 
