@@ -10,7 +10,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
@@ -71,6 +71,8 @@ def _shared_out(function: Callable[[Item], Result], items: Sequence[Item], threa
     finally:
         for future in waiting:
             future.cancel()
+        # Those that run hold settings of all threads, which the caller is about to put back.
+        wait(waiting)
 
 
 @cache

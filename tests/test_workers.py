@@ -1,6 +1,7 @@
 """Micro-batches shared out over threads: the same numbers as one after the other, and nothing left behind."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -56,6 +57,22 @@ def test_an_error_reaches_the_caller_and_the_next_call_works() -> None:
     with pytest.raises(ValueError, match="item 1"):
         list(each(fail, range(100), CPU))
     assert list(each(abs, range(8), CPU)) == list(range(8))
+
+
+def test_after_an_error_nothing_goes_on_running() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        if item == 0:
+            begun.wait(10)
+            raise ValueError("item 0")
+        begun.set()
+        time.sleep(0.3)
+        ended.set()
+
+    with pytest.raises(ValueError, match="item 0"):
+        list(each(work, range(2), CPU))
+    assert ended.is_set()
 
 
 def test_few_at_once_are_done_one_after_the_other() -> None:
