@@ -193,8 +193,8 @@ def moments(
     seed
         Of the probes.
     space
-        A search space of the same operator (:attr:`landscape.eigen.Eigenpairs.space`) that "krylov" goes on from: the
-        products saved go to probes in its complement.
+        A search space of the same operator (:attr:`landscape.eigen.Eigenpairs.space`) that "krylov" goes on from, and
+        grows when it is small: the products saved go to probes in its complement.
     callback
         Called after every product with their number.
 
@@ -366,14 +366,7 @@ def trace(
 ) -> Estimate:
     """Tr A with its standard error; arguments as in `moments`."""
     return moments(
-        operator,
-        of="trace",
-        method=method,
-        products=products,
-        tolerance=tolerance,
-        seed=seed,
-        space=space,
-        callback=callback,
+        operator, method=method, products=products, tolerance=tolerance, seed=seed, space=space, callback=callback
     ).trace
 
 
