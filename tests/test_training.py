@@ -132,12 +132,13 @@ class TestTraining:
 
     def test_a_stopped_training_is_the_whole_one_at_an_earlier_moment(self, tmp_path, recipe):
         early = training.train(recipe.replace(stop_after=2), tmp_path / "early.safetensors", quiet=True)
-        path = tmp_path / "whole.safetensors"
-        for _ in range(2):
-            training.train(recipe, path, max_seconds=0, quiet=True)
-        state = torch.load(path.with_name(f"{path.name}.state"), weights_only=True)["model"]
-        assert all(torch.equal(state[name], value) for name, value in weights(early).items() if name in state)
         assert training.find(recipe, cache=tmp_path) is None
+        training.train(recipe, tmp_path / recipe.file_name(0), series=True, quiet=True)
+        assert recipe.series == (1, 2)
+        kept = training.find(recipe.replace(stop_after=2), cache=tmp_path)
+        assert kept == tmp_path / "tiny-after2-seed0.safetensors"
+        assert same_bits(early, kept)
+        assert training.find(recipe, cache=tmp_path) == tmp_path / "tiny-seed0.safetensors"
 
     def test_the_global_generator_is_neither_read_nor_moved(self, tmp_path, recipe):
         before = torch.get_rng_state()
@@ -182,6 +183,22 @@ class TestTraining:
         (tmp_path / "a.safetensors.state").write_bytes(b"garbage")
         with pytest.raises(LandscapeError, match=r"a\.safetensors\.state is damaged.*delete it"):
             training.train(recipe, tmp_path / "a.safetensors", quiet=True)
+
+    @pytest.mark.parametrize("share", [0.0, 0.1, 0.35, 0.6, 0.85, 0.999])
+    def test_one_flipped_bit_of_a_state_is_told(self, tmp_path, recipe, share):
+        path, state = tmp_path / "a.safetensors", tmp_path / "a.safetensors.state"
+        training.train(recipe.replace(model={**recipe.model, "width": 1}), path, max_seconds=0, quiet=True)
+        content = bytearray(state.read_bytes())
+        content[int(share * len(content))] ^= 4
+        state.write_bytes(content)
+        with pytest.raises(LandscapeError, match=r"a\.safetensors\.state is damaged.*delete it"):
+            training.train(recipe.replace(model={**recipe.model, "width": 1}), path, quiet=True)
+
+    def test_a_state_of_another_precision_is_refused(self, tmp_path, recipe):
+        path = tmp_path / "a.safetensors"
+        training.train(recipe, path, max_seconds=0, compute="float32", quiet=True)
+        with pytest.raises(LandscapeError, match="begun with precision float32, not bfloat16"):
+            training.train(recipe, path, compute="bfloat16", quiet=True)
 
     def test_a_diverging_training_says_so_and_leaves_no_checkpoint(self, tmp_path, recipe):
         with pytest.raises(LandscapeError, match="diverged in epoch"):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from landscape.data.augment import augment, draws
+from landscape.data.cifar import NAMES as CIFAR_NAMES
 from landscape.data.cifar import load_cifar
 from landscape.data.digits import load_digits
 from landscape.data.given import load_factory, load_folder, load_npz
@@ -14,7 +15,7 @@ from landscape.errors import LandscapeError
 
 __all__ = ["NAMES", "Images", "augment", "data_root", "draws", "load"]
 
-NAMES = ("digits", "cifar10", "cifar100")
+NAMES = ("digits", *CIFAR_NAMES)
 SPLITS = ("train", "test")
 
 
@@ -36,8 +37,8 @@ def load(
     Parameters
     ----------
     specification
-        ``digits``, ``cifar10``, ``cifar100``; the path of an ``.npz`` or of a folder of pictures by class; or
-        ``MODULE:FACTORY``.
+        ``digits``, ``cifar10``, ``cifar100``, ``cifar100-10`` (its first ten classes); the path of an ``.npz`` or of
+        a folder of pictures by class; or ``MODULE:FACTORY``.
     split
         ``train`` or ``test``.
     root
@@ -61,7 +62,7 @@ def load(
 def _load(name: str, split: str, root: Path) -> Images:
     if name == "digits":
         return load_digits(split)
-    if name in NAMES:
+    if name in CIFAR_NAMES:
         return load_cifar(name, split, root)
     path = Path(name)
     if path.is_dir():

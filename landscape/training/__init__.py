@@ -42,7 +42,7 @@ def parse(specification: str, seed: int = 0) -> tuple[Recipe, int]:
 
 def file_of(wanted: Recipe, seed: int, cache: Path | str = CACHE) -> Path:
     """Where the cache keeps the checkpoint of a recipe and seed, whether it is there or not."""
-    return Path(cache) / f"{wanted.name}-seed{seed}.safetensors"
+    return Path(cache) / wanted.file_name(seed)
 
 
 def find(wanted: Recipe, *, seed: int = 0, cache: Path | str = CACHE) -> Path | None:

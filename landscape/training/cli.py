@@ -31,6 +31,9 @@ def _parser() -> command.Parser:
         default="auto",
         help="of convolutions (default: bfloat16 where the processor has it)",
     )
+    parser.add_argument(
+        "--series", action="store_true", help="keep about ten checkpoints on the way, named RECIPE-afterEPOCH"
+    )
     parser.add_argument("--half", action="store_true", help="store the weights in half precision")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no table")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
@@ -73,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
                 compute=arguments.precision,
                 dtype=torch.float16 if arguments.half else None,
                 max_seconds=arguments.max_seconds,
+                series=arguments.series,
                 quiet=arguments.quiet,
             )
         if path is None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 from landscape import nets
 from landscape.errors import LandscapeError
 from landscape.training.schedule import OneCycle, Schedule, Steps
+
+# Shares of the course behind which a series keeps a checkpoint: close together at the start, where a network changes
+# fast; just before each fall of the paper's learning rate, and between.
+_SERIES = (0, 0.015, 0.05, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,16 @@ class Recipe:
         """Epochs until it ends or is stopped."""
         return self.stop_after or self.total_epochs
 
+    @property
+    def series(self) -> tuple[int, ...]:
+        """Epochs behind which a series keeps a checkpoint, about ten; the end is not among them."""
+        epochs = {self.schedule.warmup_epochs + math.ceil(share * self.epochs) for share in _SERIES}
+        return tuple(sorted(epoch for epoch in epochs if 0 < epoch < self.trained_epochs))
+
+    def file_name(self, seed: int) -> str:
+        """Name of the checkpoint trained with `seed`."""
+        return f"{self.name}-seed{seed}.safetensors"
+
     def header(self, seed: int) -> dict[str, Any]:
         """What a checkpoint's header says of this recipe with `seed`, JSON-ready."""
         return {
@@ -129,6 +144,24 @@ def _small(name: str, model: str, summary: str, **arguments: Any) -> Recipe:
     )
 
 
+# The paper's schedule (its appendix): one epoch of warm-up, then 200 with the rate x0.2 at 60, 120 and 160.
+_PAPER_STEPS = Steps(shares=(0.3, 0.6, 0.8), factor=0.2, warmup_epochs=1)
+
+
+def _converged(name: str, model: str, summary: str, **arguments: Any) -> Recipe:
+    """The paper's recipe in full on ten classes of CIFAR-100, which a CPU can learn to the end."""
+    return Recipe(
+        name=f"converged-{name}",
+        summary=summary,
+        model={"name": model, "num_classes": 10, "width": 16, **arguments},
+        data="cifar100-10",
+        epochs=200,
+        batch=128,
+        learning_rate=0.1,
+        schedule=_PAPER_STEPS,
+    )
+
+
 _LISTED = (
     _digits("plain", "resnet_mcdo_18", "MC-dropout ResNet-18 on digits, a minute on a laptop"),
     _digits("smooth", "resnet_mcdo_smoothing_18", "the same with spatial smoothing"),
@@ -139,6 +172,13 @@ _LISTED = (
     _small("dnn", "resnet_dnn_18", "width-16 deterministic ResNet-18 on CIFAR-100, short one-cycle schedule"),
     _small("dnn-smooth", "resnet_dnn_smoothing_18", "the same with spatial smoothing"),
     _small("mcdo-mlp", "resnet_mcdo_18", "width-16 MC-dropout ResNet-18 with an MLP head instead of GAP", head="mlp"),
+    _converged("mcdo", "resnet_mcdo_18", "width-16 MC-dropout ResNet-18 on ten classes, the paper's 200 epochs"),
+    _converged("mcdo-smooth", "resnet_mcdo_smoothing_18", "the same with spatial smoothing"),
+    _converged("dnn", "resnet_dnn_18", "width-16 deterministic ResNet-18 on ten classes, the paper's 200 epochs"),
+    _converged("dnn-smooth", "resnet_dnn_smoothing_18", "the same with spatial smoothing"),
+    _converged("mcdo-relu6", "resnet_mcdo_18", "MC dropout with ReLU6 before every subsampling", smoothing="relu6"),
+    _converged("mcdo-preact", "preresnet_mcdo_18", "pre-activation MC-dropout ResNet-18"),
+    _converged("mcdo-mlp", "resnet_mcdo_18", "MC dropout with an MLP head instead of GAP", head="mlp"),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _LISTED}
 
@@ -156,7 +196,7 @@ def _paper(name: str, model: str, data: str, classes: int) -> Recipe:
         epochs=200,
         batch=128,
         learning_rate=0.1,
-        schedule=Steps(shares=(0.3, 0.6, 0.8), factor=0.2, warmup_epochs=1),
+        schedule=_PAPER_STEPS,
     )
 
 

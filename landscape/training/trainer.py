@@ -1,5 +1,6 @@
 """The training loop: a recipe in, a checkpoint out, resumable after every epoch to the same bits."""
 
+import hashlib
 import io
 import json
 import time
@@ -65,6 +66,21 @@ class _Run:
     @property
     def device(self) -> torch.device:
         return self.train.device
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What decides the bits besides recipe, seed and data."""
+        return {
+            "device": self.device.type,
+            "precision": str(self.compute).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+        }
+
+    def save(self, recipe: Recipe, path: Path, dtype: torch.dtype | None) -> None:
+        """Write the weights as they stand as the checkpoint of `recipe`."""
+        header = recipe.header(self.seed) | {"run": self.machine | {"data_sha256": self.train.sha256}}
+        checkpoint.save(path, self.model.state_dict(), recipe=header, history=self.history, dtype=dtype)
 
     def forward(self, raw: torch.Tensor, images: Images, *purpose: str | int) -> torch.Tensor:
         """Logits, float32, of raw images; dropout masks come from the stream that `purpose` names."""
@@ -162,13 +178,14 @@ def train(
     compute: str = "auto",
     dtype: torch.dtype | None = None,
     max_seconds: float | None = None,
+    series: bool = False,
     quiet: bool = False,
 ) -> Path | None:
     """Train a network and write its checkpoint.
 
     After each epoch the state is written beside `path` (``.state``); when this function is called again after an
-    interruption it continues from there, and on the same machine ends with the same bits as if never interrupted:
-    order, augmentation and masks of a step are functions of (seed, epoch, step).
+    interruption it continues from there, and on the same machine, with the same number of threads, ends with the same
+    bits as if never interrupted: order, augmentation and masks of a step are functions of (seed, epoch, step).
 
     Parameters
     ----------
@@ -184,6 +201,8 @@ def train(
         Type to store the weights in (`checkpoint.save`).
     max_seconds
         Stop after the epoch behind which another would end later than this.
+    series
+        Keep a checkpoint after each epoch of `Recipe.series`, beside `path`: each is that of the recipe stopped there.
     quiet
         Show no progress.
 
@@ -195,7 +214,8 @@ def train(
     Raises
     ------
     LandscapeError
-        When data are missing, a file cannot be written, or the loss is no longer finite.
+        When data are missing, a file cannot be written, the loss is no longer finite, or an interrupted training was
+        begun in another precision, on another device or with another number of threads.
     """
     began = time.perf_counter()
     device = torch.device(device)
@@ -215,52 +235,58 @@ def train(
     with Progress(recipe.trained_epochs * steps, f"{recipe.name}, seed {seed}", quiet=quiet, done=done * steps) as bar:
         for number in range(done, recipe.trained_epochs):
             run.epoch(number, bar)
+            if series and number + 1 in recipe.series:
+                stopped = recipe.replace(stop_after=number + 1)
+                run.save(stopped, path.with_name(stopped.file_name(seed)), dtype)
             checkpoint.write_whole(state, _state(run))
             longest = max(epoch["seconds"] for epoch in run.history[done:])
             late = max_seconds is not None and time.perf_counter() - began + longest > max_seconds
             if late and number + 1 < recipe.trained_epochs:
                 return None
-    header = recipe.header(seed) | {
-        "run": {
-            "device": device.type,
-            "precision": str(run.compute).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "torch": str(torch.__version__),
-            "data_sha256": train_images.sha256,
-        }
-    }
-    checkpoint.save(path, model.state_dict(), recipe=header, history=run.history, dtype=dtype)
+    run.save(recipe, path, dtype)
     state.unlink(missing_ok=True)
     return path
 
 
 def _identity(run: _Run) -> str:
-    """What a state must agree with to be continued."""
+    """What a state must agree with to be of the same training."""
     return json.dumps(run.recipe.header(run.seed) | {"data_sha256": run.train.sha256}, sort_keys=True)
 
 
 def _state(run: _Run) -> bytes:
+    """The training as it stands, behind the SHA-256 of its bytes."""
     buffer = io.BytesIO()
     content = {
         "identity": _identity(run),
+        "machine": run.machine,
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "history": json.dumps(run.history),
     }
     torch.save(content, buffer)
-    return buffer.getvalue()
+    return hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
 
 
 def _restore(run: _Run, path: Path) -> None:
     """Take up an interrupted training, when there is one of the same recipe, seed and data."""
     if not path.is_file():
         return
-    try:
-        content = torch.load(path, map_location=run.device, weights_only=True)
-        if content["identity"] != _identity(run):
-            return
-        run.model.load_state_dict(content["model"])
-        run.optimizer.load_state_dict(content["optimizer"])
-        run.history = json.loads(content["history"])
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise LandscapeError(f"{path} is damaged ({type(error).__name__}): delete it to train from the start") from None
+    sealed = path.read_bytes()
+    digest, stored = sealed[:32], sealed[32:]
+    if hashlib.sha256(stored).digest() != digest:
+        raise LandscapeError(f"{path} is damaged: delete it to train from the start")
+    content = torch.load(io.BytesIO(stored), map_location=run.device, weights_only=True)
+    if content["identity"] != _identity(run):
+        return
+    begun = content["machine"]
+    changed = [
+        f"{name} {begun.get(name)}, not {value}" for name, value in run.machine.items() if begun.get(name) != value
+    ]
+    if changed:
+        raise LandscapeError(
+            f"the interrupted training {path} was begun with {'; '.join(changed)}: "
+            "go on as it was begun, or delete it to train from the start"
+        )
+    run.model.load_state_dict(content["model"])
+    run.optimizer.load_state_dict(content["optimizer"])
+    run.history = json.loads(content["history"])
