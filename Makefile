@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt peers.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python -m landscape.demo
+	$(BIN)/python -m analyses.demo
 	$(BIN)/python -m analyses.audit --baseline-checkpoints digits-plain --variant-checkpoints digits-smooth
 
 test: $(STAMP)

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses import studies
-from landscape import command, result
+from landscape import command
 from landscape.errors import LandscapeError
+from landscape.store import result
 
 LEFT_OUT = ("_replicate", "std_of_image", "variance_of_image", "power_of_image")
 

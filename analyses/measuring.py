@@ -20,11 +20,11 @@ from landscape.hessian.mini_batches import mini_batch_spectra
 from landscape.hessian.over_masks import MeanOperator
 from landscape.hessian.sharpness import ScaledOperator, filter_norms
 from landscape.hessian.spectrum import sampling_error
-from landscape.journal import Journal
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.objective import examples
-from landscape.protocol import Protocol
 from landscape.robustness import corrupted, corruptions
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 
 @dataclass(frozen=True)

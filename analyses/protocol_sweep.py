@@ -101,7 +101,7 @@ def _numbers(entry: Mapping[str, Any], *, l2: bool) -> dict[str, float]:
     """What a kept result says, with or without the L2 term."""
     import numpy as np
 
-    from landscape import result
+    from landscape.store import result
     from landscape.surface.summary import rises, roughness
 
     found = result.load(entry["file"])

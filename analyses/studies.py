@@ -94,8 +94,9 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
     """Train or find the networks, measure, and list what was measured."""
     arguments = parser(chosen).parse_args(argv)
     from analyses import kinds, measuring
-    from landscape import result, training
+    from landscape import training
     from landscape.predictions.curves import curves
+    from landscape.store import result
 
     recipes = {kind: kinds.recipe(kind, arguments.preset) for kind in chosen.kinds}
     labels = {kind: kinds.KINDS[kind].label for kind in chosen.kinds}

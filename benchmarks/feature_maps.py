@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from landscape import feature_maps, nets
+from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.nets import MCDropout
-from landscape.protocol import Protocol
-from landscape.randomness import generator
+from landscape.store.protocol import Protocol
 
 
 class FrameworkDropout(nn.Module):

@@ -34,11 +34,11 @@ from curvlinops.papyan2020traces.spectrum import fast_lanczos, lanczos_approxima
 from torch import Tensor, nn
 
 from landscape import command, data, nets
+from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.eigen import Estimate, eigenpairs, spectral_density, trace
 from landscape.objective import CurvatureOperator, Objective
-from landscape.protocol import Protocol
-from landscape.randomness import generator
+from landscape.store.protocol import Protocol
 
 Result = TypeVar("Result")
 Batch = tuple[Tensor, Tensor]

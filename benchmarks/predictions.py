@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from landscape import command, nets
+from landscape.compute.masks import Masks
+from landscape.compute.randomness import generator
 from landscape.data import Images
-from landscape.masks import Masks
 from landscape.predictions import Predictor
-from landscape.randomness import generator
 
 
 def plain(model: nn.Module, images: Images, passes: int, batch: int) -> Tensor:

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from landscape import command, data
+from landscape.compute.randomness import generator
 from landscape.data import Images
-from landscape.journal import Journal
 from landscape.objective import Objective
-from landscape.randomness import generator
+from landscape.store.journal import Journal
 from landscape.surface import directions, plane
 from landscape.surface.cells import Cells
 

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from landscape import data, nets, training
-from landscape.masks import Masks
-from landscape.randomness import generator
+from landscape.compute.masks import Masks
+from landscape.compute.randomness import generator
 
 ROUNDS = 15
 PIXELS = {"cifar10": 32, "cifar100": 32, "digits": 16}

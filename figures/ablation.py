@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from figures.sources import Drawing
 from landscape import plotting
-from landscape.comparison import Z95, stage_ends
+from landscape.look.comparison import Z95, stage_ends
 
 Point = tuple[float, float, float]
 

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from figures.sources import Drawing
-from landscape import plotting, published
+from landscape import plotting
+from landscape.store import published
 
 STUDY = "loss_surfaces"
 PUBLISHED_FILE = "cifar100_resnet_mcdo_18_x10_losslandscape.csv"

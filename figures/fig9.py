@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from figures import legends
 from figures.sources import Drawing
-from landscape import plotting, published
+from landscape import plotting
+from landscape.store import published
 
 STUDY = "corruption_robustness"
 PUBLISHED_FILE = "cifar100_alexnet_dnn_corrupted.csv"

@@ -9,8 +9,9 @@ from typing import Any
 import xarray
 
 from analyses import studies
-from landscape import plotting, result
+from landscape import plotting
 from landscape.errors import LandscapeError
+from landscape.store import result
 
 # One colour a kind of network, the same in all figures.
 COLORS = {

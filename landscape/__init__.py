@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "CurvatureOperator": "landscape.objective",
     "Objective": "landscape.objective",
-    "Protocol": "landscape.protocol",
+    "Protocol": "landscape.store.protocol",
     "build": "landscape.nets",
     "smooth": "landscape.nets",
     "unsmooth": "landscape.nets",

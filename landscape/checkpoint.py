@@ -2,16 +2,12 @@
 
 import argparse
 import difflib
-import hashlib
 import inspect
 import json
-import os
 import pickle
 import re
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +20,8 @@ from torch import nn
 
 from landscape import __version__, nets
 from landscape.errors import LandscapeError
-from landscape.importing import named_object
+from landscape.store import files
+from landscape.store.importing import named_object
 
 # Where others keep the weights inside their file, first match first; "ema" last, since the plain weights are what the
 # other entries of such a file describe.
@@ -105,36 +102,8 @@ def save(
         "recipe": json.dumps(dict(recipe), sort_keys=True),
         "history": json.dumps([dict(epoch) for epoch in history]),
     }
-    write_whole(path, safetensors.torch.save(tensors, metadata))
+    files.write_whole(path, safetensors.torch.save(tensors, metadata))
     return path
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside `path`, make it durable, and rename it.
-
-    Raises
-    ------
-    LandscapeError
-        When that fails; nothing is left behind.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise LandscapeError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from None
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
 
 
 def load(
@@ -190,7 +159,7 @@ def load(
         )
     _fill(network, tensors, path)
     return Checkpoint(
-        model=network.float().eval().to(device), recipe=recipe, history=history, sha256=_sha256(path), path=path
+        model=network.float().eval().to(device), recipe=recipe, history=history, sha256=files.sha256(path), path=path
     )
 
 
@@ -342,11 +311,6 @@ def _without_prefixes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
         stripped[name.replace("._orig_mod.", ".")] = tensor
     stripped.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel's counter
     return stripped
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _one_line(error: BaseException) -> str:

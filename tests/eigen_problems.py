@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from landscape.randomness import generator, numpy_generator
+from landscape.compute.randomness import generator, numpy_generator
 
 
 def with_spectrum(values: np.ndarray, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from landscape.compute.randomness import generator
 from landscape.data import Images
-from landscape.randomness import generator
 
 
 class ResidualBlock(nn.Module):

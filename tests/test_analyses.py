@@ -21,9 +21,10 @@ from analyses.audit.cli import main
 from analyses.audit.networks import Network, Preset
 from analyses.audit.verdict import Effect, Reading, decide, effect, holm
 from analyses.measuring import Scale
-from landscape import command, result, training
+from landscape import command, training
+from landscape.compute.masks import Masks
 from landscape.errors import LandscapeError
-from landscape.masks import Masks
+from landscape.store import result
 
 TINY = Scale(32, 2, 3, 32, 5, 16, 2, 48, 4, 2, 16, 2)
 

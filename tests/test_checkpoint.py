@@ -94,7 +94,7 @@ class TestOwnFiles:
         def full(_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(checkpoint.os, "fsync", full)
+        monkeypatch.setattr("os.fsync", full)
         with refused("No space left"):
             checkpoint.save(path, own.state_dict(), recipe=RECIPE)
         assert path.read_bytes() == b"old"

@@ -13,7 +13,8 @@ import torch
 from nets_for_tests import Dense, small_images, small_net
 
 import landscape.hessian.spectrum  # noqa: F401  looked up in sys.modules below
-from landscape import command, result
+from landscape import command
+from landscape.store import result
 
 NETWORK = "stranger.py:small_net"
 QUICK = ["--top", "2", "--trace-products", "8", "--probes", "2", "--steps", "6", "--quiet"]

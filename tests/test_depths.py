@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from landscape import depths, nets
+from landscape import nets
 from landscape.errors import LandscapeError
+from landscape.look import depths
 
 
 def images(side=16, channels=3):

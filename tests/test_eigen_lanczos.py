@@ -3,10 +3,10 @@ import pytest
 import torch
 from eigen_problems import digits_hessian, with_spectrum
 
+from landscape.compute.randomness import numpy_generator
 from landscape.eigen import Eigenpairs, dense, eigenpairs
 from landscape.eigen.lanczos import Which
 from landscape.errors import LandscapeError
-from landscape.randomness import numpy_generator
 
 
 def random_problem(index: int) -> tuple[torch.Tensor, int, str]:

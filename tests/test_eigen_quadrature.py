@@ -4,9 +4,9 @@ import torch
 from eigen_problems import digits_hessian, hessian_like, with_spectrum
 from scipy.stats import wasserstein_distance
 
+from landscape.compute.randomness import numpy_generator
 from landscape.eigen import SpectralDensity, dense, eigenpairs, spectral_density
 from landscape.errors import LandscapeError
-from landscape.randomness import numpy_generator
 
 
 def distance(density: SpectralDensity, exact: np.ndarray) -> float:

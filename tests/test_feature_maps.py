@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from landscape import checkpoint, comparison, depths, nets, prefix
+from landscape import checkpoint, nets
+from landscape.compute.masks import Masks
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps import cli, maps, measure, picture
-from landscape.forward import Passes
-from landscape.journal import Journal
-from landscape.masks import Masks
-from landscape.protocol import Protocol
+from landscape.look import comparison, depths, prefix
+from landscape.look.forward import Passes
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 FRESH = Protocol(dropout="fresh", split="test")
 

@@ -13,7 +13,7 @@ from landscape.errors import LandscapeError
 from landscape.feature_maps import measure as measure_maps
 from landscape.fourier import cli, measure, transfer
 from landscape.fourier.spectrum import FLOOR, Grid, transform
-from landscape.protocol import Protocol
+from landscape.store.protocol import Protocol
 
 FRESH = Protocol(dropout="fresh", split="test")
 

@@ -12,7 +12,7 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.frequency_noise import cli, drops_compared, measure
 from landscape.frequency_noise.bands import FREQUENCIES, banded, in_ring, ring, white_noise
-from landscape.protocol import Protocol
+from landscape.store.protocol import Protocol
 
 
 def data(count=16, side=8):

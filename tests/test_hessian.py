@@ -12,13 +12,13 @@ from nets_for_tests import Dense, small_images, small_net
 from torch import nn
 
 from landscape import nets
+from landscape.compute.masks import Masks
+from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.hessian import spectrum
-from landscape.masks import Masks
 from landscape.objective import CurvatureOperator, Objective
-from landscape.protocol import Protocol
-from landscape.randomness import generator
+from landscape.store.protocol import Protocol
 
 
 def colour_images(count: int = 24, classes: int = 4) -> Images:

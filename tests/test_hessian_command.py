@@ -15,7 +15,7 @@ from nets_for_tests import Dense, small_images, small_net
 
 from landscape import command
 from landscape.objective import Objective
-from landscape.protocol import Protocol
+from landscape.store.protocol import Protocol
 from landscape.surface import directions
 
 SUBJECT = ["net.pt", "--model", "stranger.py:small_net", "--data", "images.npz", "--dtype", "float64"]

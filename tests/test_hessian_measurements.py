@@ -9,16 +9,16 @@ from nets_for_tests import Dense, small_images, small_net
 from torch import nn
 
 from landscape import hessian, objective
+from landscape.compute.randomness import generator, numpy_generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.hessian import mini_batches
 from landscape.hessian.blocks import named_blocks
 from landscape.hessian.sharpness import filter_norms, rayleigh_quotient
-from landscape.journal import Journal
 from landscape.nets import MCDropout
 from landscape.objective import CurvatureOperator, Objective
-from landscape.protocol import Protocol
-from landscape.randomness import generator, numpy_generator
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 EXACT = Protocol(dtype="float64")
 

@@ -11,13 +11,13 @@ from nets_for_tests import small_images, small_net
 from torch import Tensor
 
 from landscape import hessian
+from landscape.compute.progress import Progress
+from landscape.compute.randomness import generator
 from landscape.eigen import dense, spectral_density
 from landscape.errors import LandscapeError
 from landscape.hessian import replay
 from landscape.hessian.replay import Replayed
 from landscape.objective import CurvatureOperator, Objective
-from landscape.progress import Progress
-from landscape.randomness import generator
 
 
 class Counted:

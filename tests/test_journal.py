@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from landscape.journal import Journal
+from landscape.store.journal import Journal
 
 WORK = {"work": 1}
 

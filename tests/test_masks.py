@@ -6,8 +6,8 @@ from torch import nn
 from torch.func import grad, jvp, vmap
 from torch.nn import functional
 
-from landscape.masks import BLOCK, Masks, dropout, keep_level
-from landscape.randomness import generator
+from landscape.compute.masks import BLOCK, Masks, dropout, keep_level
+from landscape.compute.randomness import generator
 
 
 def addressed(features, *, rate=0.3, seed=0, sample=0, first_example=0, call=0):

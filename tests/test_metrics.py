@@ -8,9 +8,9 @@ import torchmetrics.classification
 from torch import Tensor
 
 from landscape import metrics
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
 from landscape.metrics import METRICS, MetricSet
-from landscape.randomness import generator
 
 CLASSES = 7
 

@@ -11,10 +11,10 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn import functional
 
 from landscape import nets
+from landscape.compute.masks import Masks, keep_level
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
-from landscape.masks import Masks, keep_level
 from landscape.nets.smoothing import factory
-from landscape.randomness import generator
 
 ONE_EACH = [
     "resnet_{}_18",

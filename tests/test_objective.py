@@ -5,11 +5,11 @@ import torch
 from nets_for_tests import Dense, small_images, small_net
 from torch import nn
 
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
 from landscape.nets import MCDropout
 from landscape.objective import CurvatureOperator, Objective, folding
-from landscape.protocol import Protocol
-from landscape.randomness import generator
+from landscape.store.protocol import Protocol
 
 EXACT = Protocol(dtype="float64")
 

@@ -10,16 +10,16 @@ import xarray
 from torch import Tensor, nn
 
 from landscape import checkpoint, metrics, nets, predictions
+from landscape.compute.masks import Masks
+from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.journal import Journal
-from landscape.masks import Masks
 from landscape.predictions import cli, picture
 from landscape.predictions.curves import curves
 from landscape.predictions.efficiency import crossing, effective_size
 from landscape.predictions.passes import Predictor, deep_ensemble, measure
-from landscape.protocol import Protocol
-from landscape.randomness import generator
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 CLASSES = 6
 FRESH = Protocol(dropout="fresh", split="test")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from landscape.errors import LandscapeError
-from landscape.published import read_corrupted, read_surface
+from landscape.store.published import read_corrupted, read_surface
 
 PAPER = Path(__file__).parents[2] / "shared" / "paper"
 needs_paper = pytest.mark.skipif(not PAPER.is_dir(), reason="the published files are not at hand")

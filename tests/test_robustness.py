@@ -14,17 +14,17 @@ from test_predictions import CLASSES, FRESH, net, pictures
 from torch import nn
 
 from landscape import checkpoint, metrics, nets
+from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.journal import Journal
 from landscape.nets.dropout import MCDropout
 from landscape.predictions import Predictor
-from landscape.protocol import Protocol
-from landscape.randomness import generator
 from landscape.robustness import COMPUTED, SEVERITIES, CifarC, CifarP, Computed, adversarial, cli, corrupted, picture
 from landscape.robustness import consistency as consistency_of
 from landscape.robustness.adversarial import Attack, attacked, input_gradient
 from landscape.robustness.corrupted import difference, read_baseline, relative_errors
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 PAPER = Path(__file__).parents[2] / "shared" / "paper"
 

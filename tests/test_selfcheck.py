@@ -8,7 +8,7 @@ from nets_for_tests import small_images, small_net
 
 from landscape import command, objective, selfcheck
 from landscape.objective import Objective
-from landscape.protocol import Protocol
+from landscape.store.protocol import Protocol
 
 PROTOCOL = Protocol(dtype="float64")
 
@@ -50,5 +50,5 @@ def test_selfcheck_is_a_command(
     data = small_images()
     np.savez("images.npz", images=data.images.numpy(), labels=data.labels.numpy())
     arguments = ["net.pt", "--model", "stranger.py:small_net", "--data", "images.npz", "--images", "37"]
-    assert command.run("landscape.selfcheck", arguments) == 0
+    assert command.run("landscape.selfcheck.cli", arguments) == 0
     assert "FAILED" not in capsys.readouterr().out

@@ -9,14 +9,14 @@ import torch
 from nets_for_tests import small_images, small_net
 from torch import nn
 
+from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.journal import Journal
 from landscape.metrics import METRICS, MetricSet
 from landscape.nets.dropout import MCDropout
 from landscape.objective import Inference, Objective
-from landscape.protocol import Protocol
-from landscape.randomness import generator
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 from landscape.surface import Directions, line, plane
 from landscape.surface import directions as axes
 from landscape.surface.sampling import Regression

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from landscape import checkpoint, nets, result
+from landscape import checkpoint, nets
 from landscape.command import run
+from landscape.store import result
 from landscape.surface.cli import main, parser
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "paper" / "cifar100_resnet_mcdo_18_x10_losslandscape.csv"

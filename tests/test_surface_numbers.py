@@ -13,7 +13,7 @@ from nets_for_tests import Dense, small_images, small_net
 
 from landscape.errors import LandscapeError
 from landscape.objective import Objective
-from landscape.protocol import Protocol
+from landscape.store.protocol import Protocol
 from landscape.surface import adaptive, curvature, directions, html, line, pictures, plane, vtp
 from landscape.surface.persistence import barcode
 from landscape.surface.summary import roughness, spread, summarize

@@ -6,12 +6,13 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from landscape import depths, nets
+from landscape import nets
+from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
+from landscape.look import depths
 from landscape.nets.smoothing import factory
 from landscape.objective import Objective
-from landscape.randomness import generator
 
 
 def images(side=64, count=2):

@@ -16,7 +16,7 @@ from landscape.training.cli import main
 SET = """
 import torch
 from landscape.data import Images
-from landscape.randomness import generator
+from landscape.compute.randomness import generator
 def tiny(split):
     stream = generator(5, split)
     labels = torch.arange(52) % 3

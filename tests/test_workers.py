@@ -9,11 +9,11 @@ import torch
 from nets_for_tests import small_images, small_net
 from torch import Tensor, nn
 
+from landscape.compute.randomness import generator
+from landscape.compute.workers import Replicas, each
 from landscape.nets.dropout import MCDropout
 from landscape.objective import CurvatureOperator, Inference, Objective
-from landscape.protocol import Protocol
-from landscape.randomness import generator
-from landscape.workers import Replicas, each
+from landscape.store.protocol import Protocol
 
 CPU = torch.device("cpu")
 

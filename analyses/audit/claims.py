@@ -10,9 +10,9 @@ import xarray
 
 from analyses.audit.verdict import Reading
 from landscape import metrics
-from landscape.comparison import stage_ends
+from landscape.compute.randomness import numpy_generator
+from landscape.look.comparison import stage_ends
 from landscape.predictions.efficiency import crossing
-from landscape.randomness import numpy_generator
 from landscape.surface.summary import rises, roughness
 
 Results = Mapping[str, xarray.Dataset]

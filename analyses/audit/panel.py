@@ -19,9 +19,9 @@ from analyses.audit.networks import Network
 from analyses.audit.verdict import Effect, Reading, decide, effect, holm
 from analyses.measuring import Scale
 from landscape import checkpoint
-from landscape.masks import Masks
+from landscape.compute.masks import Masks
+from landscape.compute.progress import Progress
 from landscape.predictions.curves import curves
-from landscape.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analyses.audit.panel import Audit
 from landscape import plotting
-from landscape.comparison import stage_ends
+from landscape.look.comparison import stage_ends
 
 ROLE_COLORS = {"baseline": plotting.COLORS[0], "variant": plotting.COLORS[1], "placebo": "#8C8C8C"}
 # Across, these are whole numbers.

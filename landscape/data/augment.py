@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from landscape.randomness import generator
+from landscape.compute.randomness import generator
 
 
 def draws(count: int, *, seed: int, epoch: int = 0, padding: int, flip: bool) -> torch.Tensor:

@@ -5,8 +5,8 @@ import sklearn.datasets
 import torch
 from torch.nn import functional
 
+from landscape.compute.randomness import numpy_generator
 from landscape.data.images import Images
-from landscape.randomness import numpy_generator
 
 SIZE = 16
 TEST_SHARE = 0.2

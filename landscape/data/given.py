@@ -11,7 +11,7 @@ import torch
 
 from landscape.data.images import Images
 from landscape.errors import LandscapeError
-from landscape.importing import named_object
+from landscape.store.importing import named_object
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
 

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import torch
 
+from landscape.compute.randomness import generator
 from landscape.data.augment import augment, draws
 from landscape.errors import LandscapeError
-from landscape.randomness import generator
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
-from landscape.randomness import generator
 
 
 class Operator(Protocol):

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import xarray
 
-from landscape import command, comparison, distributed
+from landscape import command
+from landscape.compute import distributed
 from landscape.errors import LandscapeError
 from landscape.feature_maps import maps, picture, uncertainty
-from landscape.forward import Passes
-from landscape.journal import Journal
-from landscape.result import require_same_protocol
+from landscape.look import comparison
+from landscape.look.forward import Passes
+from landscape.store.journal import Journal
+from landscape.store.result import require_same_protocol
 
 INSTRUMENT = "landscape.feature_maps"
 DESCRIPTION = """Model and data uncertainty of feature maps by depth, over Monte-Carlo dropout passes.

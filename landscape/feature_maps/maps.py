@@ -12,8 +12,8 @@ from landscape import command
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps.uncertainty import Streams
-from landscape.forward import Passes
-from landscape.protocol import Protocol
+from landscape.look.forward import Passes
+from landscape.store.protocol import Protocol
 
 # Maps of single passes that are kept for the picture.
 SHOWN = 3

@@ -8,13 +8,13 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape import distributed
+from landscape.compute import distributed
+from landscape.compute.progress import Progress
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.forward import Passes, gathered
-from landscape.journal import Journal
-from landscape.progress import Progress
-from landscape.protocol import Protocol
+from landscape.look.forward import Passes, gathered
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 Item = TypeVar("Item")
 

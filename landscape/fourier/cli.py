@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import xarray
 
-from landscape import command, comparison, distributed
+from landscape import command
+from landscape.compute import distributed
 from landscape.feature_maps.cli import add_blocks, compared, legend, map_size, plan, to_json
 from landscape.fourier import amplitude, picture, transfer
 from landscape.fourier.spectrum import PATHS
-from landscape.journal import Journal
-from landscape.result import require_same_protocol
+from landscape.look import comparison
+from landscape.store.journal import Journal
+from landscape.store.result import require_same_protocol
 
 INSTRUMENT = "landscape.fourier"
 DESCRIPTION = """Amplitude spectra of feature maps by depth.

@@ -12,12 +12,12 @@ import xarray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from landscape.compute.progress import Progress
+from landscape.compute.randomness import generator
 from landscape.data import Images
-from landscape.depths import first_tensor
-from landscape.forward import Passes
-from landscape.progress import Progress
-from landscape.protocol import Protocol
-from landscape.randomness import generator
+from landscape.look.depths import first_tensor
+from landscape.look.forward import Passes
+from landscape.store.protocol import Protocol
 
 FREQUENCIES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 # Waves along both axes at once, and along one.

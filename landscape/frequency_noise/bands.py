@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
-from landscape.randomness import generator
 
 # Centres of the rings, units of pi: neighbours touch at the paper's width, and together they are the whole spectrum.
 FREQUENCIES = tuple(round(0.1 * step, 1) for step in range(11))

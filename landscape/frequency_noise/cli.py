@@ -5,15 +5,16 @@ from collections.abc import Sequence
 
 import xarray
 
-from landscape import command, distributed
-from landscape.comparison import Z95
+from landscape import command
+from landscape.compute import distributed
 from landscape.errors import LandscapeError
 from landscape.feature_maps.cli import legend, to_json
-from landscape.forward import Passes
 from landscape.frequency_noise import picture, robustness
 from landscape.frequency_noise.bands import FREQUENCIES, WIDTH
-from landscape.journal import Journal
-from landscape.result import require_same_protocol
+from landscape.look.comparison import Z95
+from landscape.look.forward import Passes
+from landscape.store.journal import Journal
+from landscape.store.result import require_same_protocol
 
 INSTRUMENT = "landscape.frequency_noise"
 DESCRIPTION = """Accuracy and NLL on images with noise in one frequency band at a time.

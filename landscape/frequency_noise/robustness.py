@@ -9,15 +9,15 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape import distributed
+from landscape.compute import distributed
+from landscape.compute.progress import Progress
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps.uncertainty import SHARES, split
-from landscape.forward import Passes, gathered
 from landscape.frequency_noise.bands import FREQUENCIES, WIDTH, banded, in_ring, ring, white_noise
-from landscape.journal import Journal
-from landscape.progress import Progress
-from landscape.protocol import Protocol
+from landscape.look.forward import Passes, gathered
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 ENERGIES = ("given", "matched")
 

@@ -8,11 +8,11 @@ import xarray
 from matplotlib.figure import Figure
 
 from landscape import command, plotting
+from landscape.compute.progress import Progress
+from landscape.compute.randomness import derived_seed
 from landscape.eigen import eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
-from landscape.progress import Progress
-from landscape.randomness import derived_seed
 
 
 def named_blocks(names: Sequence[str], depth: int = 2) -> dict[str, list[str]]:

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import xarray
 
-from landscape import command, distributed
+from landscape import command
+from landscape.compute import distributed
 from landscape.eigen import Eigenpairs
 from landscape.errors import LandscapeError
 from landscape.hessian import measurements
 from landscape.hessian.picture import NO_PICTURE, draw
 from landscape.hessian.spectrum import PARTS, spectrum
 from landscape.objective import CurvatureOperator, Objective
-from landscape.result import require_same_protocol
+from landscape.store.result import require_same_protocol
 from landscape.surface import directions
 
 INSTRUMENT = "landscape.hessian"

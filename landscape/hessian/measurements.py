@@ -12,14 +12,16 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from landscape import command, distributed
+from landscape import command
+from landscape.compute import distributed
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.hessian import blocks, mini_batches, over_masks, pyhessian_solver, sharpness, split
-from landscape.journal import Journal
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.objective import examples
-from landscape.result import require_same_protocol
+from landscape.store.files import sha256
+from landscape.store.journal import Journal
+from landscape.store.result import require_same_protocol
 from landscape.surface import directions
 
 INSTRUMENT = "landscape.hessian"
@@ -230,14 +232,8 @@ def _sharpness_settings(arguments: argparse.Namespace) -> Settings:
         epsilon=arguments.epsilon,
         radius=arguments.radius,
         along=None if along is None else str(along),
-        along_sha256=None if along is None else _sha256(along),
+        along_sha256=None if along is None else sha256(along),
     )
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _measure_sharpness(

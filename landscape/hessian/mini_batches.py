@@ -8,16 +8,17 @@ import torch
 import xarray
 from matplotlib.figure import Figure
 
-from landscape import command, distributed, plotting, workers
+from landscape import command, plotting
+from landscape.compute import distributed, workers
+from landscape.compute.progress import Progress
+from landscape.compute.randomness import derived_seed, generator, numpy_generator
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.hessian.over_masks import MeanOperator
-from landscape.journal import Journal
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind, attention_for_all_threads
-from landscape.progress import Progress
-from landscape.randomness import derived_seed, generator, numpy_generator
+from landscape.store.journal import Journal
 
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 REPLICATES = 1000

@@ -9,13 +9,13 @@ import xarray
 from torch import Tensor
 
 from landscape import command
+from landscape.compute.progress import Progress
 from landscape.eigen import eigenpairs, trace
 from landscape.eigen.estimate import mean_of
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.objective import available_memory
 from landscape.objective.operators import Kind
-from landscape.progress import Progress
 
 
 class MeanOperator:

@@ -12,10 +12,10 @@ import xarray
 from torch import Tensor, nn
 
 from landscape import command
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import Part
 from landscape.objective import CurvatureOperator, Objective
-from landscape.randomness import generator
 
 NO_DENSITY = (
     "PyHessian 0.1's density() calls torch.eig, which torch has removed: use --only top --only trace, "

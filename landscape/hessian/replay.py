@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape import distributed
+from landscape.compute import distributed
 from landscape.eigen import Operator
 from landscape.errors import LandscapeError
 

@@ -8,14 +8,14 @@ import xarray
 from torch import Tensor
 
 from landscape import command
+from landscape.compute.progress import Progress
 from landscape.eigen import eigenpairs, trace
 from landscape.eigen.operator import Operator
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import show_on
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
-from landscape.progress import Progress
-from landscape.protocol import Protocol
+from landscape.store.protocol import Protocol
 
 
 def filter_norms(objective: Objective) -> Tensor:

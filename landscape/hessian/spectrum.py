@@ -11,13 +11,13 @@ import torch
 import xarray
 from torch import Tensor
 
+from landscape.compute.progress import Progress
 from landscape.eigen import Eigenpairs, Operator, SpectralDensity, eigenpairs, spectral_density, trace
 from landscape.eigen.lanczos import Which
 from landscape.errors import LandscapeError
 from landscape.hessian.replay import Replayed
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
-from landscape.progress import Progress
 
 Part = Literal["top", "trace", "density"]
 PARTS: tuple[Part, ...] = ("top", "trace", "density")

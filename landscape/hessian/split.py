@@ -8,9 +8,9 @@ import xarray
 from torch import Tensor
 
 from landscape import command
+from landscape.compute.progress import Progress
 from landscape.eigen import eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
-from landscape.progress import Progress
 
 
 class Residual:

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.compute.randomness import generator
 from landscape.metrics import definitions
 from landscape.metrics.definitions import BINS, CUTOFF, Sums
 from landscape.metrics.examples import Examples
-from landscape.randomness import generator
 
 REPLICATES = 1000
 

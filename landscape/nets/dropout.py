@@ -2,12 +2,12 @@
 
 from torch import Tensor, nn
 
-from landscape import masks
+from landscape.compute import masks
 from landscape.errors import LandscapeError
 
 
 class MCDropout(nn.Module):
-    """Elementwise dropout that is on in evaluation mode too; its masks come from :mod:`landscape.masks`.
+    """Elementwise dropout that is on in evaluation mode too; its masks come from :mod:`landscape.compute.masks`.
 
     Parameters
     ----------

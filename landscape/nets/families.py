@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
 from landscape.nets import smoothing as smoothing_layers
 from landscape.nets.heads import HEADS, HeadContext
 from landscape.nets.plain import Convolution, PlainNet
 from landscape.nets.residual import Basic, Block, Bottleneck, PreBasic, PreBottleneck, ResidualNet
 from landscape.nets.smoothing import Smoothing
-from landscape.randomness import generator
 
 
 @dataclass(frozen=True)

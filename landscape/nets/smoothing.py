@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from landscape.errors import LandscapeError
-from landscape.importing import named_object
+from landscape.store.importing import named_object
 
 # Channels of the map -> the layer.
 LayerFactory = Callable[[int], nn.Module]

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.compute.masks import Masks
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
-from landscape.masks import Masks
 from landscape.nets.places import LeftOut, Side, find_places, label
 from landscape.nets.smoothing import LayerFactory, Smoothing, factory
 from landscape.nets.tracing import Node, Trace, first_tensor
-from landscape.randomness import generator
 
 # Sides of the images with which a network is tried when none are given: first one that is large enough for the last
 # maps of deep networks to be maps still, then those that networks with dense layers are made for.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape import workers
+from landscape.compute import workers
 from landscape.errors import LandscapeError
 from landscape.objective import folding
 from landscape.objective.objective import Objective, available_memory, logits

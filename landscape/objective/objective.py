@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from landscape import distributed, workers
+from landscape.compute import distributed, workers
+from landscape.compute.masks import Masks
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.masks import Masks
 from landscape.objective import folding
 from landscape.objective.parameters import ParameterSpace
-from landscape.protocol import Protocol
+from landscape.store.protocol import Protocol
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

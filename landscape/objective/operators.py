@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from landscape import workers
+from landscape.compute import workers
 from landscape.errors import LandscapeError
 from landscape.objective.convolution import CheapDoubleBackward
 from landscape.objective.objective import Objective, available_memory

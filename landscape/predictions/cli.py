@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import xarray
 
-from landscape import command, distributed
+from landscape import command
+from landscape.compute import distributed
 from landscape.errors import LandscapeError
-from landscape.journal import Journal
 from landscape.metrics import BINNINGS, METRICS
 from landscape.objective.objective import examples
 from landscape.predictions.curves import RESAMPLES, SIZES, curves
 from landscape.predictions.efficiency import effective_size
 from landscape.predictions.passes import Predictor, deep_ensemble, measure, require_same_images
 from landscape.predictions.picture import draw
-from landscape.result import require_same_protocol
+from landscape.store.journal import Journal
+from landscape.store.result import require_same_protocol
 
 INSTRUMENT = "landscape.predictions"
 DESCRIPTION = """Predictions of Monte-Carlo dropout ensembles: metrics against ensemble size, and how many passes of one

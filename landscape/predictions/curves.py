@@ -8,10 +8,10 @@ import xarray
 from torch import Tensor
 
 from landscape import metrics
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
 from landscape.metrics import METRICS, Examples, MetricSet
 from landscape.metrics.definitions import BINS, Binning
-from landscape.randomness import generator
 
 SIZES = (1, 2, 3, 4, 5, 10, 20, 30, 50)
 RESAMPLES = 10

@@ -11,16 +11,18 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape import distributed, metrics, prefix
+from landscape import metrics
+from landscape.compute import distributed
+from landscape.compute.masks import BLOCK, Masks
+from landscape.compute.progress import Progress
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.forward import fold_in_place, gathered
-from landscape.journal import Journal
-from landscape.masks import BLOCK, Masks
+from landscape.look import prefix
+from landscape.look.forward import fold_in_place, gathered
 from landscape.objective import require_finite
 from landscape.objective.objective import examples, logits
-from landscape.progress import Progress
-from landscape.protocol import Protocol
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 # Largest feature map of a batch in bytes: what stays in the last-level cache of a core or two.
 _CACHE_BYTES = 4 * 2**20

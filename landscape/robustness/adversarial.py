@@ -9,18 +9,19 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape import distributed, metrics
+from landscape import metrics
+from landscape.compute import distributed
+from landscape.compute.masks import BLOCK
+from landscape.compute.progress import Progress
+from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.forward import gathered
-from landscape.journal import Journal
-from landscape.masks import BLOCK
+from landscape.look.forward import gathered
 from landscape.metrics import METRICS, MetricSet
 from landscape.objective.objective import examples, logits
 from landscape.predictions import Predictor
-from landscape.progress import Progress
-from landscape.protocol import Protocol
-from landscape.randomness import generator
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 Kind = Literal["fgsm", "pgd"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

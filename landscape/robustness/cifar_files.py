@@ -13,8 +13,8 @@ import torch
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.objective.objective import examples
-from landscape.protocol import Protocol
 from landscape.robustness.corruptions import EXTRA, SEVERITIES, STANDARD
+from landscape.store.protocol import Protocol
 
 PERTURBATIONS = (
     "gaussian_noise",

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import xarray
 
-from landscape import command, distributed
+from landscape import command
+from landscape.compute import distributed
 from landscape.errors import LandscapeError
-from landscape.journal import Journal
 from landscape.metrics import BINNINGS
 from landscape.objective.objective import examples
 from landscape.predictions import cli as predictions_cli
-from landscape.result import require_same_protocol
 from landscape.robustness import adversarial, consistency, corrupted, picture
 from landscape.robustness.adversarial import EPSILONS, KINDS, Attack
 from landscape.robustness.cifar_files import CifarC, CifarP
 from landscape.robustness.corruptions import SEVERITIES, Computed
+from landscape.store.journal import Journal
+from landscape.store.result import require_same_protocol
 
 INSTRUMENT = "landscape.robustness"
 DESCRIPTION = """Robustness of predictions, averaged over Monte-Carlo dropout passes.

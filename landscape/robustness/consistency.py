@@ -9,15 +9,15 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape import distributed
+from landscape.compute import distributed
+from landscape.compute.progress import Progress
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.forward import gathered
-from landscape.journal import Journal
+from landscape.look.forward import gathered
 from landscape.predictions import Predictor
-from landscape.progress import Progress
-from landscape.protocol import Protocol
 from landscape.robustness.cifar_files import CifarP
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 # Sequences of one piece of the journal.
 _PIECE = 64

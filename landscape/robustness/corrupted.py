@@ -9,18 +9,20 @@ import torch
 import xarray
 from torch import nn
 
-from landscape import distributed, metrics, published, result
+from landscape import metrics
+from landscape.compute import distributed
+from landscape.compute.progress import Progress
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.forward import gathered
-from landscape.journal import Journal
+from landscape.look.forward import gathered
 from landscape.metrics import METRICS, Examples, MetricSet
 from landscape.metrics.definitions import BINS, Binning, bin_of
 from landscape.predictions import Predictor
 from landscape.predictions.passes import require_same_images
-from landscape.progress import Progress
-from landscape.protocol import Protocol
 from landscape.robustness.corruptions import SEVERITIES, STANDARD
+from landscape.store import published, result
+from landscape.store.journal import Journal
+from landscape.store.protocol import Protocol
 
 # Error rate, NLL and ECE: relative to a baseline they make mCE, mCNLL and mCECE.
 RELATIVE = {"mCE": "error", "mCNLL": "nll", "mCECE": "ece"}

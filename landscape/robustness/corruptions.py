@@ -16,9 +16,9 @@ import torch
 from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from PIL import Image
 
+from landscape.compute.randomness import numpy_generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.randomness import numpy_generator
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # The 15 that mCE averages over; the generator makes four more, meant for validation.

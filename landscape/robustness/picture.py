@@ -26,8 +26,8 @@ def draw(
     Parameters
     ----------
     results
-        What `landscape.robustness.corrupted.measure` gives, or published tables as `landscape.published.read_corrupted`
-        reads them.
+        What `landscape.robustness.corrupted.measure` gives, or published tables as
+        `landscape.store.published.read_corrupted` reads them.
     path
         Where to save the picture (.pdf, .png, .svg).
     baseline

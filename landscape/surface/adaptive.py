@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy.interpolate import RBFInterpolator
 
-from landscape.randomness import numpy_generator
+from landscape.compute.randomness import numpy_generator
 
 Index = tuple[int, ...]
 # A box of the lattice: first and last index along each axis.

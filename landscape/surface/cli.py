@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import xarray
 
-from landscape import checkpoint, command, distributed, published
+from landscape import checkpoint, command
+from landscape.compute import distributed
 from landscape.errors import LandscapeError
-from landscape.journal import Journal
 from landscape.objective import Objective
-from landscape.result import require_same_protocol
+from landscape.store import published
+from landscape.store.files import sha256
+from landscape.store.journal import Journal
+from landscape.store.result import require_same_protocol
 from landscape.surface import curvature, directions, html, pictures, vtp
 from landscape.surface.cells import Cells
 from landscape.surface.measure import grid, line, plane
@@ -167,12 +170,12 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "directions": arguments.directions,
     }
     if arguments.directions not in KINDS:
-        chosen["directions"] = _sha256(Path(arguments.directions))
+        chosen["directions"] = sha256(Path(arguments.directions))
     for name in ("between", "through", "trajectory"):
         given = getattr(arguments, name)
         if given:
             names = [given] if isinstance(given, str) else given
-            chosen[name] = [_sha256(command.checkpoint_path(one, arguments)) for one in names]
+            chosen[name] = [sha256(command.checkpoint_path(one, arguments)) for one in names]
     return chosen
 
 
@@ -181,15 +184,6 @@ def _points(arguments: argparse.Namespace) -> int:
         return int(arguments.points)
     # 21 cells an axis as in the authors' code; a line costs little, and shows more.
     return 51 if arguments.line or arguments.between else 21
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise LandscapeError(f"cannot read {path}: {error.strerror}; give an existing file") from None
 
 
 def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: int, label: str = "") -> xarray.Dataset:

@@ -6,8 +6,8 @@ import numpy as np
 import xarray
 
 from landscape.eigen import eigenpairs
-from landscape.journal import Journal
 from landscape.objective import CurvatureOperator, Objective
+from landscape.store.journal import Journal
 from landscape.surface.cells import Cells
 from landscape.surface.directions import Directions
 from landscape.surface.measure import AXES

@@ -12,12 +12,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from landscape.checkpoint import write_whole
+from landscape.compute.randomness import generator
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
-from landscape.protocol import Normalization, OneDimensional
-from landscape.randomness import generator
+from landscape.store.files import write_whole
+from landscape.store.protocol import Normalization, OneDimensional
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import xarray
 
 from landscape import plotting
-from landscape.checkpoint import write_whole
+from landscape.store.files import write_whole
 from landscape.surface.pictures import provenance, scale
 
 

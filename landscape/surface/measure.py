@@ -11,11 +11,11 @@ import torch.distributed
 import xarray
 from torch import Tensor
 
+from landscape.compute.randomness import generator, numpy_generator
 from landscape.errors import LandscapeError
-from landscape.journal import Journal
 from landscape.metrics import METRICS
 from landscape.objective import Objective, Precision
-from landscape.randomness import generator, numpy_generator
+from landscape.store.journal import Journal
 from landscape.surface import adaptive
 from landscape.surface.cells import Cells
 from landscape.surface.directions import Directions, random_directions

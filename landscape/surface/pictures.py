@@ -270,7 +270,7 @@ def animate(
 
     from PIL import Image
 
-    from landscape.checkpoint import write_whole
+    from landscape.store.files import write_whole
 
     norm, _ = scale(frames, variable, level)
     pictures = []

@@ -6,7 +6,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import xarray
 
-from landscape.checkpoint import write_whole
+from landscape.store.files import write_whole
 
 
 def write(surface: xarray.Dataset, path: Path | str, *, variable: str = "loss") -> Path:

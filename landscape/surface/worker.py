@@ -9,9 +9,9 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from landscape import distributed
-from landscape.journal import Journal
-from landscape.progress import Progress
+from landscape.compute import distributed
+from landscape.compute.progress import Progress
+from landscape.store.journal import Journal
 from landscape.surface import adaptive
 from landscape.surface.cells import Cells
 

@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn import functional
 
 from landscape import checkpoint, data, nets
+from landscape.compute.masks import Masks
+from landscape.compute.progress import Progress
+from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.masks import Masks
-from landscape.progress import Progress
-from landscape.randomness import generator
+from landscape.store.files import write_whole
 from landscape.training.recipes import Recipe
 
 EVALUATION_BATCH = 500
@@ -238,7 +239,7 @@ def train(
             if series and number + 1 in recipe.series:
                 stopped = recipe.replace(stop_after=number + 1)
                 run.save(stopped, path.with_name(stopped.file_name(seed)), dtype)
-            checkpoint.write_whole(state, _state(run))
+            write_whole(state, _state(run))
             longest = max(epoch["seconds"] for epoch in run.history[done:])
             late = max_seconds is not None and time.perf_counter() - began + longest > max_seconds
             if late and number + 1 < recipe.trained_epochs:

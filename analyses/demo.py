@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the main job on the embedded default and say where the picture is."""
     from landscape.hessian import cli
 
-    parser = command.Parser("landscape.demo", __doc__ or "")
+    parser = command.Parser("analyses.demo", __doc__ or "")
     parser.parse_args(argv)
     given = [*RECIPES, "--images", IMAGES, "--plot", str(PICTURE)]
     print(f"python -m landscape.hessian {' '.join(given)}", file=sys.stderr)
@@ -26,4 +26,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    command.launch("landscape.demo")
+    command.launch("analyses.demo")

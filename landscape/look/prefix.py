@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.masks import Masks
+from landscape.compute.masks import Masks
 
 
 class Prefix:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from landscape.randomness import derived_seed
+from landscape.compute.randomness import derived_seed
 
 # Masks of so many consecutive examples come from one source: seeding one costs ten microseconds, which small maps would
 # otherwise feel.

@@ -1,4 +1,4 @@
-"""``python -m landscape.selfcheck CKPT``: can the numbers be trusted on this network? In under a minute.
+"""Can the numbers be trusted on this network? In under a minute.
 
 Invariants that hold exactly, measured on the user's own network, images and protocol: symmetry of the curvature
 products, products against differences of gradients, weight decay as an exact shift of the spectrum, and the two laws of
@@ -6,7 +6,6 @@ a blur.
 """
 
 import copy
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from landscape import command
-from landscape.masks import Masks
+from landscape.compute.masks import Masks
+from landscape.compute.randomness import generator
 from landscape.nets.smoothing import Blur
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.objective import logits
-from landscape.randomness import generator
 
-FAILED = 1
-# Images to check on: every invariant holds for any number of them.
-_IMAGES = 64
 # The plain graph of these is held whole, in float64.
 _PLAIN_IMAGES = 16
 
@@ -207,52 +202,6 @@ def network_blur_checks(model: nn.Module, *, seed: int = 0) -> list[Check]:
     return [check for name, layer in layers.values() for check in blur_checks(blur=layer, name=name, seed=seed)]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Check every subject; status 1 when something fails."""
-    parser = command.instrument_parser("landscape.selfcheck", __doc__ or "")
-    arguments = parser.parse_args(argv)
-    arguments.images = arguments.images or _IMAGES
-    tables, facts, passed = [], [], True
-    for subject in command.subjects(arguments):
-        objective = command.objective(arguments, subject)
-        decayed, exact = (
-            command.objective(arguments, changed)
-            for changed in (
-                dataclasses.replace(subject, weight_decay=subject.weight_decay + 1),
-                dataclasses.replace(subject, protocol=subject.protocol.replace(dtype="float64")),
-            )
-        )
-        checks = [
-            *curvature_checks(objective, decayed, exact, seed=arguments.seed),
-            *plain_product_check(subject.checkpoint.model, exact, seed=arguments.seed),
-            *network_blur_checks(subject.checkpoint.model, seed=arguments.seed),
-        ]
-        rows = [
-            [check.name, f"{check.found:.2g}", f"{check.allowed:.2g}", "ok" if check.passed else "FAILED"]
-            for check in checks
-        ]
-        table = command.columns([subject.name, "found", "allowed", ""], rows)
-        tables.append("\n".join([table, *[f"{check.name}: {check.meaning}" for check in checks if not check.passed]]))
-        facts.append(
-            {
-                "name": subject.name,
-                "passed": all(check.passed for check in checks),
-                "checks": [{"name": check.name, "found": check.found, "allowed": check.allowed} for check in checks],
-            }
-        )
-        passed = passed and all(check.passed for check in checks)
-    command.report(
-        arguments,
-        table=lambda: "\n\n".join(tables),
-        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
-    )
-    return 0 if passed else FAILED
-
-
 def _unit(objective: Objective, seed: int, place: int) -> Tensor:
     vector = torch.randn(objective.size, generator=generator(seed, "selfcheck", place), dtype=objective.dtype)
     return (vector / vector.norm()).to(objective.device)
-
-
-if __name__ == "__main__":
-    command.launch("landscape.selfcheck")

@@ -16,7 +16,7 @@ import xarray
 
 from landscape import __version__
 from landscape.errors import LandscapeError
-from landscape.protocol import Protocol
+from landscape.store.protocol import Protocol
 
 # What an instrument's results and the pieces of its journal consist of, and how they are computed: raise the number
 # when that changes, so that nothing older code has kept is taken for an answer. Instruments not listed stand at 1.

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from landscape.compute.masks import Masks
 from landscape.errors import LandscapeError
-from landscape.masks import Masks
 
 Kind = Literal["block", "smoothing", "subsampling"]
 Layout = Literal["NCHW", "NHWC", "tokens"]

@@ -10,13 +10,14 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from landscape import depths, distributed, prefix
+from landscape.compute import distributed
+from landscape.compute.masks import BLOCK, Masks
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.masks import BLOCK, Masks
+from landscape.look import depths, prefix
 from landscape.objective import folding, require_finite
 from landscape.objective.objective import examples, logits
-from landscape.protocol import Protocol
+from landscape.store.protocol import Protocol
 
 # Largest feature map of a micro-batch in bytes: with its running sums it stays in the last-level cache of a core or two
 # (benchmarks/feature_maps.py).

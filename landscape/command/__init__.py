@@ -1,0 +1,44 @@
+"""What all commands share: arguments, checkpoints and data, errors in one line, results that are measured once.
+
+Importing this package imports no numerics, so that a command answers ``--help`` and Ctrl-C from the first moment.
+"""
+
+from landscape.command.launch import BAD_INPUT, INTERRUPTED, launch, run
+from landscape.command.parser import (
+    DEFAULT_IMAGES,
+    Parser,
+    byte_count,
+    count_or_all,
+    instrument_parser,
+    numbers,
+    positive,
+)
+from landscape.command.questions import Question, answer, journaled, question, report
+from landscape.command.subjects import Subject, checkpoint_path, device, objective, require_writable, subjects
+from landscape.command.tables import columns
+
+__all__ = [
+    "BAD_INPUT",
+    "DEFAULT_IMAGES",
+    "INTERRUPTED",
+    "Parser",
+    "Question",
+    "Subject",
+    "answer",
+    "byte_count",
+    "checkpoint_path",
+    "columns",
+    "count_or_all",
+    "device",
+    "instrument_parser",
+    "journaled",
+    "launch",
+    "numbers",
+    "objective",
+    "positive",
+    "question",
+    "report",
+    "require_writable",
+    "run",
+    "subjects",
+]

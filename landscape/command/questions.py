@@ -1,0 +1,138 @@
+"""Questions with an address: measured once, then answered from what is kept."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from landscape.command.subjects import Subject, require_writable
+
+if TYPE_CHECKING:
+    import xarray
+
+    from landscape.store.journal import Journal
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a subject: the content address under which the answer is found again."""
+
+    instrument: str
+    subject: Subject
+    settings: Mapping[str, Any]
+    seed: int
+    out: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """Content address."""
+        from landscape.store import result
+
+        return result.key(
+            self.instrument,
+            protocol=self.subject.protocol,
+            settings={**self.settings, "weight_decay": self.subject.weight_decay},
+            checkpoint_sha256=self.subject.checkpoint.sha256,
+            data_sha256=self.subject.data.sha256,
+            seed=self.seed,
+        )
+
+    @property
+    def path(self) -> Path:
+        """Where the result is kept."""
+        what = self.instrument.removeprefix("landscape.")
+        return self.out or Path("results") / what / f"{self.subject.name}-{self.key}.nc"
+
+    @property
+    def journal(self) -> Path:
+        """Where finished pieces are kept until the result is whole."""
+        return self.path.with_name(f".{self.path.name}.journal")
+
+
+def question(arguments: argparse.Namespace, instrument: str, subject: Subject, settings: Mapping[str, Any]) -> Question:
+    """The question that a command line asks of a subject."""
+    out = arguments.out
+    if out is not None and len(arguments.checkpoints) > 1:
+        out = out.with_name(f"{out.stem}-{subject.name}{out.suffix}")
+    settings = {**settings, "batch": arguments.batch}
+    return Question(instrument=instrument, subject=subject, settings=settings, seed=arguments.seed, out=out)
+
+
+def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: bool = False) -> "xarray.Dataset":
+    """The result from the cache, or measured now and kept; under torchrun rank 0 writes.
+
+    Parameters
+    ----------
+    asked
+        The question.
+    measure
+        Measures; its result gets the provenance attributes here. An attribute ``seconds_before``, what a killed run
+        had spent on what was found again, goes into the seconds.
+    force
+        Measure even when the answer is known.
+    """
+    from landscape.compute import distributed
+    from landscape.store import result
+
+    require_writable(asked.path)
+    if asked.path.is_file() and not force:
+        known = result.load(asked.path)
+        if known.attrs.get("key") == asked.key:
+            return known
+    distributed.barrier()
+    started = time.perf_counter()
+    dataset = measure()
+    dataset.attrs |= result.provenance(
+        instrument=asked.instrument,
+        protocol=asked.subject.protocol,
+        settings=asked.settings,
+        checkpoint_sha256=asked.subject.checkpoint.sha256,
+        data_sha256=asked.subject.data.sha256,
+        seed=asked.seed,
+        seconds=time.perf_counter() - started + dataset.attrs.pop("seconds_before", 0.0),
+    )
+    dataset.attrs |= {
+        "key": asked.key,
+        "name": asked.subject.name,
+        "data": f"{asked.subject.data.name} ({asked.subject.data.split})",
+        "weight_decay": asked.subject.weight_decay,
+    }
+    if distributed.is_main():
+        result.save(dataset, asked.path)
+    distributed.barrier()
+    return dataset
+
+
+def journaled(asked: Question, measure: "Callable[[Journal], xarray.Dataset]", *, force: bool) -> "xarray.Dataset":
+    """The answer to a question, measured piece by piece with a journal that is removed when the result is stored."""
+    from landscape.compute import distributed
+    from landscape.store.journal import Journal
+
+    journals: list[Journal] = []
+
+    def begin() -> "xarray.Dataset":
+        journals.append(Journal(asked.journal, {"key": asked.key}, process=distributed.rank()))
+        try:
+            return measure(journals[0])
+        finally:
+            journals[0].close()
+
+    result = answer(asked, begin, force=force)
+    if journals and distributed.is_main():
+        journals[0].remove()
+    return result
+
+
+def report(arguments: argparse.Namespace, *, table: Callable[[], str], facts: Callable[[], Any]) -> None:
+    """Print the table, or with ``--json`` the one JSON object, on rank 0; with ``--quiet`` no table."""
+    from landscape.compute import distributed
+
+    if not distributed.is_main():
+        return
+    if arguments.json:
+        print(json.dumps(facts(), allow_nan=True))
+    elif not arguments.quiet:
+        print(table())

@@ -1,0 +1,141 @@
+"""What a command line names: a device, networks with their images, and the protocol they are measured under."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from landscape.command.parser import DEFAULT_IMAGES
+from landscape.errors import LandscapeError
+from landscape.store.protocol import CHOICES, Protocol, preset
+
+if TYPE_CHECKING:
+    import torch
+
+    from landscape.checkpoint import Checkpoint
+    from landscape.data import Images
+    from landscape.objective import Objective
+
+
+def device(arguments: argparse.Namespace) -> "torch.device":
+    """The device that was asked for, or the best there is; joins torchrun's process group.
+
+    Raises
+    ------
+    LandscapeError
+        When a GPU is asked for and absent, or the name is no device.
+    """
+    import torch
+
+    from landscape.compute import distributed
+
+    name = arguments.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise LandscapeError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:i") from None
+    if found.type not in CHOICES["device"]:
+        raise LandscapeError(f"device {name!r} is not supported: give auto, cpu, cuda or cuda:i")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise LandscapeError(f"there is no device {name} here ({torch.cuda.device_count()} GPUs): give --device cpu")
+    return distributed.start(found)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with the images and the protocol under which it is measured."""
+
+    checkpoint: "Checkpoint"
+    data: "Images"
+    protocol: Protocol
+    weight_decay: float
+
+    @property
+    def name(self) -> str:
+        """Name of the checkpoint, for tables and files."""
+        return self.checkpoint.name
+
+
+def subjects(arguments: argparse.Namespace) -> list[Subject]:
+    """Load every checkpoint named on the command line, with its images; raises LandscapeError."""
+    if arguments.verbose:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+        logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    on = device(arguments)
+    if arguments.plot is not None and arguments.plot.suffix.lower() not in (".pdf", ".png", ".svg"):
+        raise LandscapeError(f"cannot draw to {arguments.plot}: the name must end in .pdf, .png or .svg")
+    for path in (arguments.out, arguments.plot):
+        if path is not None:
+            require_writable(path)
+    return [_subject(arguments, name, on) for name in arguments.checkpoints]
+
+
+def _subject(arguments: argparse.Namespace, name: str, on: "torch.device") -> Subject:
+    from landscape import checkpoint, data
+
+    loaded = checkpoint.load(checkpoint_path(name, arguments), model=arguments.model, num_classes=arguments.num_classes)
+    recipe = loaded.recipe or {}
+    source = arguments.data or recipe.get("data", {}).get("name")
+    if source is None:
+        raise LandscapeError(f"{name} does not say what it was trained on: give --data")
+    protocol = preset(arguments.protocol)
+    given = {
+        field: getattr(arguments, field)
+        for field in (*CHOICES, "parameters", "mask_seed", "augmentation_seed", "subset_seed")
+        if field != "device" and getattr(arguments, field) is not None
+    }
+    protocol = protocol.replace(**given, device=on.type)
+    images = data.load(source, protocol.split, root=arguments.data_root, mean=arguments.mean, std=arguments.std)
+    if arguments.images != "all":
+        protocol = protocol.replace(images=arguments.images or min(DEFAULT_IMAGES, len(images)))
+    if protocol.images is not None and protocol.images > len(images):
+        raise LandscapeError(
+            f"--images {protocol.images} is beyond the {len(images)} images of {images.name} ({images.split})"
+        )
+    weight_decay = arguments.weight_decay
+    if weight_decay is None:
+        weight_decay = float(recipe.get("training", {}).get("weight_decay", 0.0))
+    return Subject(checkpoint=loaded, data=images, protocol=protocol, weight_decay=weight_decay)
+
+
+def checkpoint_path(name: str, arguments: argparse.Namespace) -> Path:
+    """The file of that name, or the cached checkpoint of the recipe of that name, trained if need be."""
+    path = Path(name)
+    if path.exists() or path.suffix or "/" in name:
+        return path
+    from landscape import training
+
+    return training.ensure(name, cache=arguments.cache, root=arguments.data_root, quiet=arguments.quiet)
+
+
+def objective(arguments: argparse.Namespace, subject: Subject, *, sharded: bool = False) -> "Objective":
+    """The objective of a subject on the device that was asked for."""
+    from landscape.objective import Objective
+
+    return Objective(
+        subject.checkpoint.model,
+        subject.data,
+        weight_decay=subject.weight_decay,
+        protocol=subject.protocol,
+        micro_batch=arguments.batch,
+        device=device(arguments),
+        memory=arguments.memory,
+        sharded=sharded,
+    )
+
+
+def require_writable(path: Path) -> None:
+    """Raise LandscapeError, before anything long starts, when a file cannot be made at `path`."""
+    import os
+
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if path.is_dir():
+        raise LandscapeError(f"cannot write {path}: it is a folder; give a file name")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise LandscapeError(f"cannot write {path}: {folder} is not a folder that can be written; choose another")
