@@ -128,6 +128,38 @@ class TestAugmentation:
         assert torch.equal(before, torch.get_rng_state())
 
 
+class TestNamed:
+    """What a file may name as its data: a closed list, and nothing is imported or opened for anything else."""
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "os:abort",
+            "timeit:main",
+            "payload.py:data",
+            "./digits",
+            "digits\x1b[2J",
+            "DIGITS",
+            "",
+            None,
+            7,
+            ["digits"],
+            "digits:" + "x" * 10_000,
+        ],
+    )
+    def test_anything_else_is_refused_in_one_line(self, tmp_path, monkeypatch, name):
+        (tmp_path / "payload.py").write_text("open('ran', 'w')\ndata = None\n")
+        monkeypatch.chdir(tmp_path)
+        with refused("may name", "--data") as caught:
+            data.named(name)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 300
+        assert not (tmp_path / "ran").exists()
+
+    def test_a_known_set_is_loaded(self):
+        assert data.named("digits", "test").sha256 == data.load("digits", "test").sha256
+
+
 class TestDigits:
     def test_parts_are_disjoint_stratified_and_fixed(self):
         train, test = data.load("digits", "train"), data.load("digits", "test")

@@ -13,7 +13,7 @@ from landscape.data.given import load_factory, load_folder, load_npz
 from landscape.data.images import Images
 from landscape.errors import LandscapeError
 
-__all__ = ["NAMES", "Images", "augment", "data_root", "draws", "load"]
+__all__ = ["NAMES", "Images", "augment", "data_root", "draws", "load", "named"]
 
 NAMES = ("digits", *CIFAR_NAMES)
 SPLITS = ("train", "test")
@@ -57,6 +57,40 @@ def load(
     images = _load(name, split, data_root(root))
     changes = {key: tuple(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
     return dataclasses.replace(images, **changes) if changes else images  # type: ignore[arg-type]
+
+
+def named(name: object, split: str = "train", *, root: Path | str | None = None) -> Images:
+    """Images of a data set known by name: the only data that a file, such as a checkpoint's header, may name.
+
+    No path is opened and no module is imported, whatever `name` is: what the user types on the command line goes to
+    `load`, what a file says goes here.
+
+    Parameters
+    ----------
+    name
+        One of `NAMES`, exactly.
+    split
+        ``train`` or ``test``.
+    root
+        Folder of the CIFAR archives, default `data_root`.
+
+    Raises
+    ------
+    LandscapeError
+        When `name` is anything else, or the set is absent or damaged.
+    """
+    if not isinstance(name, str) or name not in NAMES:
+        raise LandscapeError(
+            f"a file names {_shown(name)} as its data, which is not one of {', '.join(NAMES)}, the only data that a "
+            "file may name: give --data yourself"
+        )
+    return load(name, split, root=root)
+
+
+def _shown(value: object) -> str:
+    """A value from a file, short and without control characters."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _load(name: str, split: str, root: Path) -> Images:
