@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     listings = sorted((arguments.results / "studies").glob(f"*-{arguments.preset}.json"))
     if not listings:
         raise LandscapeError(
-            f"no study of {arguments.preset} in {arguments.results}: run python -m analyses.<study> first"
+            f"no study of {arguments.preset} in {arguments.results}: run python -m analyses STUDY first"
         )
     out = studies.kept(arguments.reference, arguments.preset)
     command.require_writable(out / "studies" / "any")

@@ -1,21 +1,16 @@
 """Under which protocol does the landscape claim hold? Curvature and surfaces under every combination of choices.
 
-``python -m analyses.protocol_sweep --preset digits|cifar100-small|paper``
-
 Fields with and without the L2 term come from one measurement: the term moves a raw eigenvalue by the weight decay
 exactly, and surfaces keep it apart.
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from analyses import studies
 from landscape import command
-from landscape.command import launch
 
 # Draws of the masks of a mean; enough to tell it from a single draw.
 AVERAGED = 4
@@ -30,14 +25,6 @@ VARIANTS = {
     for masks, fields in MASKS.items()
 }
 MOMENTS = {"late": ("mcdo", "mcdo-smooth"), "early": ("mcdo-early", "mcdo-smooth-early")}
-STUDY = studies.study(
-    "protocol_sweep",
-    "Under which protocol is the landscape of smoothed networks flatter, with fewer outliers (C1, C2, C3)?",
-    [kind for pair in MOMENTS.values() for kind in pair],
-    ("curvature", "mini_batches", "surface"),
-    VARIANTS,
-    {"curvature_images": 128, "mini_batches": 8, "eigenvalues": 1, "surface_images": 128, "points": 7},
-)
 COLUMNS = {
     "C1": "C1: top eigenvalue",
     "C1 filter-normalised": "C1: filter-normalised",
@@ -47,19 +34,10 @@ COLUMNS = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the study, and say where the claim holds."""
-    status = studies.run(STUDY, argv)
-    chosen, _ = studies.parser(STUDY).parse_known_args(argv)
-    if chosen.list:
-        return status
-    target = studies.listing(Path("results"), STUDY.name, chosen.preset)
-    facts = json.loads(target.read_text())
-    rows = compared(facts["entries"])
-    studies.keep(target, {**facts, "table": rows})
-    if not chosen.quiet:
-        print(table(rows))
-    return status
+def conclude(entries: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], str]:
+    """Where the claim holds: rows for the listing, and a table."""
+    rows = compared(entries)
+    return {"table": rows}, table(rows)
 
 
 def compared(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -144,5 +122,12 @@ def _cell(logarithms: Sequence[float]) -> str:
     return f"{mean:.2f}{span}{'*' if max(known) < 0 else ''}"
 
 
-if __name__ == "__main__":
-    launch("analyses.protocol_sweep")
+STUDY = studies.Study(
+    "protocol_sweep",
+    "Under which protocol is the landscape of smoothed networks flatter, with fewer outliers (C1, C2, C3)?",
+    tuple(kind for pair in MOMENTS.values() for kind in pair),
+    ("curvature", "mini_batches", "surface"),
+    VARIANTS,
+    {"curvature_images": 128, "mini_batches": 8, "eigenvalues": 1, "surface_images": 128, "points": 7},
+    conclude,
+)

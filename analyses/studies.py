@@ -2,16 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from landscape import command
 from landscape.errors import LandscapeError
 
-# What an ablation looks at: curvature, model uncertainty, high frequencies, predictions.
-ABLATION = ("hessian", "feature_maps", "fourier", "predictions")
 # Readings of `changes` that are no field of the protocol.
 MASKS = "masks"
 # Trained networks, results and reports that come with the repository.
@@ -25,7 +23,7 @@ class Study:
     Attributes
     ----------
     name
-        Of its module.
+        As in ``python -m analyses NAME``.
     question
         In one sentence.
     kinds
@@ -36,27 +34,18 @@ class Study:
         Protocol variants by name, each the fields that it changes; ``masks`` besides, draws of the masks that curvature
         and loss are the mean of.
     lighter
-        Fields of the scale in its place, for a study of many variants.
+        Fields of the scale that it replaces, for a study of many variants.
+    conclude
+        What the listed results say together: facts for the listing, and text for the terminal.
     """
 
     name: str
     question: str
     kinds: tuple[str, ...]
     instruments: tuple[str, ...]
-    changes: Mapping[str, Mapping[str, Any]]
-    lighter: Mapping[str, int]
-
-
-def study(
-    name: str,
-    question: str,
-    kinds: Sequence[str],
-    instruments: Sequence[str],
-    changes: Mapping[str, Mapping[str, Any]] | None = None,
-    lighter: Mapping[str, int] | None = None,
-) -> Study:
-    """A study, under one protocol unless `changes` names several."""
-    return Study(name, question, tuple(kinds), tuple(instruments), changes or {"default": {}}, lighter or {})
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"default": {}})
+    lighter: Mapping[str, int] = field(default_factory=dict)
+    conclude: Callable[[Sequence[Mapping[str, Any]]], tuple[Mapping[str, Any], str]] | None = None
 
 
 def listing(results: Path, name: str, preset: str) -> Path:
@@ -77,7 +66,7 @@ def listed(name: str, results: Path) -> Path:
 
 def parser(chosen: Study) -> command.Parser:
     """Arguments of a study."""
-    made = command.Parser(f"analyses.{chosen.name}", chosen.question)
+    made = command.Parser(f"analyses {chosen.name}", chosen.question)
     made.add_argument("--preset", choices=("digits", "cifar100-small", "paper"), default="digits")
     made.add_argument("--seeds", type=command.positive, default=1, metavar="N")
     made.add_argument("--trained-only", action="store_true", help="leave out networks that would have to be trained")
@@ -158,6 +147,11 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
                 keep(target, {"study": chosen.name, "question": chosen.question, "entries": entries})
     if not arguments.quiet:
         print(command.columns(["network", "seed", "instrument", "protocol", "result"], rows))
+    if chosen.conclude is not None:
+        facts, text = chosen.conclude(entries)
+        keep(target, {"study": chosen.name, "question": chosen.question, "entries": entries, **facts})
+        if not arguments.quiet:
+            print(text)
     return 0
 
 

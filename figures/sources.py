@@ -106,7 +106,7 @@ def read(study: str, preset: str, results: Path, published: Path | None = None) 
     """
     path = studies.listing(results, study, preset)
     if not path.is_file():
-        raise LandscapeError(f"no results at {path}: run python -m analyses.{study} --preset {preset} first")
+        raise LandscapeError(f"no results at {path}: run python -m analyses {study} --preset {preset} first")
     facts = json.loads(path.read_text())
     entries = [
         Entry(**_known(each), dataset=result.load(studies.listed(each["file"], results))) for each in facts["entries"]

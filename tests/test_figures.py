@@ -11,19 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analyses import kinds, measuring, protocol_sweep, studies
+from analyses import cli, kinds, measuring, protocol_sweep, studies
+from analyses.catalogue import STUDIES
 from analyses.kinds import Kind
 from analyses.measuring import Scale
-from figures import explain, sources
+from figures import explain, fig2, sources
 from figures.cli import FIGURES, main
-from landscape import command, training
+from landscape import command, plotting, training
 from landscape.errors import LandscapeError
 from landscape.training import recipes
 
 TINY = Scale(32, 2, 3, 32, 5, 16, 2, 32, 3, 2, 16, 2)
-NAMES = ("hessian_spectra", "loss_surfaces", "feature_uncertainty", "fourier_analysis", "noise_robustness")
-ABLATIONS = tuple(study for _, study in FIGURES.values() if study)
-STUDIES = (*NAMES, "ensemble_size", "corruption_robustness", "protocol_sweep", "mlp_head", *ABLATIONS)
 SHOWN = ("mcdo", "mcdo-smooth", "mcdo-early", "mcdo-smooth-early", "mcdo-relu6", "mcdo-max")
 CHOSEN = ("augmentation frozen, masks fixed", "augmentation none, masks averaged")
 
@@ -31,8 +29,6 @@ CHOSEN = ("augmentation frozen, masks fixed", "augmentation none, masks averaged
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """All studies on two networks of two channels, trained for one epoch."""
-    import importlib
-
     folder = tmp_path_factory.mktemp("figures")
     base = recipes.RECIPES["digits-plain"]
     tiny = base.replace(name="tiny", epochs=2, model={**base.model, "width": 2})
@@ -46,14 +42,15 @@ def measured(tmp_path_factory):
         patch.setitem(kinds.KINDS, "mcdo-smooth-early", Kind("early smooth", {"name": kinds.SMOOTH}, share=0.5))
         some = {name: protocol_sweep.VARIANTS[name] for name in CHOSEN}
         patch.setattr(protocol_sweep, "VARIANTS", some)
-        for name in STUDIES:
-            module = importlib.import_module(f"analyses.{name}")
-            kept = tuple(kind for kind in module.STUDY.kinds if kind in SHOWN)
-            lighter = {"curvature_images": 32, "mini_batches": 2, "surface_images": 32, "points": 5}
-            changes = some if name == "protocol_sweep" else module.STUDY.changes
-            chosen = dataclasses.replace(module.STUDY, kinds=kept, changes=changes, lighter=lighter)
-            patch.setattr(module, "STUDY", chosen)
-            assert module.main(["--quiet"]) == 0
+        for name, study in STUDIES.items():
+            chosen = dataclasses.replace(
+                study,
+                kinds=tuple(kind for kind in study.kinds if kind in SHOWN),
+                lighter={"curvature_images": 32, "mini_batches": 2, "surface_images": 32, "points": 5},
+                changes=some if name == "protocol_sweep" else study.changes,
+            )
+            patch.setitem(STUDIES, name, chosen)
+            assert cli.main([name, "--quiet"]) == 0
     return folder
 
 
@@ -73,11 +70,26 @@ def test_every_figure_is_drawn_and_says_where_it_comes_from(measured, tmp_path, 
             assert np.asarray(picture.convert("L")).std() > 5
 
 
-def test_a_study_goes_on_from_what_is_kept(measured, monkeypatch):
+def test_a_study_that_ran_before_measures_nothing(measured, monkeypatch):
     monkeypatch.chdir(measured)
-    listed = json.loads(studies.listing(Path("results"), "ensemble_size", "digits").read_text())
-    assert {entry["kind"] for entry in listed["entries"]} == {"mcdo", "mcdo-smooth"}
-    assert all(Path(entry["file"]).is_file() for entry in listed["entries"])
+    base = recipes.RECIPES["digits-plain"]
+    monkeypatch.setitem(recipes.RECIPES, "tiny", base.replace(name="tiny", epochs=2, model={**base.model, "width": 2}))
+    monkeypatch.setitem(kinds.BASELINES, "digits", "tiny")
+    monkeypatch.setitem(measuring.SCALES, "digits", TINY)
+    study = STUDIES["ensemble_size"]
+    monkeypatch.setitem(STUDIES, study.name, dataclasses.replace(study, kinds=("mcdo", "mcdo-smooth")))
+    listing = studies.listing(Path("results"), study.name, "digits")
+    before = json.loads(listing.read_text())
+
+    def measured_again(*_):
+        raise AssertionError("measured again")
+
+    unwilling = dataclasses.replace(measuring.INSTRUMENTS["predictions"], measure=measured_again)
+    monkeypatch.setitem(measuring.INSTRUMENTS, "predictions", unwilling)
+    assert cli.main([study.name, "--quiet"]) == 0
+    assert json.loads(listing.read_text()) == before
+    with pytest.raises(AssertionError, match="measured again"):
+        cli.main([study.name, "--quiet", "--force"])
 
 
 def test_kept_results_are_drawn_where_there_are_no_others(measured, tmp_path, monkeypatch, capsys):
@@ -106,16 +118,21 @@ def test_drawing_needs_no_torch(measured, tmp_path):
     )
 
 
-def test_published_numbers_are_those_of_the_paper():
-    assert sources.PUBLISHED["mcdo"]["nll"][-1] == 0.850
-    assert sources.PUBLISHED["mcdo-smooth"]["accuracy"][1] == 78.3
-    # The headline: two smooth passes are about as good as fifty plain ones.
-    assert sources.PUBLISHED["mcdo-smooth"]["nll"][1] - sources.PUBLISHED["mcdo"]["nll"][-1] == pytest.approx(0.006)
+def test_figure_2_draws_the_published_numbers_in_grey(measured):
+    drawing = sources.read("ensemble_size", "digits", measured / "results")
+    for axes, name in zip(fig2.draw(drawing).axes, fig2.PANELS, strict=True):
+        grey = [line for line in axes.lines if line.get_color() == plotting.PUBLISHED]
+        plain, smooth = (list(line.get_ydata()) for line in grey)
+        assert plain == list(sources.PUBLISHED["mcdo"][name])
+        assert smooth == list(sources.PUBLISHED["mcdo-smooth"][name])
+        # The headline: two smooth passes are about as good as fifty plain ones.
+        if name == "nll":
+            assert abs(smooth[1] - plain[-1]) < 0.01 < plain[1] - smooth[1]
 
 
 def test_missing_results_and_strange_pictures_are_told_in_one_line(tmp_path, capsys):
     assert command.run("figures.cli", ["fig2", "--results", str(tmp_path)]) == 2
-    assert "run python -m analyses.ensemble_size" in capsys.readouterr().err
+    assert "run python -m analyses ensemble_size" in capsys.readouterr().err
     assert command.run("figures.cli", ["fig77"]) == 2
     assert "no figure fig77" in capsys.readouterr().err
     plain = tmp_path / "plain.png"
@@ -126,12 +143,18 @@ def test_missing_results_and_strange_pictures_are_told_in_one_line(tmp_path, cap
 
 def test_listing_names_recipes_and_trains_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    from analyses import ensemble_size
-
-    assert ensemble_size.main(["--preset", "cifar100-small", "--list", "--seeds", "2"]) == 0
+    assert cli.main(["ensemble_size", "--preset", "cifar100-small", "--list", "--seeds", "2"]) == 0
     told = capsys.readouterr().out
     assert "cifar100-small-mcdo-smooth@1" in told
     assert not list(tmp_path.iterdir())
+
+
+def test_studies_are_listed_and_a_misspelt_one_is_answered(capsys):
+    assert cli.main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(study.question in listed for study in STUDIES.values())
+    assert command.run("analyses.cli", ["ensemblesize"]) == 2
+    assert "did you mean ensemble_size?" in capsys.readouterr().err
 
 
 def test_every_recipe_of_a_study_exists():

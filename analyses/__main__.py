@@ -1,0 +1,5 @@
+"""``python -m analyses [STUDY]``: the studies, or one of them."""
+
+from landscape.command import launch
+
+launch("analyses.cli")
