@@ -1,9 +1,36 @@
-"""The one exception that means "your input, not our bug"."""
+"""The one exception that means "your input, not our bug", and text that is safe to show."""
+
+_LONGEST = 2000
+
+
+def printable(text: object, limit: int | None = None) -> str:
+    r"""Text from a file or a command line, harmless to a terminal and a log, on one line.
+
+    Control characters (escape sequences of terminals, line breaks), invisible and direction-changing characters and
+    lone surrogates are written as Python escapes, e.g. ``\x1b``. Everything else stays as it is, so that ordinary names
+    are shown unchanged. For markup (HTML, SVG) escape the result as usual.
+
+    Parameters
+    ----------
+    text
+        What to show; anything that is not a string is converted by `str`.
+    limit
+        Longest result, in characters; what is beyond it is replaced by an ellipsis. Default: no limit.
+    """
+    shown = str(text)
+    if limit is not None and len(shown) > limit:
+        shown = shown[: limit - 3] + "..."
+    if shown.isprintable():
+        return shown
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in shown)
 
 
 class LandscapeError(ValueError):
-    """Bad input, told in one line: what is wrong, where, and what to do.
+    """Invalid input, described in one line: what is wrong, where, and what to do.
 
-    Command lines print it as ``error: ...`` and leave with status 2; every other exception is a defect and keeps
-    its traceback.
+    Command lines print it as ``error: ...`` and leave with status 2; every other exception is a defect and keeps its
+    traceback. The message is made `printable`: it often quotes names from a file.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message, _LONGEST))
