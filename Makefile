@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check benchmarks clean
+.PHONY: demo test lint types wheel check clean
 
 # torch first and alone: asked for together with packages that want it, pip may take a GPU build of several gigabytes.
 $(STAMP): pyproject.toml constraints.txt peers.txt
@@ -28,7 +28,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-check: lint types test
+# The wheel as a stranger gets it: built, installed into an empty environment, run from an empty folder.
+wheel:
+	PYTHON=$(PYTHON) .ci/wheel
+
+check: lint types test wheel
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) results build dist

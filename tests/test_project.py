@@ -1,0 +1,49 @@
+"""The plan of the house, and what its papers say: imports go down, one version everywhere."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import landscape
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ("landscape", "analyses", "figures")
+
+
+def modules(floor: str) -> dict[str, Path]:
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / floor).rglob("*.py")}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Modules that a file imports anywhere, functions included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_no_import_goes_up_a_floor(floor: str) -> None:
+    above = FLOORS[FLOORS.index(floor) + 1 :]
+    upward = {
+        name: [target for target in imported(path) if target.partition(".")[0] in above]
+        for name, path in modules(floor).items()
+    }
+    assert {name: targets for name, targets in upward.items() if targets} == {}
+
+
+def test_the_floors_would_notice_an_import_that_goes_up(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text("def late():\n    from analyses import kinds\n    return kinds\n")
+    assert list(imported(tmp_path / "wrong.py")) == ["analyses.kinds"]
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    logged = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert cited is not None
+    assert logged is not None
+    assert cited[1] == logged[1] == landscape.__version__
