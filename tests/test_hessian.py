@@ -1,5 +1,6 @@
 """The spectrum instrument against the dense float64 Hessian and against two other libraries."""
 
+import dataclasses
 import gc
 import itertools
 import weakref
@@ -109,7 +110,7 @@ def test_density_and_trace_agree_with_the_dense_hessian() -> None:
 
 
 def test_sampling_error_is_that_of_drawing_other_images() -> None:
-    everything = small_images(count=320)
+    everything = dataclasses.replace(small_images(count=320), population=320)
     net = small_net()
     spread, stated = [], []
     for seed in range(12):
@@ -121,6 +122,11 @@ def test_sampling_error_is_that_of_drawing_other_images() -> None:
     assert 0.6 < np.std(spread, ddof=1) / np.mean(stated) < 1.7
     whole = spectrum(Objective(net, everything, protocol=Protocol(dtype="float64")), only=("top",), top=1)
     assert float(whole["sampling_stderr"][0]) == 0.0
+    # All images of a file are a sample of a population that nobody knows: half the error of a quarter of them.
+    unknown = dataclasses.replace(everything, population=None)
+    found = spectrum(Objective(net, unknown, protocol=Protocol(dtype="float64")), only=("top",), top=1)
+    quarter = np.mean(stated) / np.sqrt(1 - 80 / 320)
+    assert 0.6 < float(found["sampling_stderr"][0]) / (quarter / 2) < 1.7
 
 
 def test_four_kinds_have_four_spectra_and_the_same_seed_gives_the_same_bits() -> None:

@@ -3,6 +3,7 @@
 Importing this package imports no numerics, so that a command answers ``--help`` and Ctrl-C from the first moment.
 """
 
+from landscape.command.cautions import caution, caution_about_fit, fit_in_words
 from landscape.command.launch import BAD_INPUT, INTERRUPTED, launch, run
 from landscape.command.parser import (
     DEFAULT_IMAGES,
@@ -26,10 +27,13 @@ __all__ = [
     "Subject",
     "answer",
     "byte_count",
+    "caution",
+    "caution_about_fit",
     "checkpoint_path",
     "columns",
     "count_or_all",
     "device",
+    "fit_in_words",
     "instrument_parser",
     "journaled",
     "launch",

@@ -97,7 +97,8 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
     dataset.attrs |= {
         "key": asked.key,
         "name": asked.subject.name,
-        "data": f"{asked.subject.data.name} ({asked.subject.data.split})",
+        "data": asked.subject.data.title,
+        "sample": asked.subject.data.described(asked.subject.protocol.images),
         "weight_decay": asked.subject.weight_decay,
     }
     if distributed.is_main():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from landscape.command.cautions import caution_about_images
 from landscape.command.parser import DEFAULT_IMAGES
 from landscape.errors import LandscapeError
 from landscape.store.protocol import CHOICES, Protocol, preset
@@ -89,13 +90,17 @@ def _subject(arguments: argparse.Namespace, name: str, on: "torch.device") -> Su
         if field != "device" and getattr(arguments, field) is not None
     }
     protocol = protocol.replace(**given, device=on.type)
-    images = data.load(source, protocol.split, root=arguments.data_root, mean=arguments.mean, std=arguments.std)
+    images = data.load(source, protocol.split, root=arguments.data_root)
+    for field in ("mean", "std"):
+        value = getattr(arguments, field)
+        if value is not None and value != getattr(images, field):
+            protocol = protocol.replace(**{f"image_{field}": value})
+    images = images.normalized_by(protocol.image_mean, protocol.image_std)
+    caution_about_images(images)
     if arguments.images != "all":
         protocol = protocol.replace(images=arguments.images or min(DEFAULT_IMAGES, len(images)))
     if protocol.images is not None and protocol.images > len(images):
-        raise LandscapeError(
-            f"--images {protocol.images} is beyond the {len(images)} images of {images.name} ({images.split})"
-        )
+        raise LandscapeError(f"--images {protocol.images} is beyond the {len(images)} images of {images.title}")
     weight_decay = arguments.weight_decay
     if weight_decay is None:
         weight_decay = float(recipe.get("training", {}).get("weight_decay", 0.0))

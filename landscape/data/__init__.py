@@ -1,6 +1,5 @@
 """Labelled images, by name or as given, in memory as tensors; augmentation that is seeded and replayable."""
 
-import dataclasses
 import difflib
 import os
 from pathlib import Path
@@ -11,7 +10,7 @@ from landscape.data.cifar import load_cifar
 from landscape.data.digits import load_digits
 from landscape.data.given import load_factory, load_folder, load_npz
 from landscape.data.images import Images
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, printable
 
 __all__ = ["NAMES", "Images", "augment", "data_root", "draws", "load", "named"]
 
@@ -54,9 +53,7 @@ def load(
     name = str(specification)
     if split not in SPLITS:
         raise LandscapeError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    images = _load(name, split, data_root(root))
-    changes = {key: tuple(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
-    return dataclasses.replace(images, **changes) if changes else images  # type: ignore[arg-type]
+    return _load(name, split, data_root(root)).normalized_by(mean, std)
 
 
 def named(name: object, split: str = "train", *, root: Path | str | None = None) -> Images:
@@ -81,16 +78,10 @@ def named(name: object, split: str = "train", *, root: Path | str | None = None)
     """
     if not isinstance(name, str) or name not in NAMES:
         raise LandscapeError(
-            f"a file names {_shown(name)} as its data, which is not one of {', '.join(NAMES)}, the only data that a "
+            f"a file names {printable(repr(name), 80)} as its data, which is not one of {', '.join(NAMES)}, the only data that a "
             "file may name: give --data yourself"
         )
     return load(name, split, root=root)
-
-
-def _shown(value: object) -> str:
-    """A value from a file, short and without control characters."""
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _load(name: str, split: str, root: Path) -> Images:
@@ -102,7 +93,7 @@ def _load(name: str, split: str, root: Path) -> Images:
     if path.is_dir():
         return load_folder(path, split)
     if path.is_file():
-        return load_npz(path, split)
+        return load_npz(path)
     if ":" in name:
         return load_factory(name, split)
     near = difflib.get_close_matches(name, NAMES, n=2)

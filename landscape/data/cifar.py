@@ -185,6 +185,7 @@ def load_cifar(name: str, split: str, root: Path) -> Images:
             std=dataset.std,
             crop_padding=4,
             flip=True,
+            population=len(labels),
         )
     wanted = " or ".join(f"{layout.folder}/ or {layout.archive}" for layout in dataset.layouts)
     raise LandscapeError(

@@ -46,6 +46,7 @@ def load_digits(split: str) -> Images:
         std=(std,) * 3,
         crop_padding=2,
         flip=False,
+        population=int(chosen.sum()),
     )
 
 

@@ -16,12 +16,12 @@ from landscape.store.importing import named_object
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
 
 
-def load_npz(path: Path, split: str) -> Images:
+def load_npz(path: Path) -> Images:
     """An ``.npz`` with ``labels`` (N,) integer and ``images``.
 
     Images are floating point (N, channels, height, width), used as they are, or uint8 (N, height, width, channels),
-    scaled to [0, 1] and normalised by mean and std when given. The file is the split, whichever is asked for. There
-    are as many classes as the largest label plus one.
+    scaled to [0, 1] and normalised by mean and std when given. The file has no split. There are as many classes as
+    the largest label plus one.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def load_npz(path: Path, split: str) -> Images:
         images = images.astype(np.float32)
     elif images.dtype not in (np.float32, np.float64):
         raise LandscapeError(f"{path}: images are {images.dtype}: give uint8 or floating point")
-    return _images(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), str(path), split)
+    return _images(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), str(path))
 
 
 def load_folder(path: Path, split: str) -> Images:
@@ -71,8 +71,10 @@ def load_folder(path: Path, split: str) -> Images:
     LandscapeError
         When there are no pictures, one cannot be read, or sizes differ.
     """
+    name = str(path)
     splits = {"train": ("train",), "test": ("test", "val")}
-    if any((path / name).is_dir() for names in splits.values() for name in names):
+    has_splits = any((path / name).is_dir() for names in splits.values() for name in names)
+    if has_splits:
         found = [path / name for name in splits[split] if (path / name).is_dir()]
         if not found:
             raise LandscapeError(f"{path} has no folder {split!r}: add it, or choose the other --split")
@@ -100,7 +102,7 @@ def load_folder(path: Path, split: str) -> Images:
             )
     images = torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)))
     labels = torch.tensor([label for _, label in files])
-    return Images(images=images, labels=labels, classes=len(classes), name=str(path), split=split)
+    return Images(images=images, labels=labels, classes=len(classes), name=name, split=split if has_splits else "")
 
 
 def load_factory(specification: str, split: str) -> Images:
@@ -118,7 +120,8 @@ def load_factory(specification: str, split: str) -> Images:
     if not callable(factory):
         raise LandscapeError(f"{specification} is a {type(factory).__name__}, not a factory: name a function or class")
     try:
-        made = factory(split=split) if "split" in _parameters(factory) else factory()
+        has_split = "split" in _parameters(factory)
+        made = factory(split=split) if has_split else factory()
         if isinstance(made, Images):
             return made
         if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.Tensor):
@@ -136,7 +139,7 @@ def load_factory(specification: str, split: str) -> Images:
             f"{specification} gave no Dataset of (image, label) ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}): return a Dataset, or tensors (images, labels)"
         ) from error
-    return _images(images, labels.long(), specification, split)
+    return _images(images, labels.long(), specification, split if has_split else "")
 
 
 def _parameters(factory: Any) -> set[str]:
@@ -155,7 +158,7 @@ def _as_tensor(image: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(pixels))
 
 
-def _images(images: torch.Tensor, labels: torch.Tensor, name: str, split: str) -> Images:
+def _images(images: torch.Tensor, labels: torch.Tensor, name: str, split: str = "") -> Images:
     if images.is_floating_point() and not bool(images.isfinite().all()):
         first = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
         raise LandscapeError(f"{name}: image {first} has non-finite pixels: repair or remove it")

@@ -27,12 +27,15 @@ class Images:
     classes
         Number of classes.
     name, split
-        What it is, for results and messages.
+        What it is, for results and messages; an empty `split` when it has none, as a file.
     mean, std
         One number a channel on the [0, 1] scale, or None; uint8 images only.
     crop_padding, flip
         The augmentation that suits these images: pixels of zero padding around before a random crop of the old size,
         and whether a mirror image is still of its class.
+    population
+        Number of images that these are a random sample of: of a standard set, its size, which a subset keeps. None
+        when unknown, as for images of a user's own: sampling errors then have no finite-population correction.
 
     Raises
     ------
@@ -49,9 +52,10 @@ class Images:
     std: tuple[float, ...] | None = None
     crop_padding: int = 0
     flip: bool = False
+    population: int | None = None
 
     def __post_init__(self) -> None:
-        where = f"{self.name} ({self.split})"
+        where = self.title
         if self.images.ndim != 4 or 0 in self.images.shape[1:]:
             raise LandscapeError(
                 f"{where}: images have shape {tuple(self.images.shape)}: give (N, channels, height, width)"
@@ -80,6 +84,21 @@ class Images:
         return len(self.images)
 
     @property
+    def title(self) -> str:
+        """Name, with the split in brackets where there is one."""
+        return f"{self.name} ({self.split})" if self.split else self.name
+
+    def described(self, count: int | None = None) -> str:
+        """Of what population these images, or `count` of them, are a sample, in words."""
+        count = len(self) if count is None else count
+        if self.population is None:
+            part = "all" if count == len(self) else f"{count:,} of the"
+            return f"{part} {len(self):,} images of {self.title}, a sample of an unknown population"
+        if count > self.population:  # several epochs
+            return f"{count:,} images drawn from the {self.population:,} of {self.title}"
+        return f"{'all' if count == self.population else f'{count:,} of the'} {self.population:,} images of {self.title}"
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
         channels, height, width = self.images.shape[1:]
@@ -106,7 +125,7 @@ class Images:
         if wrong.any():
             first = int(wrong.nonzero()[0])
             raise LandscapeError(
-                f"{self.name} ({self.split}): label {int(self.labels[first])} of image {first} is out of range: "
+                f"{self.title}: label {int(self.labels[first])} of image {first} is out of range: "
                 f"labels must lie in 0..{classes - 1}"
             )
 
@@ -131,11 +150,16 @@ class Images:
         """
         if not 1 <= count <= len(self):
             raise LandscapeError(
-                f"{self.name} ({self.split}) has {len(self)} images, {count} were asked for: give 1 to {len(self)}"
+                f"{self.title} has {len(self)} images, {count} were asked for: give 1 to {len(self)}"
             )
         if count == len(self):
             return self
         return self.select(torch.randperm(len(self), generator=generator(seed, "subset"))[:count])
+
+    def normalized_by(self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> "Images":
+        """The same images with another mean or standard deviation; None leaves what there is."""
+        changes = {name: tuple(value) for name, value in (("mean", mean), ("std", std)) if value is not None}
+        return dataclasses.replace(self, **changes) if changes else self  # type: ignore[arg-type]
 
     def normalized(self, raw: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Raw images (n, channels, height, width) of this set as a network takes them, in `dtype`."""

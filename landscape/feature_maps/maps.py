@@ -57,7 +57,7 @@ def measure(
         When there is no such image, or what `Passes` refuses.
     """
     if not 0 <= image < len(data):
-        raise LandscapeError(f"there is no image {image}: {data.name} ({data.split}) has images 0 to {len(data) - 1}")
+        raise LandscapeError(f"there is no image {image}: {data.title} has images 0 to {len(data) - 1}")
     protocol = (protocol or Protocol(dropout="fresh", split="test")).replace(images=None)
     runs = Passes(model, data.select(torch.tensor([image])), protocol=protocol, blocks=blocks, device=device)
     streams, kept = Streams(), dict[int, list[Tensor]]()

@@ -16,6 +16,7 @@ from landscape.hessian import measurements
 from landscape.hessian.picture import NO_PICTURE, draw
 from landscape.hessian.spectrum import PARTS, spectrum
 from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.fit import Fit, fit
 from landscape.store.result import require_same_protocol
 from landscape.surface import directions
 
@@ -101,7 +102,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
             if arguments.save_vectors is not None and distributed.is_main():
                 save_vectors(objective, pairs, vectors_path(arguments, subject))
 
-        return spectrum(
+        result = spectrum(
             objective,
             **chosen,
             seed=arguments.seed,
@@ -109,9 +110,12 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
             keep_vectors=keep,
             keep_products=asked.path.with_name(f".{asked.path.name}.{asked.key}.products"),
         )
+        return result.assign_attrs(fit(objective).attributes())
 
     # Results hold no vectors: they are found again when they are wanted.
-    return command.answer(asked, measure, force=arguments.force or arguments.save_vectors is not None)
+    result = command.answer(asked, measure, force=arguments.force or arguments.save_vectors is not None)
+    command.caution_about_fit(result.attrs)
+    return result
 
 
 def save_vectors(objective: Objective, pairs: Eigenpairs, path: Path) -> None:
@@ -162,6 +166,9 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
     if "node" in result:
         facts["density"] = {"nodes": result["node"].values.tolist(), "weights": result["weight"].values.tolist()}
     attributes = result.attrs
+    fitted = Fit.of(attributes)
+    if fitted is not None:
+        facts |= {name: getattr(fitted, name) for name in ("loss", "cross_entropy", "l2", "accuracy")}
     return facts | {
         "name": attributes["name"],
         "operator": attributes["operator"],
@@ -192,9 +199,8 @@ def table(results: Sequence[xarray.Dataset], differences: Sequence[str] = ()) ->
     for name, label in (("parameters", "parameters"), ("images", "images"), ("products", "products")):
         rows.append([label, *[f"{int(result.attrs[name]):,}" for result in results]])
     rows.append(["seconds", *[f"{float(result.attrs['seconds']):.1f}" for result in results]])
-    first = results[0].attrs
     notes = [
-        f"{first['operator']} of the mean loss plus L2 term on {first['data']}, protocol {first['protocol_hash']}.",
+        *measurements.notes(results),
         "± is one standard error: of eigenvalues, for the choice of images (their numerical error is below it); of the "
         "trace, for its random vectors.",
     ]

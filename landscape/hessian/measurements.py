@@ -18,6 +18,7 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.hessian import blocks, mini_batches, over_masks, pyhessian_solver, sharpness, split
 from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.fit import fit
 from landscape.objective.objective import examples
 from landscape.store.files import sha256
 from landscape.store.journal import Journal
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace, subjects: Sequence[command.Subject], chos
         chosen.draw(results, arguments.plot)
     command.report(
         arguments,
-        table=lambda: "\n".join([chosen.table(results), _note(results), *differences]),
+        table=lambda: "\n".join([chosen.table(results), *notes(results), *differences]),
         facts=lambda: to_json(results[0]) if len(results) == 1 else {"results": [to_json(one) for one in results]},
     )
     return 0
@@ -130,12 +131,14 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, chosen: Me
     def measure() -> xarray.Dataset:
         objective = command.objective(arguments, subject, sharded=chosen.sharded)
         with Journal(question.journal, {"key": question.key}, process=distributed.rank()) as journal:
-            return chosen.measure(objective, settings, arguments.seed, arguments.quiet, journal)
+            result = chosen.measure(objective, settings, arguments.seed, arguments.quiet, journal)
+        return result.assign_attrs(fit(objective).attributes())
 
     result = command.answer(question, measure, force=arguments.force)
     if distributed.is_main():
         for file in [question.journal, *question.journal.parent.glob(f"{question.journal.name}.[0-9]*")]:
             file.unlink(missing_ok=True)
+    command.caution_about_fit(result.attrs)
     return result
 
 
@@ -194,9 +197,15 @@ def _plain(values: Any) -> Any:
     return values.values.tolist()
 
 
-def _note(results: Sequence[xarray.Dataset]) -> str:
+def notes(results: Sequence[xarray.Dataset]) -> list[str]:
+    """What was measured, on which images, and how well each network fits them."""
     first = results[0].attrs
-    return f"{first['operator']} of the mean loss plus L2 term on {first['data']}, protocol {first['protocol_hash']}."
+    lines = [
+        f"{first['operator']} of the mean loss plus L2 term on {first.get('sample', first['data'])}, "
+        f"protocol {first['protocol_hash']}."
+    ]
+    fits = {str(result.attrs["name"]): command.fit_in_words(result.attrs) for result in results}
+    return lines + [f"{name}: {words}." for name, words in fits.items() if words]
 
 
 def _pairs(top: int) -> int:

@@ -82,7 +82,7 @@ class Objective:
     images
         Number of examples *N*.
     population
-        Number of images that they are a sample of.
+        Number of images that they are a sample of; infinity when unknown, see :class:`landscape.data.Images`.
 
     Raises
     ------
@@ -113,7 +113,7 @@ class Objective:
         self._cross_entropy = self.loss is nn.functional.cross_entropy
         self.sharded = sharded
 
-        self.population = len(data)
+        self.population: float = math.inf if data.population is None else data.population
         self.data = examples(data, protocol)
         self.images = len(self.data)
         self.first, self.last = distributed.shard(self.images) if sharded else (0, self.images)
@@ -436,13 +436,14 @@ class Objective:
 
 
 def examples(data: Images, protocol: Protocol) -> Images:
-    """The examples that a protocol names: the seeded sample, augmented or not.
+    """The examples that a protocol names: the seeded sample, augmented or not, normalised as it says.
 
     Raises
     ------
     LandscapeError
         When more images are asked for than there are.
     """
+    data = data.normalized_by(protocol.image_mean, protocol.image_std)
     if protocol.images is not None:
         data = data.subset(protocol.images, seed=protocol.subset_seed)
     return data.augmented(seed=protocol.augmentation_seed) if protocol.augmentation == "frozen" else data

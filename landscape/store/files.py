@@ -10,9 +10,17 @@ from landscape.errors import LandscapeError
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's content, hexadecimal; raises LandscapeError when there is no such file.
+
+    Regular files alone are read: a pipe would wait for its other end for ever.
+    """
+    if not path.is_file():
+        raise LandscapeError(f"cannot read {path}: {'it is no regular file' if path.exists() else 'no such file'}")
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LandscapeError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def write_whole(path: Path, content: bytes) -> None:

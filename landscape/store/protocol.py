@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,28 @@ OneDimensional = Literal["zero", "random"]
 Split = Literal["train", "test"]
 DataType = Literal["float32", "float64"]
 DeviceClass = Literal["cpu", "cuda"]
+
+# Raise it when a value of a field comes to mean something else, so that results of both meanings are told apart.
+SCHEMA = 1
+# Fields whose value always counts in the hash; fields added later count where they differ from their default.
+_FIRST_SCHEMA = frozenset(
+    [
+        "l2",
+        "parameters",
+        "dropout",
+        "mask_seed",
+        "batch_norm",
+        "augmentation",
+        "augmentation_seed",
+        "normalization",
+        "one_dimensional",
+        "split",
+        "images",
+        "subset_seed",
+        "dtype",
+        "device",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +85,9 @@ class Protocol:
         Floating-point type of parameters and images; sums over examples are float64 always.
     device
         Class of the device: results of different classes agree to rounding, not to bits, and masks may differ.
+    image_mean, image_std
+        What uint8 images are normalised by, a number per channel on the [0, 1] scale, where that is not the data's own
+        normalisation; None for the data's own, which is none at all for a user's files.
     """
 
     l2: L2Reading = "exact"
@@ -78,6 +104,8 @@ class Protocol:
     subset_seed: int = 0
     dtype: DataType = "float32"
     device: DeviceClass = "cpu"
+    image_mean: tuple[float, ...] | None = None
+    image_std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -86,15 +114,49 @@ class Protocol:
                 raise LandscapeError(f"protocol field {name} is {value!r}: choose one of {', '.join(choices)}")
         if self.images is not None and self.images < 1:
             raise LandscapeError(f"protocol field images is {self.images}: give a positive number, or None for all")
+        for name in ("image_mean", "image_std"):
+            value = getattr(self, name)
+            if value is not None:  # JSON has lists alone
+                object.__setattr__(self, name, tuple(float(number) for number in value))
 
     @property
     def hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the fields: equal hashes, equal protocols."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        """First 12 hexadecimal digits of the SHA-256 of `identity`: equal hashes, equal protocols."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this protocol from others, JSON-ready: the basis of the hash and of every result's key.
+
+        The fields of the first schema count always; fields added since count where they differ from their default,
+        which stands for what was done before they existed. A new field therefore leaves the hash of every older
+        result as it is. A change of what a *value* means is a new schema, whose number then counts as well.
+        """
+        fields = self.to_dict()
+        counted = {
+            field.name: fields[field.name]
+            for field in dataclasses.fields(self)
+            if field.name in _FIRST_SCHEMA or fields[field.name] != field.default
+        }
+        return counted if SCHEMA == 1 else counted | {"schema": SCHEMA}
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a JSON-ready dictionary."""
-        return dataclasses.asdict(self)
+        """All fields as a JSON-ready dictionary; `from_dict` takes it back."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Protocol":
+        """The protocol that `to_dict` wrote, by this version or an older one; raises LandscapeError for another."""
+        unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise LandscapeError(
+                f"unknown protocol field {ascii(unknown[0])[:60]}: the result is of a newer version; measure again"
+            )
+        try:
+            return cls(**fields)
+        except (TypeError, ValueError) as error:
+            raise LandscapeError(f"not a protocol ({' '.join(str(error).split())[:200]}): measure again") from None
 
     def replace(self, **fields: Any) -> "Protocol":
         """A copy with some fields changed; raises LandscapeError for a value that is not allowed."""

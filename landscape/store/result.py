@@ -71,7 +71,7 @@ def _command() -> str:
 
 def protocol_of(dataset: xarray.Dataset) -> Protocol:
     """The protocol under which `dataset` was measured."""
-    return Protocol(**json.loads(dataset.attrs["protocol"]))
+    return Protocol.from_dict(json.loads(dataset.attrs["protocol"]))
 
 
 def key(
@@ -88,7 +88,7 @@ def key(
         "instrument": instrument,
         "version": __version__,
         "schema": SCHEMAS.get(instrument, 1),
-        "protocol": protocol.to_dict() if protocol else None,
+        "protocol": protocol.identity() if protocol else None,
         "settings": dict(settings),
         "checkpoint": checkpoint_sha256,
         "data": data_sha256,

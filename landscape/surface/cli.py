@@ -14,6 +14,7 @@ from landscape import checkpoint, command
 from landscape.compute import distributed
 from landscape.errors import LandscapeError
 from landscape.objective import Objective
+from landscape.objective.fit import fit
 from landscape.store import published
 from landscape.store.files import sha256
 from landscape.store.journal import Journal
@@ -215,7 +216,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
                 journal=journal,
                 quiet=arguments.quiet,
             )
-            result = result.merge(curvature.along_axes(objective, axes))
+            result = result.merge(curvature.along_axes(objective, axes)).assign_attrs(fit(objective).attributes())
             if arguments.curvature_map is not None:
                 coordinates = grid(arguments.curvature_map, _span(arguments, axes), 2)
                 result = result.merge(
@@ -226,7 +227,9 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
         return result
 
     try:
-        return command.answer(asked, measure, force=arguments.force)
+        result = command.answer(asked, measure, force=arguments.force)
+        command.caution_about_fit(result.attrs)
+        return result
     finally:
         if asked.path.is_file() and distributed.is_main():
             _forget(asked)

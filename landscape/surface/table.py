@@ -1,8 +1,9 @@
 """The numbers of surfaces side by side as text, with what they mean below."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import xarray
@@ -122,14 +123,21 @@ def _at_origin(name: str, result: xarray.Dataset, summary: Summary) -> str:
         return "-"
 
 
+def _sample(attributes: Mapping[str, Any]) -> str:
+    return f"{attributes['images']} images of {attributes['data']}"
+
+
 def _notes(result: xarray.Dataset, summary: Summary) -> list[str]:
     attributes, name = result.attrs, str(result.attrs.get("name", "surface"))
     notes = []
     if "protocol_hash" in attributes:
         notes.append(
-            f"{name}: {attributes['images']} images of {attributes['data']}, protocol {attributes['protocol_hash']}, "
+            f"{name}: {attributes.get('sample') or _sample(attributes)}, protocol {attributes['protocol_hash']}, "
             f"{attributes['direction_kind']} directions."
         )
+    fits = command.fit_in_words(attributes)
+    if fits and not math.isfinite(summary.origin):
+        notes.append(f"{name}: {fits} at the network's own weights, which are no cell.")
     if summary.nonfinite:
         places = np.argwhere(~np.isfinite(result["loss"].values))
         first = ", ".join(

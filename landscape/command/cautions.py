@@ -1,0 +1,54 @@
+"""What a user should know before believing the numbers: one line each on standard error, whatever else is printed."""
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from landscape.errors import printable
+
+if TYPE_CHECKING:
+    from landscape.data import Images
+
+
+def caution(text: str) -> None:
+    """Print ``warning: ...`` on standard error, on rank 0."""
+    from landscape.compute import distributed
+
+    if distributed.is_main():
+        print(f"warning: {printable(text)}", file=sys.stderr)
+
+
+def caution_about_images(images: "Images") -> None:
+    """Warn when bytes are shown as they are: a network trained on normalised images then sees others than it knows."""
+    import torch
+
+    if images.images.dtype == torch.uint8 and images.mean is None and images.std is None:
+        zeros, ones = (",".join([number] * images.shape[0]) for number in "01")
+        caution(
+            f"{images.title} holds uint8 images and no normalisation: they are only scaled to [0, 1]. If the network "
+            f"was trained on normalised images give --mean and --std (--mean {zeros} --std {ones}: as they are)"
+        )
+
+
+def caution_about_fit(attributes: Mapping[str, Any]) -> None:
+    """Warn when a result says that its network was no better than chance on the images it was measured on."""
+    from landscape.objective.fit import Fit
+
+    fit = Fit.of(attributes)
+    if fit is not None and fit.is_near_chance:
+        caution(
+            f"{attributes.get('name', 'the network')} has an accuracy of {fit.accuracy:.3g} on "
+            f"{attributes.get('data', 'its images')}, chance is {fit.chance:.3g}: an untrained network, or images that "
+            "differ from those it was trained on (--mean, --std, --data, order of the classes)"
+        )
+
+
+def fit_in_words(attributes: Mapping[str, Any]) -> str:
+    """Loss, its terms and accuracy of what was measured; empty for results of versions that did not keep them."""
+    from landscape.objective.fit import Fit
+
+    fit = Fit.of(attributes)
+    if fit is None:
+        return ""
+    terms = f" = {fit.cross_entropy:.4g} + L2 {fit.l2:.3g}" if fit.l2 else ""
+    return f"loss {fit.loss:.4g}{terms}, accuracy {fit.accuracy:.4g}"
