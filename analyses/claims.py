@@ -77,14 +77,16 @@ def parser() -> command.Parser:
     """Arguments."""
     made = command.Parser("analyses.claims", __doc__ or "")
     made.add_argument("--measure", action="store_true", help="measure what trained networks allow, and keep it")
-    made.add_argument("--preset", choices=("digits", "cifar100-small", "paper"), default="cifar100-small")
+    made.add_argument(
+        "--preset", choices=("digits", "cifar100-small", "paper"), default="cifar100-small", help="whose networks"
+    )
     made.add_argument("--seeds", type=command.positive, default=2, metavar="N", help="at most so many (default: 2)")
     made.add_argument("--only", nargs="+", choices=[each.name for each in COMPARISONS], help="default: all")
     made.add_argument("--reports", type=Path, metavar="DIR", help="default: reference/PRESET/claims")
     made.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
     made.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    made.add_argument("--out", type=Path, default=Path("CLAIMS.md"), metavar="FILE")
+    made.add_argument("--out", type=Path, default=Path("CLAIMS.md"), metavar="FILE", help="the page to write")
     made.add_argument("--quiet", action="store_true", help="no progress bar")
     return made
 

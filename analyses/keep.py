@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses import studies
-from landscape import command
+from landscape import command, store
 from landscape.errors import LandscapeError
-from landscape.store import result
 
 LEFT_OUT = ("_replicate", "std_of_image", "variance_of_image", "power_of_image")
 
@@ -21,11 +20,13 @@ LEFT_OUT = ("_replicate", "std_of_image", "variance_of_image", "power_of_image")
 def main(argv: Sequence[str]) -> int:
     """Copy listings and the results that they name, and say how much that is."""
     made = command.Parser("analyses.keep", __doc__ or "")
-    made.add_argument("--preset", choices=("digits", "cifar100-small", "paper"), default="cifar100-small")
+    made.add_argument(
+        "--preset", choices=("digits", "cifar100-small", "paper"), default="cifar100-small", help="whose results"
+    )
     made.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="where the studies keep theirs"
     )
-    made.add_argument("--reference", type=Path, default=studies.REFERENCE, metavar="DIR")
+    made.add_argument("--reference", type=Path, default=studies.REFERENCE, metavar="DIR", help="where they go")
     arguments = made.parse_args(argv)
     listings = sorted((arguments.results / "studies").glob(f"*-{arguments.preset}.json"))
     if not listings:
@@ -42,9 +43,9 @@ def main(argv: Sequence[str]) -> int:
             if not source.is_file():
                 raise LandscapeError(f"{listing} names {source}, which is not there: run the study again")
             target = studies.listed(entry["file"], out)
-            dataset = result.load(source)
+            dataset = store.result.load(source)
             left_out = [name for name in dataset.variables if str(name).endswith(LEFT_OUT)]
-            result.save(dataset.drop_vars(left_out), target)
+            store.result.save(dataset.drop_vars(left_out), target)
             size += target.stat().st_size
         studies.keep(out / "studies" / listing.name, facts)
     print(f"{len(listings)} studies, {size / 2**20:.1f} MiB in {out}")

@@ -1,24 +1,62 @@
 """Look at neural networks from the inside: loss landscape and feature maps."""
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+from landscape import lazy
+
+if TYPE_CHECKING:
+    from landscape import (
+        checkpoint,
+        data,
+        eigen,
+        feature_maps,
+        fourier,
+        frequency_noise,
+        hessian,
+        metrics,
+        nets,
+        objective,
+        predictions,
+        robustness,
+        selfcheck,
+        store,
+        surface,
+        training,
+    )
+    from landscape.checkpoint import load
+    from landscape.errors import LandscapeError
+    from landscape.nets import build, smooth, unsmooth
+    from landscape.objective import CurvatureOperator, Objective
+    from landscape.store.protocol import Protocol
 
 __version__ = "0.1.0"
+__all__ = [
+    "CurvatureOperator",
+    "LandscapeError",
+    "Objective",
+    "Protocol",
+    "__version__",
+    "build",
+    "checkpoint",
+    "data",
+    "eigen",
+    "feature_maps",
+    "fourier",
+    "frequency_noise",
+    "hessian",
+    "load",
+    "metrics",
+    "nets",
+    "objective",
+    "predictions",
+    "robustness",
+    "selfcheck",
+    "smooth",
+    "store",
+    "surface",
+    "training",
+    "unsmooth",
+]
 
-# Exported lazily: a command line must answer --help and Ctrl-C before the numerics are loaded.
-_EXPORTS = {
-    "CurvatureOperator": "landscape.objective",
-    "Objective": "landscape.objective",
-    "Protocol": "landscape.store.protocol",
-    "build": "landscape.nets",
-    "smooth": "landscape.nets",
-    "unsmooth": "landscape.nets",
-}
-__all__ = ["CurvatureOperator", "Objective", "Protocol", "__version__", "build", "smooth", "unsmooth"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+# Imports nothing more until a name is used: a command answers --help and Ctrl-C before the numerics are loaded.
+lazy.attach(__name__)

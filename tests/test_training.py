@@ -243,7 +243,7 @@ class TestCache:
     def test_the_repositorys_own_are_found(self, tmp_path, recipe, monkeypatch):
         short = recipe.replace(epochs=1)
         kept = training.train(short, tmp_path / "reference" / "some" / "tiny-epochs1-seed0.safetensors", quiet=True)
-        monkeypatch.setattr(training, "REFERENCE", tmp_path / "reference")
+        monkeypatch.setattr("landscape.training.cache.REFERENCE", tmp_path / "reference")
         assert training.find(short, cache=tmp_path / "cache") == kept
 
     @pytest.mark.skipif(not training.REFERENCE.is_dir(), reason="this installation has no reference checkpoints")

@@ -3,20 +3,25 @@
 Importing this package imports no numerics, so that a command answers ``--help`` and Ctrl-C from the first moment.
 """
 
-from landscape.command.cautions import caution, caution_about_fit, fit_in_words
-from landscape.command.launch import BAD_INPUT, INTERRUPTED, launch, run
-from landscape.command.parser import (
-    DEFAULT_IMAGES,
-    Parser,
-    byte_count,
-    count_or_all,
-    instrument_parser,
-    numbers,
-    positive,
-)
-from landscape.command.questions import Question, answer, journaled, question, report
-from landscape.command.subjects import Subject, checkpoint_path, device, objective, require_writable, subjects
-from landscape.command.tables import columns
+from typing import TYPE_CHECKING
+
+from landscape import lazy
+
+if TYPE_CHECKING:
+    from landscape.command.cautions import caution, caution_about_fit, fit_in_words
+    from landscape.command.launch import BAD_INPUT, INTERRUPTED, launch, run
+    from landscape.command.parser import (
+        DEFAULT_IMAGES,
+        Parser,
+        byte_count,
+        count_or_all,
+        instrument_parser,
+        numbers,
+        positive,
+    )
+    from landscape.command.questions import Question, answer, journaled, question, report
+    from landscape.command.subjects import Subject, checkpoint_path, device, objective, require_writable, subjects
+    from landscape.command.tables import columns
 
 __all__ = [
     "BAD_INPUT",
@@ -46,3 +51,5 @@ __all__ = [
     "run",
     "subjects",
 ]
+
+lazy.attach(__name__)

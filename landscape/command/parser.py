@@ -1,6 +1,7 @@
 """Arguments that all commands share."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,53 +29,99 @@ class Parser(argparse.ArgumentParser):
         raise LandscapeError(f"{message}; see {self.prog} --help")
 
 
-def instrument_parser(instrument: str, description: str) -> Parser:
-    """A parser with the arguments that every instrument takes."""
+# What each field of the protocol decides; a preset sets all of them, a flag one.
+_FIELDS = {
+    "l2": "reading of the L2 term: exact (what weight decay minimises), unsquared (the authors' code), or none",
+    "dropout": "off, fixed (masks drawn once, from --mask-seed) or fresh (new masks in every evaluation)",
+    "batch_norm": "statistics: running (as at test time), batch (as in training) or recalibrated at every point",
+    "augmentation": "none, or frozen: a random crop and flip per image, drawn once from --augmentation-seed",
+    "normalization": "scale of random directions: filter (Li et al.), first_axis (the authors' code), layer or none",
+    "one_dimensional": "biases and normalisation parameters in random directions: zero or random",
+    "split": "train or test images",
+    "mask_seed": "seed of the dropout masks (default: 0)",
+    "augmentation_seed": "seed of --augmentation frozen (default: 0)",
+    "subset_seed": "seed of the sample of images (default: 0)",
+    "dtype": "of parameters and images; sums over images are float64 always",
+}
+
+
+def instrument_parser(
+    instrument: str,
+    description: str,
+    add_arguments: Callable[[Parser], None] | None = None,
+    *,
+    checkpoints: str = "+",
+) -> Parser:
+    """A parser with the arguments that every instrument takes, those that most people need first.
+
+    Parameters
+    ----------
+    instrument, description
+        See `Parser`.
+    add_arguments
+        Adds the instrument's own, which stand in between.
+    checkpoints
+        How many are named: argparse's `nargs`.
+    """
     parser = Parser(instrument, description)
+    parser.usage = f"{parser.prog} CKPT [CKPT ...] [options]"
     parser.add_argument(
-        "checkpoints", nargs="+", metavar="CKPT", help="checkpoint file, or a recipe's name (trained once, then cached)"
+        "checkpoints",
+        nargs=checkpoints,
+        metavar="CKPT",
+        help="checkpoint file, or a recipe's name (trained once, then cached)",
     )
-    subject = parser.add_argument_group("what is measured")
-    subject.add_argument("--model", metavar="NAME|MODULE:FACTORY", help="network of weights that carry no recipe")
-    subject.add_argument("--num-classes", type=positive, metavar="N", help="classes of that network")
-    subject.add_argument("--data", metavar="NAME|PATH|MODULE:FACTORY", help="images; default: those trained on")
+    basic = parser.add_argument_group("basic")
+    basic.add_argument("--model", metavar="NAME|MODULE:FACTORY", help="network of weights that carry no recipe")
+    basic.add_argument("--data", metavar="NAME|PATH|MODULE:FACTORY", help="images; default: those trained on")
+    basic.add_argument(
+        "--images", type=count_or_all, metavar="N|all", help=f"a seeded sample (default: {DEFAULT_IMAGES})"
+    )
+    basic.add_argument("--protocol", choices=list(PRESETS), default="exact", help="preset of what is measured")
+    basic.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
+    basic.add_argument("--plot", type=Path, metavar="FILE", help="picture: .pdf, .png or .svg")
+    basic.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
+    basic.add_argument("--plan", action="store_true", help="print the cost and stop")
+    if add_arguments is not None:
+        add_arguments(parser)
+
+    subject = parser.add_argument_group("advanced: network and images")
+    subject.add_argument("--num-classes", type=positive, metavar="N", help="classes of the network that --model names")
     subject.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
     subject.add_argument("--mean", type=numbers, metavar="R,G,B", help="mean of each channel, for uint8 images")
     subject.add_argument("--std", type=numbers, metavar="R,G,B", help="standard deviation of each channel")
     subject.add_argument(
-        "--images",
-        type=count_or_all,
-        default=None,
-        metavar="N|all",
-        help=f"a seeded sample (default: {DEFAULT_IMAGES})",
+        "--batch", type=positive, metavar="N", help="images per forward pass (default: what fits the cache)"
     )
     subject.add_argument(
-        "--batch", type=positive, metavar="N", help="images a forward pass (default: what fits the cache)"
+        "--weight-decay", type=float, metavar="X", help="of the L2 term (default: the recipe's; 0 without one)"
     )
-    subject.add_argument("--weight-decay", type=float, metavar="X", help="default: the recipe's; 0 without one")
-    subject.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained recipes")
+    subject.add_argument(
+        "--cache", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of trained recipes"
+    )
 
-    protocol = parser.add_argument_group("protocol: how the numbers are to be read; hashed into every result")
-    protocol.add_argument("--protocol", choices=list(PRESETS), default="exact", help="preset; single fields below")
+    protocol = parser.add_argument_group("advanced: single fields of the protocol, hashed into every result")
     for name, values in CHOICES.items():
         if name not in ("dtype", "device"):
-            protocol.add_argument(f"--{name.replace('_', '-')}", choices=values, default=None)
-    protocol.add_argument("--parameters", metavar="all|weights|PATTERN", help="which parameters are coordinates")
+            protocol.add_argument(f"--{name.replace('_', '-')}", choices=values, help=_FIELDS[name])
+    protocol.add_argument(
+        "--parameters",
+        metavar="all|weights|PATTERN",
+        help="which parameters are coordinates: all, weights (no biases, no normalisation) or a glob of names",
+    )
     for name in ("mask_seed", "augmentation_seed", "subset_seed"):
-        protocol.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="S")
-    protocol.add_argument("--dtype", choices=CHOICES["dtype"], default=None)
+        protocol.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="S", help=_FIELDS[name])
+    protocol.add_argument("--dtype", choices=CHOICES["dtype"], help=_FIELDS["dtype"])
 
-    run = parser.add_argument_group("how it is computed and kept")
-    run.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the instrument's own random numbers")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    run = parser.add_argument_group("advanced: how it is computed and saved")
+    run.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the instrument's own random numbers (default: 0)"
+    )
     run.add_argument("--memory", type=byte_count, metavar="BYTES", help="budget of kept graphs, e.g. 4G")
     run.add_argument("--out", type=Path, metavar="FILE", help="result (default: results/<what>/<checkpoint>-<hash>.nc)")
-    run.add_argument("--plot", type=Path, metavar="FILE", help="picture: .pdf, .png or .svg")
-    run.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
-    run.add_argument("--quiet", action="store_true", help="no progress bar, no table")
     run.add_argument("--force", action="store_true", help="measure again what is cached")
-    run.add_argument("--plan", action="store_true", help="print the cost and stop")
     run.add_argument("--allow-protocol-mismatch", action="store_true", help="lay unlike measurements over each other")
+    run.add_argument("--quiet", action="store_true", help="no progress, no table")
     run.add_argument("--verbose", action="store_true", help="log what was chosen and why")
     return parser
 

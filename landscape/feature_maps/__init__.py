@@ -1,5 +1,13 @@
 """Feature maps by depth: what dropout noise does to them, and what they look like."""
 
-from landscape.feature_maps.uncertainty import measure
+from typing import TYPE_CHECKING
 
-__all__ = ["measure"]
+from landscape import lazy
+
+if TYPE_CHECKING:
+    from landscape.feature_maps import maps, picture
+    from landscape.feature_maps.uncertainty import measure
+
+__all__ = ["maps", "measure", "picture"]
+
+lazy.attach(__name__)

@@ -1,21 +1,20 @@
 """Command line of the feature-map instrument."""
 
+from __future__ import annotations
+
 import argparse
+import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xarray
-
-from landscape import command
-from landscape.compute import distributed
+from landscape import command, compute, feature_maps, look, store
 from landscape.errors import LandscapeError
-from landscape.feature_maps import maps, picture, uncertainty
-from landscape.look import comparison
-from landscape.look.forward import Passes
-from landscape.store.journal import Journal
-from landscape.store.result import require_same_protocol
+
+if TYPE_CHECKING:
+    import xarray
+
+    from landscape.store.journal import Journal
 
 INSTRUMENT = "landscape.feature_maps"
 DESCRIPTION = """Model and data uncertainty of feature maps by depth, over Monte-Carlo dropout passes.
@@ -26,14 +25,17 @@ own root mean square. Of several networks, the first is the one that the others 
 
 def parser() -> command.Parser:
     """The arguments."""
-    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
+    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
+
+
+def add_arguments(parser: command.Parser) -> None:
+    """Those of this instrument alone."""
     # The paper's figure is on test images, with masks drawn anew.
-    made.set_defaults(split="test", dropout="fresh")
-    group = made.add_argument_group("feature maps")
+    parser.set_defaults(split="test", dropout="fresh")
+    group = parser.add_argument_group("feature maps")
     group.add_argument("--passes", type=command.positive, default=50, metavar="T", help="masks an image (default: 50)")
     add_blocks(group)
     group.add_argument("--image", type=int, metavar="K", help="show the maps of image K of the split instead")
-    return made
 
 
 def add_blocks(group: Any) -> None:
@@ -52,14 +54,14 @@ def main(argv: Sequence[str]) -> int:
         command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
         return 0
     results = [measured(arguments, subject) for subject in subjects]
-    differences = require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
+    differences = store.result.require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
     shown = arguments.image is not None
-    if arguments.plot is not None and distributed.is_main():
-        (picture.draw_maps if shown else picture.draw)(results, arguments.plot)
-    facts = [maps.to_json(result) if shown else to_json(result) for result in results]
+    if arguments.plot is not None and compute.distributed.is_main():
+        (feature_maps.picture.draw_maps if shown else feature_maps.picture.draw)(results, arguments.plot)
+    facts = [feature_maps.maps.to_json(result) if shown else to_json(result) for result in results]
     command.report(
         arguments,
-        table=lambda: "\n".join([*differences, maps.table(results) if shown else table(results)]),
+        table=lambda: "\n".join([*differences, feature_maps.maps.table(results) if shown else table(results)]),
         facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
     )
     return 0
@@ -79,15 +81,17 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
     def measure(journal: Journal) -> xarray.Dataset:
         model, data = subject.checkpoint.model, subject.data
         if arguments.image is not None:
-            return maps.measure(model, data, arguments.image, **common)
-        return uncertainty.measure(model, data, **common, batch=arguments.batch, journal=journal, quiet=arguments.quiet)
+            return feature_maps.maps.measure(model, data, arguments.image, **common)
+        return feature_maps.measure(
+            model, data, **common, batch=arguments.batch, journal=journal, quiet=arguments.quiet
+        )
 
     return command.journaled(asked, measure, force=arguments.force)
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Passes and seconds that the measurement will cost, by timing a batch."""
-    runs = Passes(
+    runs = look.forward.Passes(
         subject.checkpoint.model,
         subject.data,
         protocol=subject.protocol,
@@ -119,9 +123,7 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
 
 def provenance_facts(result: xarray.Dataset) -> dict[str, Any]:
     """The attributes that every JSON carries."""
-    import json
-
-    attributes = {name: np.asarray(value).item() for name, value in result.attrs.items()}
+    attributes = {name: value.item() if hasattr(value, "item") else value for name, value in result.attrs.items()}
     return attributes | {name: json.loads(attributes[name]) for name in ("protocol", "settings")}
 
 
@@ -132,7 +134,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
     for place, _ in enumerate(results):
         head += [f"{what} [{place + 1}]" for what in quantities.values()] + [f"masks' share [{place + 1}]"]
     rows = []
-    for name in comparison.ordered_union([list(result["point"].values) for result in results]):
+    for name in look.comparison.ordered_union([list(result["point"].values) for result in results]):
         row: list[str] = [name, ""]
         for result in results:
             if name not in result["point"].values:
@@ -170,7 +172,7 @@ def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, rat
     interval = "ratio_interval" if ratio else "interval"
     for place, other in enumerate(results[1:], start=2):
         try:
-            effect = comparison.paired(results[0], other, variable)
+            effect = look.comparison.paired(results[0], other, variable)
         except LandscapeError as error:
             lines.append(f"{what} [{place}] against [1]: {error}")
             continue

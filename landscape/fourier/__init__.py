@@ -1,5 +1,13 @@
 """Fourier analysis of feature maps, and the frequency response of the layers between them."""
 
-from landscape.fourier.amplitude import measure
+from typing import TYPE_CHECKING
 
-__all__ = ["measure"]
+from landscape import lazy
+
+if TYPE_CHECKING:
+    from landscape.fourier import picture, transfer
+    from landscape.fourier.amplitude import measure
+
+__all__ = ["measure", "picture", "transfer"]
+
+lazy.attach(__name__)

@@ -13,7 +13,8 @@ from landscape.compute.progress import Progress
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps.uncertainty import SHARES, split
-from landscape.fourier.spectrum import PATHS, Grid, log_amplitude, transform
+from landscape.fourier.choices import PATHS
+from landscape.fourier.spectrum import Grid, log_amplitude, transform
 from landscape.look.forward import Passes, gathered
 from landscape.store.journal import Journal
 from landscape.store.protocol import Protocol

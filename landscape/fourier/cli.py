@@ -1,20 +1,20 @@
 """Command line of the Fourier instrument."""
 
+from __future__ import annotations
+
 import argparse
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xarray
-
-from landscape import command
-from landscape.compute import distributed
+from landscape import command, compute, fourier, look, store
 from landscape.feature_maps.cli import add_blocks, compared, legend, map_size, plan, to_json
-from landscape.fourier import amplitude, picture, transfer
-from landscape.fourier.spectrum import PATHS
-from landscape.look import comparison
-from landscape.store.journal import Journal
-from landscape.store.result import require_same_protocol
+from landscape.fourier.choices import PATHS
+
+if TYPE_CHECKING:
+    import xarray
+
+    from landscape.store.journal import Journal
 
 INSTRUMENT = "landscape.fourier"
 DESCRIPTION = """Amplitude spectra of feature maps by depth.
@@ -26,16 +26,19 @@ gain of each block for sinusoids at the operating point instead."""
 
 def parser() -> command.Parser:
     """The arguments."""
-    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
-    made.set_defaults(split="test", dropout="fresh")
-    group = made.add_argument_group("spectra")
+    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
+
+
+def add_arguments(parser: command.Parser) -> None:
+    """Those of this instrument alone."""
+    parser.set_defaults(split="test", dropout="fresh")
+    group = parser.add_argument_group("spectra")
     group.add_argument("--passes", type=command.positive, default=10, metavar="T", help="masks an image (default: 10)")
     group.add_argument("--path", choices=PATHS, default=PATHS[0], help="shown in table and picture; both are kept")
     group.add_argument("--window", choices=("hann",), help="taper the maps first (default: not, as the authors)")
     add_blocks(group)
     group.add_argument("--transfer", action="store_true", help="frequency response of each block instead")
     group.add_argument("--points", type=command.positive, default=16, metavar="N", help="images of --transfer")
-    return made
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,12 +50,12 @@ def main(argv: Sequence[str]) -> int:
         command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
         return 0
     results = [measured(arguments, subject) for subject in subjects]
-    differences = require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
-    if arguments.plot is not None and distributed.is_main():
+    differences = store.result.require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
+    if arguments.plot is not None and compute.distributed.is_main():
         if arguments.transfer:
-            picture.draw_transfer(results, arguments.plot)
+            fourier.picture.draw_transfer(results, arguments.plot)
         else:
-            picture.draw(results, arguments.plot, path_in_plane=arguments.path)
+            fourier.picture.draw(results, arguments.plot, path_in_plane=arguments.path)
     facts = [to_json(result) for result in results]
 
     def table() -> str:
@@ -75,7 +78,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
 
     def measure(journal: Journal) -> xarray.Dataset:
         if arguments.transfer:
-            return transfer.measure(
+            return fourier.transfer.measure(
                 model,
                 data,
                 protocol=subject.protocol,
@@ -85,7 +88,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
                 seed=arguments.seed,
                 quiet=arguments.quiet,
             )
-        return amplitude.measure(
+        return fourier.measure(
             model,
             data,
             protocol=subject.protocol,
@@ -108,7 +111,7 @@ def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
         head += [f"masks {mode} [{place + 1}]" for mode in result["dropout"].values]
         head += [f"noise/signal at pi [{place + 1}]"] if "noise_to_signal" in result else []
     rows = []
-    for name in comparison.ordered_union([list(result["point"].values) for result in results]):
+    for name in look.comparison.ordered_union([list(result["point"].values) for result in results]):
         row: list[str] = [name, ""]
         for result in results:
             known = name in result["point"].values
@@ -124,7 +127,7 @@ def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
             ]
             if "noise_to_signal" in result:
                 noise = float(point["noise_to_signal"][int(point["end"])])
-                row.append("-" if np.isnan(noise) else f"{noise:+.2f}")
+                row.append("-" if math.isnan(noise) else f"{noise:+.2f}")
         rows.append(row)
     lines = [f"[{place + 1}] {legend(result)}" for place, result in enumerate(results)]
     lines += ["", command.columns(head, rows)]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from landscape import plotting
 from landscape.feature_maps.picture import shade
-from landscape.fourier.spectrum import PATHS
+from landscape.fourier.choices import PATHS
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, path_in_plane: str = PATHS[0]) -> Figure:

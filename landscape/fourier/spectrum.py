@@ -7,7 +7,6 @@ from torch import Tensor
 
 from landscape.errors import LandscapeError
 
-PATHS = ("half_diagonal", "radial")
 # Under the logarithm, as in the authors' code; amplitudes are of the unnormalised transform.
 FLOOR = 1e-6
 

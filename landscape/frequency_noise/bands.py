@@ -7,10 +7,10 @@ from torch import Tensor
 
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
+from landscape.frequency_noise.choices import WIDTH
 
 # Centres of the rings, units of pi: neighbours touch at the paper's width, and together they are the whole spectrum.
 FREQUENCIES = tuple(round(0.1 * step, 1) for step in range(11))
-WIDTH = 0.1
 
 
 def ring(height: int, width: int, frequency: float, band_width: float = WIDTH) -> Tensor:

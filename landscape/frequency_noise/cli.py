@@ -1,20 +1,20 @@
 """Command line of the frequency-noise instrument."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import xarray
-
-from landscape import command
-from landscape.compute import distributed
+from landscape import command, compute, frequency_noise, look, store
 from landscape.errors import LandscapeError
 from landscape.feature_maps.cli import legend, to_json
-from landscape.frequency_noise import picture, robustness
-from landscape.frequency_noise.bands import FREQUENCIES, WIDTH
-from landscape.look.comparison import Z95
-from landscape.look.forward import Passes
-from landscape.store.journal import Journal
-from landscape.store.result import require_same_protocol
+from landscape.frequency_noise.choices import WIDTH
+
+if TYPE_CHECKING:
+    import xarray
+
+    from landscape.store.journal import Journal
 
 INSTRUMENT = "landscape.frequency_noise"
 DESCRIPTION = """Accuracy and NLL on images with noise in one frequency band at a time.
@@ -25,9 +25,13 @@ the same root mean square."""
 
 def parser() -> command.Parser:
     """The arguments."""
-    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
-    made.set_defaults(split="test", dropout="fresh")
-    group = made.add_argument_group("noise")
+    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
+
+
+def add_arguments(parser: command.Parser) -> None:
+    """Those of this instrument alone."""
+    parser.set_defaults(split="test", dropout="fresh")
+    group = parser.add_argument_group("noise")
     group.add_argument(
         "--frequencies", type=command.numbers, metavar="F,...", help="units of pi (default: 0 to 1 by 0.1)"
     )
@@ -35,7 +39,6 @@ def parser() -> command.Parser:
     group.add_argument("--given", type=float, default=1.0, metavar="S", help="standard deviation of the white noise")
     group.add_argument("--matched", type=float, default=0.2, metavar="S", help="root mean square in each band")
     group.add_argument("--passes", type=command.positive, default=5, metavar="T", help="masks averaged (default: 5)")
-    return made
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,9 +50,9 @@ def main(argv: Sequence[str]) -> int:
         command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
         return 0
     results = [measured(arguments, subject) for subject in subjects]
-    differences = require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
-    if arguments.plot is not None and distributed.is_main():
-        picture.draw(results, arguments.plot)
+    differences = store.result.require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
+    if arguments.plot is not None and compute.distributed.is_main():
+        frequency_noise.picture.draw(results, arguments.plot)
     facts = [to_json(result) for result in results]
     command.report(
         arguments,
@@ -71,7 +74,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
     asked = command.question(arguments, INSTRUMENT, subject, settings)
 
     def measure(journal: Journal) -> xarray.Dataset:
-        return robustness.measure(
+        return frequency_noise.measure(
             subject.checkpoint.model,
             subject.data,
             **settings,
@@ -88,9 +91,11 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Forward passes that the measurement will cost."""
-    runs = Passes(subject.checkpoint.model, subject.data, protocol=subject.protocol, batch=arguments.batch)
+    runs = look.forward.Passes(subject.checkpoint.model, subject.data, protocol=subject.protocol, batch=arguments.batch)
     passes = arguments.passes if runs.dropout_calls and subject.protocol.dropout == "fresh" else 1
-    noises = 1 + len(robustness.ENERGIES) * len(arguments.frequencies or FREQUENCIES)
+    noises = 1 + len(frequency_noise.robustness.ENERGIES) * len(
+        arguments.frequencies or frequency_noise.bands.FREQUENCIES
+    )
     return f"{subject.name}: {len(runs)} images x {noises} noises x {passes} passes in batches of {runs.batch}"
 
 
@@ -102,12 +107,12 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         for place, result in enumerate(results)
     ]
     head = ["frequency"]
-    for energy in robustness.ENERGIES:
+    for energy in frequency_noise.robustness.ENERGIES:
         head += [f"drop, {energy} [{place + 1}]" for place, _ in enumerate(results)]
     rows = []
     for band, frequency in enumerate(results[0]["frequency"].values):
         row = [f"{frequency:g} pi"]
-        for number in range(len(robustness.ENERGIES)):
+        for number in range(len(frequency_noise.robustness.ENERGIES)):
             for result in results:
                 drop, stderr = (float(result[name][number, band]) for name in ("accuracy_drop", "accuracy_drop_stderr"))
                 row.append(f"{100 * drop:.2f}±{100 * stderr:.2f}")
@@ -115,13 +120,13 @@ def table(results: Sequence[xarray.Dataset]) -> str:
     lines += ["", command.columns(head, rows), "accuracy lost in percentage points, ± standard error over images"]
     for place, other in enumerate(results[1:], start=2):
         try:
-            effect = robustness.drops_compared(results[0], other)
+            effect = frequency_noise.drops_compared(results[0], other)
         except LandscapeError as error:
             lines.append(f"[{place}] against [1]: {error}")
             continue
-        for number, strength in enumerate(robustness.ENERGIES):
+        for number, strength in enumerate(frequency_noise.robustness.ENERGIES):
             cells = [
-                f"{frequency:g}: {100 * float(value):+.2f}±{100 * Z95 * float(stderr):.2f}"
+                f"{frequency:g}: {100 * float(value):+.2f}±{100 * look.comparison.Z95 * float(stderr):.2f}"
                 for frequency, value, stderr in zip(
                     effect["frequency"].values,
                     effect["accuracy_drop"].values[number],

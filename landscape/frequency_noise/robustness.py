@@ -14,7 +14,8 @@ from landscape.compute.progress import Progress
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps.uncertainty import SHARES, split
-from landscape.frequency_noise.bands import FREQUENCIES, WIDTH, banded, in_ring, ring, white_noise
+from landscape.frequency_noise.bands import FREQUENCIES, banded, in_ring, ring, white_noise
+from landscape.frequency_noise.choices import WIDTH
 from landscape.look.forward import Passes, gathered
 from landscape.store.journal import Journal
 from landscape.store.protocol import Protocol

@@ -1,24 +1,23 @@
 """Command line of the Hessian instrument."""
 
+from __future__ import annotations
+
 import argparse
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xarray
-
-from landscape import command
-from landscape.compute import distributed
-from landscape.eigen import Eigenpairs
+from landscape import command, compute, hessian, objective, store, surface
 from landscape.errors import LandscapeError
-from landscape.hessian import measurements
-from landscape.hessian.picture import NO_PICTURE, draw
-from landscape.hessian.spectrum import PARTS, spectrum
-from landscape.objective import CurvatureOperator, Objective
-from landscape.objective.fit import Fit, fit
-from landscape.store.result import require_same_protocol
-from landscape.surface import directions
+from landscape.hessian.choices import PARTS
+
+if TYPE_CHECKING:
+    import xarray
+
+    from landscape.eigen import Eigenpairs
+    from landscape.objective import Objective
 
 INSTRUMENT = "landscape.hessian"
 DESCRIPTION = """Hessian spectrum of the regularised loss at a network's weights.
@@ -28,34 +27,78 @@ Top eigenvalues with guaranteed bounds, smallest eigenvalue, trace with standard
 
 def parser() -> command.Parser:
     """The arguments."""
-    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
-    spectrum_group = made.add_argument_group("spectrum")
-    spectrum_group.add_argument("--top", type=command.positive, default=5, metavar="K", help="eigenvalues (default: 5)")
-    spectrum_group.add_argument("--which", choices=("LA", "SA", "LM", "BE"), default="LA", help="which end")
-    spectrum_group.add_argument(
-        "--only", choices=PARTS, action="append", metavar="PART", help="top, trace or density; may repeat"
+    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
+
+
+def add_arguments(parser: command.Parser) -> None:
+    """Those of this instrument alone."""
+    basic = parser.add_argument_group("spectrum")
+    basic.add_argument("--top", type=command.positive, default=5, metavar="K", help="top eigenvalues (default: 5)")
+    basic.add_argument(
+        "--only",
+        choices=PARTS,
+        action="append",
+        metavar="PART",
+        help="top, trace or density; may repeat (default: all)",
     )
-    spectrum_group.add_argument("--operator", choices=("hessian", "ggn", "fisher"), default="hessian")
-    spectrum_group.add_argument("--tolerance", type=float, default=1e-4, help="relative error of the eigenvalues")
-    spectrum_group.add_argument("--trace-products", type=command.positive, default=30, metavar="N")
-    spectrum_group.add_argument("--probes", type=command.positive, default=3, metavar="N", help="of the density")
-    spectrum_group.add_argument("--steps", type=command.positive, default=40, metavar="N", help="of each probe")
-    spectrum_group.add_argument("--save-vectors", type=Path, metavar="FILE", help="top eigenvectors, as safetensors")
-    measurements.add_arguments(made)
-    return made
+    basic.add_argument(
+        "--operator", choices=("hessian", "ggn", "fisher"), default="hessian", help="which curvature (default: hessian)"
+    )
+    basic.add_argument("--save-vectors", type=Path, metavar="FILE", help="save the top eigenvectors, as safetensors")
+    solver = parser.add_argument_group("advanced: solver")
+    solver.add_argument(
+        "--which",
+        choices=("LA", "SA", "LM", "BE"),
+        default="LA",
+        help="which eigenvalues, as in SciPy's eigsh (default: LA, the largest)",
+    )
+    solver.add_argument(
+        "--tolerance", type=float, default=1e-4, metavar="X", help="relative error of the eigenvalues (default: 1e-4)"
+    )
+    solver.add_argument(
+        "--trace-products", type=command.positive, default=30, metavar="N", help="products of the trace (default: 30)"
+    )
+    solver.add_argument(
+        "--probes", type=command.positive, default=3, metavar="N", help="random vectors of the density (default: 3)"
+    )
+    solver.add_argument(
+        "--steps", type=command.positive, default=40, metavar="N", help="Lanczos steps per probe (default: 40)"
+    )
+    solver.add_argument(
+        "--solver", choices=("lanczos", "pyhessian"), default="lanczos", help="ours, or PyHessian's (default: lanczos)"
+    )
+    _add_measurements(parser)
+
+
+def _add_measurements(parser: argparse.ArgumentParser) -> None:
+    """The flags of `hessian.measurements`."""
+    group = parser.add_argument_group("advanced: instead of the plain spectrum, one of")
+    group.add_argument("--per-batch", type=command.positive, metavar="N", help="top eigenvalues of mini-batches of N")
+    group.add_argument("--batches", type=command.positive, default=512, metavar="N", help="of them (default: 512)")
+    group.add_argument("--blocks", action="store_true", help="top eigenvalue and trace of every block of parameters")
+    group.add_argument(
+        "--block-depth", type=command.positive, default=2, metavar="N", help="1 stages, 2 blocks (default), 9 layers"
+    )
+    group.add_argument("--masks", type=command.positive, metavar="M", help="over M draws of the dropout masks")
+    group.add_argument("--ggn-split", action="store_true", help="eigenvalues split into GGN and residual")
+    group.add_argument("--scale-free", action="store_true", help="eigenvalues in filter-normalised coordinates")
+    group.add_argument("--sharpness", action="store_true", help="sharpness measures; may stand beside --scale-free")
+    group.add_argument("--epsilon", type=float, default=1e-3, metavar="E", help="of epsilon-sharpness (default: 1e-3)")
+    group.add_argument("--radius", type=float, default=0.05, metavar="R", help="of SAM sharpness (default: 0.05)")
+    group.add_argument("--along", type=Path, metavar="FILE", help="curvature along directions that were saved")
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure, print, draw."""
     arguments = parser().parse_args(argv)
-    other = measurements.asked(arguments)
+    other = hessian.measurements.asked(arguments)
     if other is not None and arguments.save_vectors is not None:
         raise LandscapeError(f"--save-vectors saves what the plain spectrum finds: leave out {other.flag}")
     if other is None and arguments.plot is not None and set(arguments.only or ()) == {"trace"}:
-        raise LandscapeError(NO_PICTURE)
+        raise LandscapeError(hessian.picture.NO_PICTURE)
     subjects = command.subjects(arguments)
     if other is not None:
-        return measurements.run(arguments, subjects, other)
+        return hessian.measurements.run(arguments, subjects, other)
     if arguments.plan:
         command.report(
             arguments,
@@ -64,9 +107,9 @@ def main(argv: Sequence[str]) -> int:
         )
         return 0
     results = [measured(arguments, subject) for subject in subjects]
-    differences = require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
+    differences = store.result.require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
     if arguments.plot is not None:
-        draw(results, arguments.plot)
+        hessian.picture.draw(results, arguments.plot)
     facts = [to_json(result) for result in results]
     command.report(
         arguments,
@@ -96,21 +139,21 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
     asked = command.question(arguments, INSTRUMENT, subject, chosen)
 
     def measure() -> xarray.Dataset:
-        objective = command.objective(arguments, subject, sharded=True)
+        of = command.objective(arguments, subject, sharded=True)
 
         def keep(pairs: Eigenpairs) -> None:
-            if arguments.save_vectors is not None and distributed.is_main():
-                save_vectors(objective, pairs, vectors_path(arguments, subject))
+            if arguments.save_vectors is not None and compute.distributed.is_main():
+                save_vectors(of, pairs, vectors_path(arguments, subject))
 
-        result = spectrum(
-            objective,
+        result = hessian.spectrum(
+            of,
             **chosen,
             seed=arguments.seed,
             quiet=arguments.quiet,
             keep_vectors=keep,
             keep_products=asked.path.with_name(f".{asked.path.name}.{asked.key}.products"),
         )
-        return result.assign_attrs(fit(objective).attributes())
+        return result.assign_attrs(objective.fit.fit(of).attributes())
 
     # Results hold no vectors: they are found again when they are wanted.
     result = command.answer(asked, measure, force=arguments.force or arguments.save_vectors is not None)
@@ -118,11 +161,11 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
     return result
 
 
-def save_vectors(objective: Objective, pairs: Eigenpairs, path: Path) -> None:
+def save_vectors(of: Objective, pairs: Eigenpairs, path: Path) -> None:
     """Keep eigenvectors by parameter name (``rank/name``), in the format that surfaces take their directions from."""
     facts = {f"eigenvalue_{place + 1}": float(value) for place, value in enumerate(pairs.values)}
-    found = directions.Directions(vectors=pairs.vectors.T.contiguous(), kind="hessian", facts=facts)
-    directions.save(found, objective, path)
+    found = surface.Directions(vectors=pairs.vectors.T.contiguous(), kind="hessian", facts=facts)
+    surface.directions.save(found, of, path)
 
 
 def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Path:
@@ -134,8 +177,8 @@ def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Pat
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Products, seconds and memory that the measurement will cost, by one micro-batch's product."""
     chosen = settings(arguments)
-    objective = command.objective(arguments, subject, sharded=True)
-    operator = CurvatureOperator(objective, arguments.operator)
+    of = command.objective(arguments, subject, sharded=True)
+    operator = objective.CurvatureOperator(of, arguments.operator)
     # On spectra of trained classifiers Lanczos takes about three products a pair, the search for copies among them, and
     # about 20 until the smallest eigenvalue stands.
     products = {
@@ -143,13 +186,11 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
         "trace": arguments.trace_products,
         "density": arguments.probes * arguments.steps,
     }
-    return measurements.cost(subject.name, operator, sum(products[part] for part in chosen["only"]))
+    return hessian.measurements.cost(subject.name, operator, sum(products[part] for part in chosen["only"]))
 
 
 def to_json(result: xarray.Dataset) -> dict[str, Any]:
     """Numbers and provenance, JSON-ready."""
-    import json
-
     facts: dict[str, Any] = {}
     if "eigenvalue" in result:
         facts |= {
@@ -166,7 +207,7 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
     if "node" in result:
         facts["density"] = {"nodes": result["node"].values.tolist(), "weights": result["weight"].values.tolist()}
     attributes = result.attrs
-    fitted = Fit.of(attributes)
+    fitted = objective.fit.Fit.of(attributes)
     if fitted is not None:
         facts |= {name: getattr(fitted, name) for name in ("loss", "cross_entropy", "l2", "accuracy")}
     return facts | {
@@ -200,7 +241,7 @@ def table(results: Sequence[xarray.Dataset], differences: Sequence[str] = ()) ->
         rows.append([label, *[f"{int(result.attrs[name]):,}" for result in results]])
     rows.append(["seconds", *[f"{float(result.attrs['seconds']):.1f}" for result in results]])
     notes = [
-        *measurements.notes(results),
+        *hessian.measurements.notes(results),
         "± is one standard error: of eigenvalues, for the choice of images (their numerical error is below it); of the "
         "trace, for its random vectors.",
     ]
@@ -219,7 +260,7 @@ def _eigenvalue(result: xarray.Dataset, place: int) -> str:
     if place >= result.sizes["rank"]:
         return ""
     value, stderr = float(result["eigenvalue"][place]), float(result["sampling_stderr"][place])
-    text = f"{value:.5g}" + (f" ± {stderr:.2g}" if np.isfinite(stderr) and stderr > 0 else "")
+    text = f"{value:.5g}" + (f" ± {stderr:.2g}" if math.isfinite(stderr) and stderr > 0 else "")
     if not bool(result["converged"][place]):
         text += f" [{float(result['residual'][place]):.1g}]*"
     return text

@@ -63,25 +63,6 @@ class Measurement:
     sharded: bool = True
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of all measurements."""
-    group = parser.add_argument_group("instead of the plain spectrum, one of")
-    group.add_argument("--per-batch", type=command.positive, metavar="N", help="top eigenvalues of mini-batches of N")
-    group.add_argument("--batches", type=command.positive, default=512, metavar="N", help="of them (default: 512)")
-    group.add_argument("--blocks", action="store_true", help="top eigenvalue and trace of every block of parameters")
-    group.add_argument(
-        "--block-depth", type=command.positive, default=2, metavar="N", help="1 stages, 2 blocks (default), 9 layers"
-    )
-    group.add_argument("--masks", type=command.positive, metavar="M", help="over M draws of the dropout masks")
-    group.add_argument("--ggn-split", action="store_true", help="eigenvalues split into GGN and residual")
-    group.add_argument("--scale-free", action="store_true", help="eigenvalues in filter-normalised coordinates")
-    group.add_argument("--sharpness", action="store_true", help="sharpness measures; may stand beside --scale-free")
-    group.add_argument("--epsilon", type=float, default=1e-3, metavar="E", help="of epsilon-sharpness (default: 1e-3)")
-    group.add_argument("--radius", type=float, default=0.05, metavar="R", help="of SAM sharpness (default: 0.05)")
-    group.add_argument("--along", type=Path, metavar="FILE", help="curvature along directions that were saved")
-    group.add_argument("--solver", choices=("lanczos", "pyhessian"), default="lanczos", help="pyhessian: PyHessian's")
-
-
 def asked(arguments: argparse.Namespace) -> Measurement | None:
     """The measurement that a command line asks for, or None for the plain spectrum; also completes its defaults.
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,12 +14,11 @@ from landscape.compute.progress import Progress
 from landscape.eigen import Eigenpairs, Operator, SpectralDensity, eigenpairs, spectral_density, trace
 from landscape.eigen.lanczos import Which
 from landscape.errors import LandscapeError
+from landscape.hessian.choices import PARTS, Part
 from landscape.hessian.replay import Replayed
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 
-Part = Literal["top", "trace", "density"]
-PARTS: tuple[Part, ...] = ("top", "trace", "density")
 # Groups of images that the sampling error is read off; its own relative error is 1 / sqrt(2 (groups - 1)).
 _GROUPS = 16
 # Wanted residual of the smallest eigenvalue, see `eigenpairs`. At the edge of a bulk 0.01 takes twice the products.

@@ -1,22 +1,28 @@
 """How good predicted probabilities are: metrics as plain functions, as mergeable sums, and over bootstrap samples."""
 
-from landscape.metrics.definitions import BINNINGS, METRICS, Estimate, Metric, Sums, values
-from landscape.metrics.examples import Examples, examples, log_mean_exp
-from landscape.metrics.functions import (
-    accuracy,
-    accuracy_90,
-    brier,
-    ece,
-    frequency_90,
-    iou,
-    iou_90,
-    nll,
-    signed_ece,
-    top5,
-    uncertain_90,
-)
-from landscape.metrics.metric_set import MetricSet
-from landscape.metrics.resampling import REPLICATES, bootstrap, bootstrap_weights, interval
+from typing import TYPE_CHECKING
+
+from landscape import lazy
+
+if TYPE_CHECKING:
+    from landscape.metrics.choices import BINNINGS
+    from landscape.metrics.definitions import METRICS, Estimate, Metric, Sums, values
+    from landscape.metrics.examples import Examples, examples, log_mean_exp
+    from landscape.metrics.functions import (
+        accuracy,
+        accuracy_90,
+        brier,
+        ece,
+        frequency_90,
+        iou,
+        iou_90,
+        nll,
+        signed_ece,
+        top5,
+        uncertain_90,
+    )
+    from landscape.metrics.metric_set import MetricSet
+    from landscape.metrics.resampling import REPLICATES, bootstrap, bootstrap_weights, interval
 
 __all__ = [
     "BINNINGS",
@@ -45,3 +51,5 @@ __all__ = [
     "uncertain_90",
     "values",
 ]
+
+lazy.attach(__name__)

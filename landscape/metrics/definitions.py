@@ -7,13 +7,11 @@ to (0.8, 0.9] and 1 to (0.9, 1].
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-Binning = Literal["right", "authors"]
-BINNINGS = get_args(Binning)
 BINS = 10
 CUTOFF = 0.9
 

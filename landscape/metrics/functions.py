@@ -7,7 +7,7 @@ float; for several metrics, or their standard errors, use :class:`landscape.metr
 from torch import Tensor
 
 from landscape.metrics import definitions
-from landscape.metrics.definitions import Binning
+from landscape.metrics.choices import Binning
 from landscape.metrics.metric_set import MetricSet
 
 

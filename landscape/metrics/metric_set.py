@@ -8,7 +8,8 @@ from torch import Tensor
 
 from landscape.errors import LandscapeError
 from landscape.metrics import definitions
-from landscape.metrics.definitions import BINNINGS, BINS, CUTOFF, METRICS, Binning, Estimate, Sums
+from landscape.metrics.choices import BINNINGS, Binning
+from landscape.metrics.definitions import BINS, CUTOFF, METRICS, Estimate, Sums
 from landscape.metrics.examples import Examples, examples
 
 # Probabilities that sum to something else are logits or were not normalised; rounding stays far below this.

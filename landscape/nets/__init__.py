@@ -1,10 +1,15 @@
 """The paper's networks by the authors' names, their smoothing layers and heads."""
 
-from landscape.nets.dropout import MCDropout
-from landscape.nets.families import FAMILIES, build, names, parameter_count
-from landscape.nets.heads import HEADS
-from landscape.nets.smoothing import VARIANTS, Blur
-from landscape.nets.surgery import Report, smooth, unsmooth
+from typing import TYPE_CHECKING
+
+from landscape import lazy
+
+if TYPE_CHECKING:
+    from landscape.nets.dropout import MCDropout
+    from landscape.nets.families import FAMILIES, build, names, parameter_count
+    from landscape.nets.heads import HEADS
+    from landscape.nets.smoothing import VARIANTS, Blur
+    from landscape.nets.surgery import Report, smooth, unsmooth
 
 __all__ = [
     "FAMILIES",
@@ -19,3 +24,5 @@ __all__ = [
     "smooth",
     "unsmooth",
 ]
+
+lazy.attach(__name__)

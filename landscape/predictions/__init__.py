@@ -1,7 +1,16 @@
 """Predictions of ensembles: Monte-Carlo passes, ensemble-size curves, effective ensemble sizes, calibration."""
 
-from landscape.predictions.curves import SIZES, curves
-from landscape.predictions.efficiency import effective_size
-from landscape.predictions.passes import Predictor, deep_ensemble, measure
+from typing import TYPE_CHECKING
 
-__all__ = ["SIZES", "Predictor", "curves", "deep_ensemble", "effective_size", "measure"]
+from landscape import lazy
+
+if TYPE_CHECKING:
+    from landscape.predictions import picture
+    from landscape.predictions.choices import SIZES
+    from landscape.predictions.curves import curves
+    from landscape.predictions.efficiency import effective_size
+    from landscape.predictions.passes import Predictor, deep_ensemble, measure
+
+__all__ = ["SIZES", "Predictor", "curves", "deep_ensemble", "effective_size", "measure", "picture"]
+
+lazy.attach(__name__)

@@ -1,25 +1,23 @@
 """Command line of the predictions instrument."""
 
+from __future__ import annotations
+
 import argparse
 import json
+import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xarray
-
-from landscape import command
-from landscape.compute import distributed
+from landscape import command, compute, metrics, objective, predictions, store
 from landscape.errors import LandscapeError
-from landscape.metrics import BINNINGS, METRICS
-from landscape.objective.objective import examples
-from landscape.predictions.curves import RESAMPLES, SIZES, curves
-from landscape.predictions.efficiency import effective_size
-from landscape.predictions.passes import Predictor, deep_ensemble, measure, require_same_images
-from landscape.predictions.picture import draw
-from landscape.store.journal import Journal
-from landscape.store.result import require_same_protocol
+from landscape.metrics.choices import BINNINGS
+from landscape.predictions.choices import RESAMPLES, SIZES
+
+if TYPE_CHECKING:
+    import xarray
+
+    from landscape.store.journal import Journal
 
 INSTRUMENT = "landscape.predictions"
 DESCRIPTION = """Predictions of Monte-Carlo dropout ensembles: metrics against ensemble size, and how many passes of one
@@ -37,18 +35,29 @@ def sizes_of(text: str) -> tuple[int, ...]:
 
 def parser() -> command.Parser:
     """The arguments."""
-    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
+    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
+
+
+def add_arguments(parser: command.Parser) -> None:
+    """Those of this instrument alone."""
     # The paper's curves are on test images, with masks drawn anew in every pass.
-    made.set_defaults(split="test", dropout="fresh")
-    group = made.add_argument_group("predictions")
-    group.add_argument("--passes", type=command.positive, default=50, metavar="T", help="default: 50")
-    group.add_argument("--sizes", type=sizes_of, default=SIZES, metavar="N,...", help="ensemble sizes of the curves")
-    group.add_argument("--resamples", type=command.positive, default=RESAMPLES, metavar="R", help="choices of passes")
+    parser.set_defaults(split="test", dropout="fresh")
+    group = parser.add_argument_group("predictions")
+    group.add_argument("--passes", type=command.positive, default=50, metavar="T", help="masks per image (default: 50)")
+    group.add_argument(
+        "--sizes", type=sizes_of, default=SIZES, metavar="N,...", help="ensemble sizes of the curves (default: 1 to 50)"
+    )
+    group.add_argument(
+        "--resamples",
+        type=command.positive,
+        default=RESAMPLES,
+        metavar="R",
+        help="choices of passes that a curve averages over (default: 10)",
+    )
     group.add_argument("--binning", choices=BINNINGS, default="right", help="of confidences, for the ECE")
     group.add_argument(
         "--deep-ensemble", action="store_true", help="add the ensemble of all these networks, one size a network"
     )
-    return made
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,12 +71,12 @@ def main(argv: Sequence[str]) -> int:
     if arguments.deep_ensemble and len(subjects) < 2:
         raise LandscapeError("a deep ensemble of one network: give two checkpoints or more")
     passes = [passed(arguments, subject) for subject in subjects]
-    differences = require_same_protocol(passes, allow_mismatch=arguments.allow_protocol_mismatch)
+    differences = store.result.require_same_protocol(passes, allow_mismatch=arguments.allow_protocol_mismatch)
     results = [curved(arguments, subject, made) for subject, made in zip(subjects, passes, strict=True)]
     if arguments.deep_ensemble:
-        results.append(curves(deep_ensemble(passes), **_choices(arguments)))
-    if arguments.plot is not None and distributed.is_main():
-        draw(results, arguments.plot)
+        results.append(predictions.curves(predictions.deep_ensemble(passes), **_choices(arguments)))
+    if arguments.plot is not None and compute.distributed.is_main():
+        predictions.picture.draw(results, arguments.plot)
     pairs = comparisons(results)
     facts = [to_json(result) for result in results]
     command.report(
@@ -94,7 +103,7 @@ def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Da
     asked = command.question(kept, f"{INSTRUMENT}.passes", subject, {"passes": arguments.passes})
 
     def begin(journal: Journal) -> xarray.Dataset:
-        return measure(
+        return predictions.measure(
             subject.checkpoint.model,
             subject.data,
             protocol=subject.protocol,
@@ -112,13 +121,13 @@ def curved(arguments: argparse.Namespace, subject: command.Subject, passes: xarr
     """The curves of one subject, from the cache when they are there."""
     settings = {"passes": arguments.passes, **_choices(arguments)}
     asked = command.question(arguments, INSTRUMENT, subject, settings)
-    return command.answer(asked, lambda: curves(passes, **_choices(arguments)), force=arguments.force)
+    return command.answer(asked, lambda: predictions.curves(passes, **_choices(arguments)), force=arguments.force)
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Passes, seconds and memory that the measurement will cost, by timing a batch."""
-    chosen = examples(subject.data, subject.protocol)
-    predictor = Predictor(
+    chosen = objective.objective.examples(subject.data, subject.protocol)
+    predictor = predictions.Predictor(
         subject.checkpoint.model,
         chosen,
         protocol=subject.protocol,
@@ -144,17 +153,17 @@ def comparisons(results: Sequence[xarray.Dataset]) -> list[xarray.Dataset]:
     found = []
     for other in results[1:]:
         try:
-            require_same_images([results[0], other])
+            predictions.passes.require_same_images([results[0], other])
         except LandscapeError:
             continue
-        found.append(effective_size(other, results[0]))
+        found.append(predictions.effective_size(other, results[0]))
     return found
 
 
 def to_json(result: xarray.Dataset) -> dict[str, Any]:
     """Curves and provenance, without the bootstrap samples."""
     curve = {str(name): result[name].values.tolist() for name in result.variables if "replicate" not in str(name)}
-    attributes = {name: np.asarray(value).item() for name, value in result.attrs.items()}
+    attributes = {name: value.item() if hasattr(value, "item") else value for name, value in result.attrs.items()}
     return curve | {
         name: json.loads(value) if name in ("protocol", "settings") else value for name, value in attributes.items()
     }
@@ -182,7 +191,7 @@ def table(results: Sequence[xarray.Dataset], pairs: Sequence[xarray.Dataset] = (
     for pair in pairs:
         for size in dict.fromkeys([int(pair["size"][0]), int(pair["size"][-1])]):
             cells = [
-                f"{METRICS[name].label} {_size(pair.sel(metric=name, size=size))}"
+                f"{metrics.METRICS[name].label} {_size(pair.sel(metric=name, size=size))}"
                 for name in ("nll", "accuracy", "ece")
             ]
             lines.append(
@@ -192,12 +201,12 @@ def table(results: Sequence[xarray.Dataset], pairs: Sequence[xarray.Dataset] = (
 
 
 def _head(name: str) -> str:
-    metric = METRICS[name]
+    metric = metrics.METRICS[name]
     return f"{metric.label}, {'%' if metric.unit == '1' else metric.unit}"
 
 
 def _cell(row: xarray.Dataset, name: str) -> str:
-    percent = METRICS[name].unit == "1"
+    percent = metrics.METRICS[name].unit == "1"
     value, low, high = (float(row[f"{name}{part}"]) * (100 if percent else 1) for part in ("", "_low", "_high"))
     digits = 2 if percent else 4
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -205,7 +214,7 @@ def _cell(row: xarray.Dataset, name: str) -> str:
 
 def _size(entry: xarray.Dataset) -> str:
     def number(value: float) -> str:
-        return "beyond" if np.isinf(value) else f"{value:.1f}"
+        return "beyond" if math.isinf(value) else f"{value:.1f}"
 
     found, low, high = (float(entry[name]) for name in ("effective_size", "low", "high"))
     return f"{number(found)} [{number(low)}, {number(high)}]"

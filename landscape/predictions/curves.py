@@ -11,10 +11,10 @@ from landscape import metrics
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
 from landscape.metrics import METRICS, Examples, MetricSet
-from landscape.metrics.definitions import BINS, Binning
+from landscape.metrics.choices import Binning
+from landscape.metrics.definitions import BINS
+from landscape.predictions.choices import RESAMPLES, SIZES
 
-SIZES = (1, 2, 3, 4, 5, 10, 20, 30, 50)
-RESAMPLES = 10
 # Images at a time, so that float64 copies stay small.
 _CHUNK = 500
 

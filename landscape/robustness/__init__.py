@@ -1,9 +1,16 @@
 """Robustness: corrupted images, perturbed sequences, adversarial attacks."""
 
-from landscape.robustness.adversarial import Attack
-from landscape.robustness.cifar_files import CifarC, CifarP
-from landscape.robustness.corrupted import difference, read_baseline, relative_errors
-from landscape.robustness.corruptions import COMPUTED, EXTRA, SEVERITIES, STANDARD, Computed
+from typing import TYPE_CHECKING
+
+from landscape import lazy
+
+if TYPE_CHECKING:
+    from landscape.robustness import consistency, picture
+    from landscape.robustness.adversarial import Attack
+    from landscape.robustness.choices import SEVERITIES
+    from landscape.robustness.cifar_files import CifarC, CifarP
+    from landscape.robustness.corrupted import difference, read_baseline, relative_errors
+    from landscape.robustness.corruptions import COMPUTED, EXTRA, STANDARD, Computed
 
 __all__ = [
     "COMPUTED",
@@ -14,7 +21,11 @@ __all__ = [
     "CifarC",
     "CifarP",
     "Computed",
+    "consistency",
     "difference",
+    "picture",
     "read_baseline",
     "relative_errors",
 ]
+
+lazy.attach(__name__)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,13 +19,10 @@ from landscape.look.forward import gathered
 from landscape.metrics import METRICS, MetricSet
 from landscape.objective.objective import examples, logits
 from landscape.predictions import Predictor
+from landscape.robustness.choices import EPSILONS, KINDS, Kind
 from landscape.store.journal import Journal
 from landscape.store.protocol import Protocol
 
-Kind = Literal["fgsm", "pgd"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-# Of the 8-bit scale; 8 / 255 is the usual one for trained defences, and leaves nothing of an undefended network.
-EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 # Draws of masks numbered from here on are the attacker's: other ones than those that are attacked.
 _ATTACK = 1_000_000
 

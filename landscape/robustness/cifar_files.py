@@ -13,7 +13,8 @@ import torch
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.objective.objective import examples
-from landscape.robustness.corruptions import EXTRA, SEVERITIES, STANDARD
+from landscape.robustness.choices import SEVERITIES
+from landscape.robustness.corruptions import EXTRA, STANDARD
 from landscape.store.protocol import Protocol
 
 PERTURBATIONS = (

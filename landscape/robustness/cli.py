@@ -1,26 +1,24 @@
 """Command line of the robustness instrument."""
 
+from __future__ import annotations
+
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xarray
-
-from landscape import command
-from landscape.compute import distributed
+from landscape import command, compute, objective, robustness, store
 from landscape.errors import LandscapeError
-from landscape.metrics import BINNINGS
-from landscape.objective.objective import examples
+from landscape.metrics.choices import BINNINGS
 from landscape.predictions import cli as predictions_cli
-from landscape.robustness import adversarial, consistency, corrupted, picture
-from landscape.robustness.adversarial import EPSILONS, KINDS, Attack
-from landscape.robustness.cifar_files import CifarC, CifarP
-from landscape.robustness.corruptions import SEVERITIES, Computed
-from landscape.store.journal import Journal
-from landscape.store.result import require_same_protocol
+from landscape.robustness.choices import EPSILONS, KINDS, SEVERITIES
+
+if TYPE_CHECKING:
+    import xarray
+
+    from landscape.store.journal import Journal
 
 INSTRUMENT = "landscape.robustness"
 DESCRIPTION = """Robustness of predictions, averaged over Monte-Carlo dropout passes.
@@ -30,7 +28,7 @@ with --baseline, mCE, mCNLL and mCECE. adversarial: accuracy under FGSM and PGD.
 frames of CIFAR-10-P (--cifar-p)."""
 PARTS = ("corruptions", "adversarial", "perturbations")
 
-Results = dict[str, list[xarray.Dataset]]
+Results = dict[str, list["xarray.Dataset"]]
 
 
 def names_of(text: str) -> tuple[str, ...]:
@@ -57,9 +55,13 @@ def radii_of(text: str) -> tuple[float, ...]:
 
 def parser() -> command.Parser:
     """The arguments."""
-    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
-    made.set_defaults(split="test", dropout="fresh")
-    group = made.add_argument_group("robustness")
+    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
+
+
+def add_arguments(parser: command.Parser) -> None:
+    """Those of this instrument alone."""
+    parser.set_defaults(split="test", dropout="fresh")
+    group = parser.add_argument_group("robustness")
     group.add_argument(
         "--only",
         choices=PARTS,
@@ -67,22 +69,36 @@ def parser() -> command.Parser:
         metavar="PART",
         help=f"{', '.join(PARTS)}; may repeat (default: the first two, and the third with --cifar-p)",
     )
-    group.add_argument("--passes", type=command.positive, default=50, metavar="T", help="default: 50")
+    group.add_argument(
+        "--passes", type=command.positive, default=50, metavar="T", help="masks averaged per image (default: 50)"
+    )
     group.add_argument("--cifar-c", type=Path, metavar="DIR", help="folder of <corruption>.npy and labels.npy")
     group.add_argument("--cifar-p", type=Path, metavar="DIR", help="folder of <perturbation>.npy")
-    group.add_argument("--corruptions", type=names_of, metavar="NAME,...", help="default: all at hand")
-    group.add_argument("--severities", type=severities_of, default=SEVERITIES, metavar="S,...")
     group.add_argument(
         "--baseline", type=Path, metavar="FILE", help="published .csv, or a result .nc of this instrument"
     )
+    group = parser.add_argument_group("advanced: corruptions and attacks")
+    group.add_argument(
+        "--corruptions", type=names_of, metavar="NAME,...", help="which (default: all computed here, or in --cifar-c)"
+    )
+    group.add_argument(
+        "--severities", type=severities_of, default=SEVERITIES, metavar="S,...", help="which (default: 1,2,3,4,5)"
+    )
     group.add_argument("--binning", choices=BINNINGS, default="right", help="of confidences, for the ECE")
-    group.add_argument("--attack", choices=KINDS, action="append", help="may repeat (default: both)")
+    group.add_argument("--attack", choices=KINDS, action="append", help="which attack; may repeat (default: both)")
     group.add_argument(
         "--epsilon", type=radii_of, default=EPSILONS, metavar="R,...", help="radii (default: 1/255,2/255,4/255,8/255)"
     )
-    group.add_argument("--attack-steps", type=command.positive, default=10, metavar="N", help="of PGD")
-    group.add_argument("--attack-passes", type=command.positive, default=5, metavar="T", help="averaged in a gradient")
-    return made
+    group.add_argument(
+        "--attack-steps", type=command.positive, default=10, metavar="N", help="steps of PGD (default: 10)"
+    )
+    group.add_argument(
+        "--attack-passes",
+        type=command.positive,
+        default=5,
+        metavar="T",
+        help="masks averaged per gradient (default: 5)",
+    )
 
 
 def parts_of(arguments: argparse.Namespace) -> list[str]:
@@ -100,20 +116,23 @@ def main(argv: Sequence[str]) -> int:
     """Measure, print, draw."""
     arguments = parser().parse_args(argv)
     parts = parts_of(arguments)
-    baseline = corrupted.read_baseline(arguments.baseline) if arguments.baseline else None
+    baseline = robustness.corrupted.read_baseline(arguments.baseline) if arguments.baseline else None
     subjects = command.subjects(arguments)
     if arguments.plan:
         lines = [plan(arguments, subject, parts) for subject in subjects]
         command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
         return 0
     results = {part: [measured(arguments, subject, part, parts) for subject in subjects] for part in parts}
-    differences = require_same_protocol(next(iter(results.values())), allow_mismatch=arguments.allow_protocol_mismatch)
+    differences = store.result.require_same_protocol(
+        next(iter(results.values())), allow_mismatch=arguments.allow_protocol_mismatch
+    )
     relative = []
     if baseline is not None and "corruptions" in results:
         relative = [
-            corrupted.relative_errors(result, baseline, seed=arguments.seed) for result in results["corruptions"]
+            robustness.corrupted.relative_errors(result, baseline, seed=arguments.seed)
+            for result in results["corruptions"]
         ]
-    if arguments.plot is not None and distributed.is_main():
+    if arguments.plot is not None and compute.distributed.is_main():
         _draw(arguments.plot, results, baseline)
     command.report(
         arguments,
@@ -125,10 +144,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _draw(path: Path, results: Results, baseline: xarray.Dataset | None) -> None:
     if "corruptions" in results:
-        picture.draw(results["corruptions"], path, baseline=baseline)
+        robustness.picture.draw(results["corruptions"], path, baseline=baseline)
     if "adversarial" in results:
         beside = path.with_name(f"{path.stem}-attacks{path.suffix}") if "corruptions" in results else path
-        picture.draw_attacks(results["adversarial"], beside)
+        robustness.picture.draw_attacks(results["adversarial"], beside)
 
 
 def measured(
@@ -144,7 +163,7 @@ def measured(
     return command.journaled(asked, measure, force=arguments.force)
 
 
-Part = tuple[dict[str, Any], Callable[[Journal], xarray.Dataset]]
+Part = tuple[dict[str, Any], Callable[["Journal"], "xarray.Dataset"]]
 
 
 def _common(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, Any]:
@@ -158,39 +177,42 @@ def _common(arguments: argparse.Namespace, subject: command.Subject) -> dict[str
 
 
 def _corruptions(arguments: argparse.Namespace, subject: command.Subject) -> Part:
-    source: Computed | CifarC
+    source: robustness.Computed | robustness.CifarC
     if arguments.cifar_c:
-        source = CifarC(arguments.cifar_c, subject.data, protocol=subject.protocol)
+        source = robustness.CifarC(arguments.cifar_c, subject.data, protocol=subject.protocol)
         files = source.identity()
     else:
-        source, files = Computed(examples(subject.data, subject.protocol), seed=arguments.seed), "computed"
+        source, files = (
+            robustness.Computed(objective.objective.examples(subject.data, subject.protocol), seed=arguments.seed),
+            "computed",
+        )
     chosen = {
         "corruptions": arguments.corruptions,
         "severities": arguments.severities,
         "binning": arguments.binning,
     }
     common = _common(arguments, subject)
-    return {"files": files, **chosen}, lambda journal: corrupted.measure(
+    return {"files": files, **chosen}, lambda journal: robustness.corrupted.measure(
         subject.checkpoint.model, source, **chosen, **common, journal=journal
     )
 
 
 def _adversarial(arguments: argparse.Namespace, subject: command.Subject) -> Part:
     attacks = [
-        Attack(kind, radius, steps=arguments.attack_steps, passes=arguments.attack_passes)
+        robustness.Attack(kind, radius, steps=arguments.attack_steps, passes=arguments.attack_passes)
         for kind in (arguments.attack or KINDS)
         for radius in arguments.epsilon
     ]
     common = _common(arguments, subject)
-    return {"attacks": [str(attack) for attack in attacks]}, lambda journal: adversarial.measure(
+    return {"attacks": [str(attack) for attack in attacks]}, lambda journal: robustness.adversarial.measure(
         subject.checkpoint.model, subject.data, attacks=attacks, **common, seed=arguments.seed, journal=journal
     )
 
 
 def _perturbations(arguments: argparse.Namespace, subject: command.Subject) -> Part:
-    files = CifarP(arguments.cifar_p, subject.data).identity()
+    files = robustness.CifarP(arguments.cifar_p, subject.data).identity()
     common = _common(arguments, subject)
-    return {"files": files}, lambda journal: consistency.measure(
+    return {"files": files}, lambda journal: robustness.consistency.measure(
         subject.checkpoint.model, arguments.cifar_p, subject.data, **common, journal=journal
     )
 
@@ -208,14 +230,18 @@ def plan(arguments: argparse.Namespace, subject: command.Subject, parts: Sequenc
     if "corruptions" in parts:
         names = (
             arguments.corruptions
-            or (CifarC(arguments.cifar_c, subject.data) if arguments.cifar_c else Computed(subject.data)).names
+            or (
+                robustness.CifarC(arguments.cifar_c, subject.data)
+                if arguments.cifar_c
+                else robustness.Computed(subject.data)
+            ).names
         )
         sets.append(f"{len(names) * len(arguments.severities)} for corruptions")
     if "adversarial" in parts:
         sets.append(f"{1 + len(arguments.attack or KINDS) * len(arguments.epsilon)} and gradients for attacks")
     if "perturbations" in parts:
-        source = CifarP(arguments.cifar_p, subject.data)
-        frames = sum(np.prod(source.shape(name)) for name in source.names)
+        source = robustness.CifarP(arguments.cifar_p, subject.data)
+        frames = sum(math.prod(source.shape(name)) for name in source.names)
         sets.append(f"{frames / max(len(subject.data), 1):.0f} for perturbations (all sequences)")
     return f"{predictions_cli.plan(arguments, subject)} for one set; sets: {', '.join(sets)}"
 
@@ -236,7 +262,7 @@ def _facts(dataset: xarray.Dataset, without: Sequence[str]) -> dict[str, Any]:
         for name in dataset.variables
         if not set(without) & {*dataset[name].dims}
     }
-    attributes = {name: np.asarray(value).item() for name, value in dataset.attrs.items()}
+    attributes = {name: value.item() if hasattr(value, "item") else value for name, value in dataset.attrs.items()}
     return values | {
         name: json.loads(value) if name in ("protocol", "settings") else value for name, value in attributes.items()
     }
@@ -314,7 +340,7 @@ def _relative_table(head: Sequence[str], relative: Sequence[xarray.Dataset]) -> 
     names = ", ".join(map(str, relative[0]["corruption"].values))
     lines = [command.columns(head, rows), f"% of {relative[0].attrs['baseline']}, 95 % over images; mean over {names}"]
     for place, entry in enumerate(relative[1:], start=1):
-        change = corrupted.difference(relative[0], entry)
+        change = robustness.corrupted.difference(relative[0], entry)
         cells = [
             f"{measure} {100 * float(change['difference'][row]):+.2f} "
             f"[{100 * float(change['low'][row]):+.2f}, {100 * float(change['high'][row]):+.2f}]"

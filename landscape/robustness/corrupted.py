@@ -16,10 +16,12 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.look.forward import gathered
 from landscape.metrics import METRICS, Examples, MetricSet
-from landscape.metrics.definitions import BINS, Binning, bin_of
+from landscape.metrics.choices import Binning
+from landscape.metrics.definitions import BINS, bin_of
 from landscape.predictions import Predictor
 from landscape.predictions.passes import require_same_images
-from landscape.robustness.corruptions import SEVERITIES, STANDARD
+from landscape.robustness.choices import SEVERITIES
+from landscape.robustness.corruptions import STANDARD
 from landscape.store import published, result
 from landscape.store.journal import Journal
 from landscape.store.protocol import Protocol

@@ -20,7 +20,6 @@ from landscape.compute.randomness import numpy_generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
 
-SEVERITIES = (1, 2, 3, 4, 5)
 # The 15 that mCE averages over; the generator makes four more, meant for validation.
 STANDARD = (
     "gaussian_noise",

@@ -8,8 +8,7 @@ a blur.
 import dataclasses
 from collections.abc import Sequence
 
-from landscape import command
-from landscape.selfcheck.check import curvature_checks, network_blur_checks, plain_product_check
+from landscape import command, selfcheck
 
 FAILED = 1
 # Images to check on: every invariant holds for any number of them.
@@ -32,9 +31,9 @@ def main(argv: Sequence[str]) -> int:
             )
         )
         checks = [
-            *curvature_checks(objective, decayed, exact, seed=arguments.seed),
-            *plain_product_check(subject.checkpoint.model, exact, seed=arguments.seed),
-            *network_blur_checks(subject.checkpoint.model, seed=arguments.seed),
+            *selfcheck.curvature_checks(objective, decayed, exact, seed=arguments.seed),
+            *selfcheck.plain_product_check(subject.checkpoint.model, exact, seed=arguments.seed),
+            *selfcheck.network_blur_checks(subject.checkpoint.model, seed=arguments.seed),
         ]
         rows = [
             [check.name, f"{check.found:.2g}", f"{check.allowed:.2g}", "ok" if check.passed else "FAILED"]

@@ -1,29 +1,23 @@
 """Command line of the loss surfaces."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xarray
-
-from landscape import checkpoint, command
-from landscape.compute import distributed
+from landscape import command, compute, store, surface
 from landscape.errors import LandscapeError
-from landscape.objective import Objective
-from landscape.objective.fit import fit
-from landscape.store import published
-from landscape.store.files import sha256
-from landscape.store.journal import Journal
-from landscape.store.result import require_same_protocol
-from landscape.surface import curvature, directions, html, pictures, vtp
-from landscape.surface.cells import Cells
-from landscape.surface.measure import grid, line, plane
-from landscape.surface.summary import spread, summarize
-from landscape.surface.table import table
+from landscape.surface.choices import STYLES
+
+if TYPE_CHECKING:
+    import xarray
+
+    from landscape.objective import Objective
+    from landscape.surface.directions import Directions
 
 INSTRUMENT = "landscape.surface"
 DESCRIPTION = """Loss surface: the regularised loss, its terms and the metrics over a plane or line through the weights.
@@ -34,11 +28,12 @@ KINDS = ("random", "hessian")
 
 def parser() -> command.Parser:
     """The arguments."""
-    made = command.instrument_parser(INSTRUMENT, DESCRIPTION)
-    for action in made._actions:
-        if action.dest == "checkpoints":
-            action.nargs = "*"
-    where = made.add_argument_group("where: points w + a d1 + b d2")
+    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments, checkpoints="*")
+
+
+def add_arguments(parser: command.Parser) -> None:
+    """Those of this instrument alone."""
+    where = parser.add_argument_group("where: points w + a d1 + b d2")
     where.add_argument("--points", type=command.positive, metavar="N", help="cells along each axis (default: 21)")
     where.add_argument("--span", type=float, metavar="S", help="the square [-S, S]^2 (default: 1)")
     where.add_argument(
@@ -57,7 +52,7 @@ def parser() -> command.Parser:
     where.add_argument(
         "--trajectory", nargs="+", metavar="CKPT", help="principal plane of earlier checkpoints, in order"
     )
-    how = made.add_argument_group("how")
+    how = parser.add_argument_group("advanced: cells")
     how.add_argument("--passes", type=command.positive, default=1, metavar="T", help="fresh mask draws a cell")
     how.add_argument("--precision", choices=("full", "bfloat16"), default="full", help="of the forward passes")
     how.add_argument("--tolerance", type=float, metavar="X", help="interpolate where that is right to X nats")
@@ -69,8 +64,8 @@ def parser() -> command.Parser:
         help="extreme Hessian eigenvalues in M x M cells of the same square",
     )
     how.add_argument("--frames", type=command.positive, default=1, metavar="K", help="redraw the masks K times")
-    show = made.add_argument_group("pictures")
-    show.add_argument("--style", choices=pictures.STYLES, default="contour", help="of --plot")
+    show = parser.add_argument_group("pictures")
+    show.add_argument("--style", choices=STYLES, default="contour", help="of --plot")
     show.add_argument("--quantity", default="loss", metavar="NAME", help="what is drawn (default: loss)")
     show.add_argument("--level", type=float, metavar="X", help="upper end of the scale")
     show.add_argument("--html", type=Path, metavar="FILE", help="an offline page with a surface one can turn")
@@ -79,7 +74,6 @@ def parser() -> command.Parser:
     show.add_argument(
         "--from-csv", type=Path, action="append", metavar="FILE", help="draw a published file; may repeat"
     )
-    return made
 
 
 def main(argv: Sequence[str]) -> int:
@@ -94,17 +88,21 @@ def main(argv: Sequence[str]) -> int:
     read = [_published(path) for path in arguments.from_csv or []]
     measured_ = [surfaces(arguments, subject) for subject in subjects]
     first = [found[0] for found in measured_]
-    differences = require_same_protocol(first, allow_mismatch=arguments.allow_protocol_mismatch) if first else []
+    differences = (
+        store.result.require_same_protocol(first, allow_mismatch=arguments.allow_protocol_mismatch) if first else []
+    )
     results = first + read
-    if distributed.is_main():
+    if compute.distributed.is_main():
         _draw(arguments, results, measured_)
     facts = [to_json(result) for result in results]
     for fact, found in zip(facts, measured_, strict=False):
         if len(found) > 1:
-            fact["planes" if arguments.planes > 1 else "frames"] = spread([summarize(one) for one in found])
+            fact["planes" if arguments.planes > 1 else "frames"] = surface.summary.spread(
+                [surface.summary.summarize(one) for one in found]
+            )
     command.report(
         arguments,
-        table=lambda: table(results, differences, measured_ if arguments.planes > 1 else []),
+        table=lambda: surface.table.table(results, differences, measured_ if arguments.planes > 1 else []),
         facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
     )
     return 0
@@ -171,12 +169,12 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "directions": arguments.directions,
     }
     if arguments.directions not in KINDS:
-        chosen["directions"] = sha256(Path(arguments.directions))
+        chosen["directions"] = store.files.sha256(Path(arguments.directions))
     for name in ("between", "through", "trajectory"):
         given = getattr(arguments, name)
         if given:
             names = [given] if isinstance(given, str) else given
-            chosen[name] = [sha256(command.checkpoint_path(one, arguments)) for one in names]
+            chosen[name] = [store.files.sha256(command.checkpoint_path(one, arguments)) for one in names]
     return chosen
 
 
@@ -196,13 +194,15 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
     asked = command.Question(instrument=INSTRUMENT, subject=subject, settings=asked.settings, seed=seed, out=out)
 
     def measure() -> xarray.Dataset:
+        from landscape.objective import fit
+
         objective = command.objective(arguments, subject)
         axes = chosen_directions(arguments, objective, seed=seed)
-        if arguments.save_directions is not None and distributed.is_main():
-            directions.save(axes, objective, arguments.save_directions)
-        of: Callable[..., xarray.Dataset] = line if len(axes) == 1 else plane
+        if arguments.save_directions is not None and compute.distributed.is_main():
+            surface.directions.save(axes, objective, arguments.save_directions)
+        of: Callable[..., xarray.Dataset] = surface.line if len(axes) == 1 else surface.plane
         identity = {"key": asked.key, "processes": "any"}
-        with Journal(asked.journal, identity, process=distributed.rank()) as journal:
+        with store.journal.Journal(asked.journal, identity, process=compute.distributed.rank()) as journal:
             result = of(
                 objective,
                 directions=axes,
@@ -216,11 +216,12 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
                 journal=journal,
                 quiet=arguments.quiet,
             )
-            result = result.merge(curvature.along_axes(objective, axes)).assign_attrs(fit(objective).attributes())
+            result = result.merge(surface.curvature.along_axes(objective, axes))
+            result = result.assign_attrs(fit.fit(objective).attributes())
             if arguments.curvature_map is not None:
-                coordinates = grid(arguments.curvature_map, _span(arguments, axes), 2)
+                coordinates = surface.measure.grid(arguments.curvature_map, _span(arguments, axes), 2)
                 result = result.merge(
-                    curvature.over_cells(
+                    surface.curvature.over_cells(
                         objective, axes, coordinates, seed=seed, journal=journal, quiet=arguments.quiet
                     )
                 )
@@ -231,7 +232,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
         command.caution_about_fit(result.attrs)
         return result
     finally:
-        if asked.path.is_file() and distributed.is_main():
+        if asked.path.is_file() and compute.distributed.is_main():
             _forget(asked)
 
 
@@ -241,36 +242,40 @@ def _forget(asked: command.Question) -> None:
         file.unlink(missing_ok=True)
 
 
-def chosen_directions(arguments: argparse.Namespace, objective: Objective, *, seed: int) -> directions.Directions:
+def chosen_directions(arguments: argparse.Namespace, objective: Objective, *, seed: int) -> Directions:
     """The directions that the command line asks for."""
     count = 1 if arguments.line else 2
     if arguments.between:
         (other,) = _others(arguments, objective, [arguments.between])
-        return directions.between(objective, other, names=(_stem(arguments.checkpoints[0]), _stem(arguments.between)))
+        return surface.directions.between(
+            objective, other, names=(_stem(arguments.checkpoints[0]), _stem(arguments.between))
+        )
     if arguments.through:
         names = [_stem(name) for name in (arguments.checkpoints[0], *arguments.through)]
-        return directions.through(objective, _others(arguments, objective, arguments.through), names=names)
+        return surface.directions.through(objective, _others(arguments, objective, arguments.through), names=names)
     if arguments.trajectory:
-        return directions.trajectory(objective, _others(arguments, objective, arguments.trajectory))
+        return surface.directions.trajectory(objective, _others(arguments, objective, arguments.trajectory))
     if arguments.directions == "hessian":
-        return directions.hessian_directions(objective, count, seed=seed)
+        return surface.directions.hessian_directions(objective, count, seed=seed)
     if arguments.directions != "random":
-        found = directions.load(arguments.directions, objective)
+        found = surface.directions.load(arguments.directions, objective)
         if len(found) < count:
             raise LandscapeError(f"{arguments.directions} holds one direction, a plane needs two: add --line")
         if len(found) > count:
-            found = directions.Directions(found.vectors[:count], kind=found.kind, facts=found.facts)
+            found = surface.Directions(found.vectors[:count], kind=found.kind, facts=found.facts)
         return found
-    return directions.random_directions(objective, count, seed=seed)
+    return surface.directions.random_directions(objective, count, seed=seed)
 
 
 def _others(arguments: argparse.Namespace, objective: Objective, names: Sequence[str]) -> list[Any]:
+    from landscape import checkpoint
+
     found = []
     for name in names:
         loaded = checkpoint.load(
             command.checkpoint_path(name, arguments), model=arguments.model, num_classes=arguments.num_classes
         )
-        found.append(directions.point_of(objective, dict(loaded.model.named_parameters()), name))
+        found.append(surface.directions.point_of(objective, dict(loaded.model.named_parameters()), name))
     return found
 
 
@@ -278,14 +283,14 @@ def _stem(name: str) -> str:
     return Path(name).name.split(".")[0]
 
 
-def _span(arguments: argparse.Namespace, axes: directions.Directions) -> Any:
+def _span(arguments: argparse.Namespace, axes: Directions) -> Any:
     """[-S, S] along each axis, or what holds all marks and the path with a margin."""
     if arguments.span is not None:
         return arguments.span
     places = list(axes.marks.values()) + ([] if axes.path is None else axes.path.tolist())
     if not places:
         return 1.0
-    low, high = np.min(places, axis=0), np.max(places, axis=0)
+    low, high = map(min, zip(*places, strict=True)), map(max, zip(*places, strict=True))
     # A line runs from network to network; around a plane, a quarter more shows what lies behind them.
     margin = 0.0 if len(axes) == 1 else 0.25
     return [(float(a - margin * (b - a)), float(b + margin * (b - a))) for a, b in zip(low, high, strict=True)]
@@ -293,7 +298,7 @@ def _span(arguments: argparse.Namespace, axes: directions.Directions) -> Any:
 
 def _published(path: Path) -> xarray.Dataset:
     """A published surface, with the loss under our name for it."""
-    found = published.read_surface(path)
+    found = store.published.read_surface(path)
     found["loss"] = found["nll"].assign_attrs(long_name="NLL, as published", units="nats")
     return found
 
@@ -303,15 +308,15 @@ def _draw(
 ) -> None:
     options = {"variable": arguments.quantity, "level": arguments.level}
     if arguments.plot is not None:
-        pictures.draw(results, arguments.plot, style=arguments.style, **options)
+        surface.pictures.draw(results, arguments.plot, style=arguments.style, **options)
     if arguments.html is not None:
-        html.write(results, arguments.html, **options)
+        surface.html.write(results, arguments.html, **options)
     for place, result in enumerate(results):
         if arguments.vtp is not None:
-            vtp.write(result, _numbered(arguments.vtp, place, len(results)), variable=arguments.quantity)
+            surface.vtp.write(result, _numbered(arguments.vtp, place, len(results)), variable=arguments.quantity)
     for place, frames in enumerate(measured_):
         if arguments.gif is not None:
-            pictures.animate(frames, _numbered(arguments.gif, place, len(measured_)), **options)
+            surface.pictures.animate(frames, _numbered(arguments.gif, place, len(measured_)), **options)
 
 
 def _numbered(path: Path, place: int, count: int) -> Path:
@@ -322,7 +327,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Cells, seconds and memory that the measurement will cost, by measuring one cell on a few images."""
     objective = command.objective(arguments, subject)
     axes = chosen_directions(arguments, objective, seed=arguments.seed)
-    cells = Cells(objective, axes, passes=arguments.passes, precision=arguments.precision)
+    cells = surface.cells.Cells(objective, axes, passes=arguments.passes, precision=arguments.precision)
     images = min(objective.images, 2 * cells.inference.micro_batch)
     with cells.inference:
         cells.losses([0.0] * len(axes), number=0, images=images)
@@ -344,10 +349,10 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
     facts: dict[str, Any] = {str(name): result[name].values.tolist() for name in result.coords if name != "mark"}
     facts |= {str(name): result[name].values.tolist() for name in result.data_vars}
     attributes = result.attrs
-    facts["summary"] = summarize(result).to_dict()
+    facts["summary"] = surface.summary.summarize(result).to_dict()
     for name, value in attributes.items():
         if name in ("protocol", "settings"):
             facts[name] = json.loads(value)
         else:
-            facts[name] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+            facts[name] = value.tolist() if hasattr(value, "tolist") else value
     return facts

@@ -5,7 +5,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Literal, get_args
 
 import matplotlib
 import numpy as np
@@ -19,9 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape import plotting
 from landscape.errors import LandscapeError
+from landscape.surface.choices import Style
 
-Style = Literal["contour", "3d", "profile"]
-STYLES = get_args(Style)
 _LEVELS = 12
 # Ticks that meet the ends of a symmetric range.
 _STEPS = [1, 2.5, 5, 10]

@@ -1,0 +1,146 @@
+"""What is seen first: --help at once, names under a dot, objects that print usefully."""
+
+import argparse
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+import landscape
+from landscape import command, lazy
+from landscape.errors import LandscapeError
+
+COMMANDS = [
+    f"landscape.{name}.cli"
+    for name in (
+        "hessian",
+        "surface",
+        "feature_maps",
+        "fourier",
+        "frequency_noise",
+        "predictions",
+        "robustness",
+        "selfcheck",
+        "nets",
+        "training",
+    )
+] + ["analyses.audit.cli", "analyses.keep", "analyses.claims", "figures.cli"]
+HEAVY = ("torch", "numpy", "scipy", "xarray", "matplotlib", "h5py", "sklearn")
+
+
+def parser_of(module: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
+    """The parser that a command line goes through, caught before it parses anything."""
+    caught: list[argparse.ArgumentParser] = []
+
+    def catch(parser: argparse.ArgumentParser, *arguments: object, **settings: object) -> None:
+        caught.append(parser)
+        raise LandscapeError("caught")
+
+    monkeypatch.setattr(command.Parser, "parse_args", catch)
+    with pytest.raises(LandscapeError, match="caught"):
+        importlib.import_module(module).main(["name"])
+    return caught[0]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_flag_is_described(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = parser_of(module, monkeypatch)
+    assert [action.dest for action in parser._actions if not action.help] == []
+
+
+@pytest.mark.parametrize("module", [name for name in COMMANDS if name.startswith("landscape.")][:8])
+def test_the_help_of_an_instrument_puts_advanced_flags_last(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = parser_of(module, monkeypatch).format_help()
+    headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings[:3] == ["positional arguments:", "options:", "basic:"]
+    advanced = [heading.startswith("advanced: ") for heading in headings]
+    assert sum(advanced) >= 3
+    assert advanced[-3:] == [True] * 3
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_answers_before_the_numerics_are_loaded(module: str) -> None:
+    code = (
+        "import sys\n"
+        "from landscape.command import run\n"
+        f"try: run({module!r}, ['--help'])\n"
+        "except SystemExit as left: status = left.code\n"
+        f"print('loaded:', *[name for name in {HEAVY} if name in sys.modules], status)\n"
+    )
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - began
+    assert done.stdout.startswith("usage: ")
+    assert done.stdout.splitlines()[-1] == "loaded: 0"
+    # It takes 0.1 s; a machine that is busy with other things may take longer.
+    assert seconds < 1
+
+
+def packages() -> list[types.ModuleType]:
+    names = [module.name for module in pkgutil.iter_modules(landscape.__path__, "landscape.") if module.ispkg]
+    return [landscape, *map(importlib.import_module, names)]
+
+
+@pytest.mark.parametrize("package", packages(), ids=lambda package: package.__name__)
+def test_what_a_package_exports_is_there_and_seen(package: types.ModuleType) -> None:
+    exported = getattr(package, "__all__", [])
+    assert exported, f"{package.__name__} exports nothing"
+    assert set(exported) <= set(dir(package))
+    for name in exported:
+        assert getattr(package, name) is not None
+
+
+def test_importing_a_module_does_not_hide_the_function_of_its_name() -> None:
+    # In a process of its own: here everything is imported already.
+    code = (
+        "import landscape.hessian.spectrum, landscape.eigen.trace, landscape\n"
+        "print(callable(landscape.hessian.spectrum), callable(landscape.eigen.trace))\n"
+        "from landscape.hessian import spectrum\n"
+        "print(callable(spectrum), 'spectrum' in vars(landscape.hessian))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 4
+
+
+def test_a_face_shows_the_instruments_before_anything_is_loaded() -> None:
+    code = (
+        "import landscape, sys\n"
+        "print(*[name for name in dir(landscape) if not name.startswith('_')])\n"
+        "print('torch' in sys.modules, landscape.surface.plane.__name__, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, loaded = done.stdout.splitlines()
+    wanted = ("load", "Objective", "Protocol", "build", "smooth", "unsmooth", "hessian", "surface", "feature_maps")
+    assert set(wanted) <= set(names.split())
+    assert loaded == "False plane True"
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"module 'landscape\.hessian' has no attribute 'spektrum'"):
+        landscape.hessian.spektrum  # type: ignore[attr-defined]  # noqa: B018
+    assert not hasattr(landscape, "nothing")
+    assert inspect.ismodule(landscape.hessian)
+    assert isinstance(landscape, lazy.LazyPackage)
+
+
+def test_a_defect_inside_a_module_is_not_hidden_as_a_missing_name(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "face"  # type: ignore[operator]
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "from typing import TYPE_CHECKING\nfrom landscape import lazy\n"
+        "if TYPE_CHECKING:\n    from face.inner import thing\nlazy.attach(__name__)\n"
+    )
+    (folder / "inner.py").write_text("import a_module_that_is_not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    face = importlib.import_module("face")
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_installed"):
+        face.thing  # noqa: B018
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_installed"):
+        face.inner  # noqa: B018
