@@ -70,7 +70,7 @@ def test_the_same_question_is_answered_from_the_cache_and_to_the_same_bits(
     def unexpected(*arguments: object, **settings: object) -> None:
         raise AssertionError("measured what was in the cache")
 
-    monkeypatch.setattr("landscape.hessian.cli.spectrum", unexpected)
+    monkeypatch.setattr("landscape.hessian.spectrum", unexpected)
     assert hessian("net.pth.tar", "--json") == 0
     assert json.loads(capsys.readouterr().out)["eigenvalues"] == first["eigenvalues"]
 

@@ -272,7 +272,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert len(facts["effective_sizes"]) == 2
     assert Path("curves.png").is_file()
     # Other sizes come from the passes that are kept.
-    monkeypatch.setattr(predictions.cli, "measure", None)
+    monkeypatch.setattr(predictions, "measure", None)
     assert cli.main([files[0], *shared, "--sizes", "2"]) == 0
     assert "95 % interval" in capsys.readouterr().out
     with pytest.raises(LandscapeError, match="deep ensemble of one"):
