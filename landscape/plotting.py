@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import xarray
 from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, printable
 
 # Okabe & Ito (2008), distinguishable with every common colour-vision deficiency; yellow left out: too light on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -45,6 +47,16 @@ STYLE: dict[str, Any] = {
 FORMATS = (".pdf", ".png", ".svg")
 
 
+def plain(text: object) -> str:
+    """Text from a file or a command line for a label: harmless to SVG and PDF, and never read as mathematics."""
+    return printable(text).replace("$", r"\$")
+
+
+def name_of(result: xarray.Dataset, place: int, kind: str = "network") -> str:
+    """Label of a result: its name, or its number."""
+    return plain(result.attrs.get("name", f"{kind} {place + 1}"))
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Our look while drawing; the caller's matplotlib settings are as before afterwards."""
@@ -74,6 +86,11 @@ def save(made: Figure, path: Path | str, provenance: Mapping[str, Any] | None = 
     field = "Keywords" if path.suffix.lower() == ".pdf" else "Description"
     # Files of the same content have the same bytes: no date inside.
     undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}[path.suffix.lower()]
+    for label in made.findobj(Text):
+        assert isinstance(label, Text)
+        harmless = "\n".join(map(printable, label.get_text().split("\n")))
+        if harmless != label.get_text():
+            label.set_text(harmless)
     temporary = path.with_name(f".{path.stem}-partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

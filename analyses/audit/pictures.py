@@ -109,7 +109,7 @@ def lines(
         axes = made.add_subplot()
         for role, color in ROLE_COLORS.items():
             found = [read(results[instrument]) for _, results in audit.of(role)]
-            _draw(axes, found, color, f"{role}: {audit.label(role)}")
+            _draw(axes, found, color, plotting.plain(f"{role}: {audit.label(role)}"))
         axes.set_xlabel(across)
         if across in COUNTS:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

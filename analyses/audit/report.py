@@ -1,20 +1,21 @@
 """An audit as one printed page, as JSON, and as one offline HTML file."""
 
-import html
 import io
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from analyses.audit import pictures
 from analyses.audit.claims import HIGHER, NOT_APPLICABLE
 from analyses.audit.panel import Audit, Row
 from analyses.audit.verdict import RULE, VERDICTS, Effect
-from landscape import command, plotting
+from landscape import command, pages, plotting
+from landscape.errors import printable
+from landscape.store.files import write_whole
 
 
 def number(value: float) -> str:
@@ -160,90 +161,32 @@ def protocols(audit: Audit) -> dict[str, Any]:
     }
 
 
-_CSS = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 60rem;
-  padding: 1rem; }
-h1 { font-size: 1.4rem; line-height: 1.25; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; font-size: .88rem; }
-th, td { text-align: left; padding: .35rem .5rem; border-bottom: 1px solid #ddd; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-small { color: #555; display: block; }
-.supported { color: #005a8c; font-weight: 600; } .against { color: #a84300; font-weight: 600; }
-.undecided { color: #555; }
-figure { margin: 1rem 0; break-inside: avoid; } figure svg { width: 100%; height: auto; max-width: 44rem; }
-figcaption { font-size: .88rem; color: #333; }
-.caution { border-left: 4px solid #d55e00; padding: .3rem .8rem; }
-@media (max-width: 40rem) {
-  .claims thead { display: none; }
-  .claims tr { display: grid; grid-template-columns: 1fr 1fr; border-bottom: 2px solid #bbb; padding: .4rem 0; }
-  .claims td { border: 0; padding: .1rem .2rem; text-align: left !important; white-space: normal !important; }
-  .claims td:first-child { grid-column: 1 / -1; font-weight: 600; } .claims td:first-child small { font-weight: 400; }
-  .claims td::before { content: attr(data-name) " "; color: #555; font-weight: 400; font-size: .8rem; }
-  .claims td:first-child::before { content: none; }
-}
-@media print { body { font-size: 10pt; max-width: none; padding: 0; } tr { break-inside: avoid; } }
-@page { margin: 15mm; }
-"""
-
-
 def page_html(audit: Audit, *, asked: str) -> str:
     """The report as one file that needs nothing else: pictures are inside, no script, no font, no network."""
-    escape = html.escape
-    title = f"Audit: {audit.label('variant')} against {audit.label('baseline')}"
-    body = [f"<h1>{escape(title)}</h1>", f"<p>{escape(summary(audit))}</p>"]
-    body += [f'<p class="caution">{escape(text)}</p>' for text in cautions(audit)]
-    body += ["<h2>Claims</h2>", _claims_table(audit)]
-    body += [f"<p>{escape(NOT_APPLICABLE)}</p>", f"<p>{escape(RULE)}</p>"]
-    body.append("<h2>Pictures</h2>")
-    for name, drawn, caption in pictures.all_of(audit):
-        picture = svg(drawn, name)
-        body.append(f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>")
-    body += ["<h2>Cost</h2>", _plain_table(["", *audit.costs], cost_rows(audit))]
-    body.append("<h2>What was measured</h2>")
-    body.append(
-        _plain_table(
-            ["role", "network", "seed", "file"],
-            [[network.role, network.label, str(network.seed), network.path.name] for network in audit.networks],
-        )
-    )
-    listed = "".join(f"<li>{escape(name)}: {escape(_short(facts))}</li>" for name, facts in protocols(audit).items())
-    body.append(f"<ul>{listed}</ul>")
-    body.append(f"<p>Command: <code>{escape(asked)}</code></p>")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_CSS}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+    drawn = [(Markup(svg(figure, name)), printable(caption)) for name, figure, caption in pictures.all_of(audit)]
+    return pages.render(
+        Path(__file__).with_name("report.html"),
+        title=printable(f"Audit: {audit.label('variant')} against {audit.label('baseline')}"),
+        summary=printable(summary(audit)),
+        cautions=[*map(printable, cautions(audit))],
+        head=HEAD,
+        claims=[dict(zip(HEAD, map(printable, cells(row)), strict=True)) for row in audit.rows],
+        notes=[NOT_APPLICABLE, RULE],
+        pictures=drawn,
+        costs_head=["", *audit.costs],
+        costs=cost_rows(audit),
+        networks=[
+            [network.role, printable(network.label), network.seed, printable(network.path.name)]
+            for network in audit.networks
+        ],
+        protocols=[f"{name}: {_short(facts)}" for name, facts in protocols(audit).items()],
+        command=printable(asked),
     )
 
 
 def _short(facts: dict[str, Any]) -> str:
     shown = ("split", "images", "l2", "augmentation", "dropout", "batch_norm", "hash")
     return ", ".join(f"{name} {facts[name]}" for name in shown)
-
-
-def _claims_table(audit: Audit) -> str:
-    head = "".join(
-        f"<th{' class=number' if name not in ('claim', 'verdict') else ''}>{html.escape(name)}</th>"
-        for name in HEAD
-        if name != "measure"
-    )
-    lines = []
-    for row in audit.rows:
-        values = dict(zip(HEAD, cells(row), strict=True))
-        first = f"{html.escape(values['claim'])}<small>{html.escape(values['measure'])}</small>"
-        made = [f'<td data-name="claim">{first}</td>']
-        for name in ("baseline", "variant", "effect [95 %]", "p (Holm)"):
-            made.append(f'<td class="number" data-name="{html.escape(name)}">{html.escape(values[name])}</td>')
-        made.append(f'<td class="{row.verdict}" data-name="verdict">{row.verdict}</td>')
-        lines.append(f"<tr>{''.join(made)}</tr>")
-    return f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-
-
-def _plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
 
 
 def svg(drawn: Figure, name: str) -> str:
@@ -261,13 +204,11 @@ def svg(drawn: Figure, name: str) -> str:
 
 def write(audit: Audit, folder: Path, *, asked: str) -> tuple[Path, Path]:
     """Write ``report.html`` and ``report.json`` into a folder, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in (
         ("report.html", page_html(audit, asked=asked)),
         ("report.json", json.dumps({"command": asked, **to_json(audit)}, indent=1)),
     ):
-        temporary = folder / f".{name}-partial"
-        temporary.write_text(text)
-        written.append(temporary.replace(folder / name))
+        write_whole(folder / name, text.encode())
+        written.append(folder / name)
     return written[0], written[1]

@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 
+from landscape.errors import printable
+
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = True) -> str:
-    """A table as text: the first column to the left, the others to the right (numbers) or left (words)."""
-    lines = [list(head), *[list(row) for row in rows]]
+    """A table as text: the first column to the left, the others to the right (numbers) or left (words).
+
+    Names from files are shown harmless to a terminal (`printable`).
+    """
+    lines = [[printable(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
     return "\n".join(
         "  ".join(

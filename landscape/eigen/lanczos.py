@@ -72,6 +72,19 @@ class Eigenpairs:
     smallest_residual: float
     space: SearchSpace | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        lines = [
+            f"  {value:.6g} within {residual:.1g}" + ("" if converged else ", not converged")
+            for value, residual, converged in zip(self.values, self.residuals, self.converged, strict=True)
+        ]
+        return "\n".join(
+            [
+                f"Eigenpairs({len(self.values)} of {len(self.vectors):,} dimensions, {self.products:,} products):",
+                *lines,
+                f"  smallest {self.smallest:.6g} within {self.smallest_residual:.1g}",
+            ]
+        )
+
 
 def _sought(
     ritz: Ritz, chosen: np.ndarray, tolerance: float, smallest: float | None

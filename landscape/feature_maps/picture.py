@@ -51,7 +51,7 @@ def curves(axes: Axes, results: Sequence[xarray.Dataset], name: str) -> None:
     for place, result in enumerate(results):
         color = plotting.COLORS[place % len(plotting.COLORS)]
         depth, value, stderr = (result[key].values for key in ("depth", name, f"{name}_stderr"))
-        label = str(result.attrs.get("name", f"network {place + 1}"))
+        label = plotting.name_of(result, place)
         axes.fill_between(depth, value - 2 * stderr, value + 2 * stderr, color=color, alpha=0.2, linewidth=0)
         axes.plot(depth, value, color=color, label=label)
         smoothing = result["kind"].values == "smoothing"
@@ -94,7 +94,7 @@ def draw_maps(results: Sequence[xarray.Dataset], path: Path | None = None) -> Fi
                     axes = part.add_subplot(stages, count, stage * count + column + 1)
                     _image(axes, grid, title if stage == 0 else "", vmin=low, vmax=high, cmap=plotting.SEQUENTIAL)
                     if column == 0:
-                        axes.set_ylabel(str(result["point"].values[stage]), fontsize=7)
+                        axes.set_ylabel(plotting.plain(result["point"].values[stage]), fontsize=7)
                 std = result[f"std_{stage}"].values
                 axes = part.add_subplot(stages, count, (stage + 1) * count)
                 # On the scale of the maps' own range, so that rows and networks can be compared by eye.

@@ -42,7 +42,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, path_in
             top = made.add_subplot(grid[0, place], sharey=first[0])
             first[0] = first[0] or top
             _curves(top, shown, "delta_log_amplitude", {"dropout": names["delta_log_amplitude"]})
-            top.set_title(f"{result.attrs.get('name', 'network')}\nmasks {names['delta_log_amplitude']}", fontsize=8)
+            top.set_title(f"{plotting.name_of(result, place)}\nmasks {names['delta_log_amplitude']}", fontsize=8)
             if place == 0:
                 top.set_ylabel(r"$\Delta\log A$")
             if "component_log_amplitude" in result:
@@ -88,7 +88,7 @@ def _ends(axes: Axes, results: Sequence[xarray.Dataset], path: str) -> None:
             main = mode == result["dropout"].values[-1]
             value, stderr = (shown[name].sel(dropout=mode).values for name in ("delta_at_pi", "delta_at_pi_stderr"))
             depth = result["depth"].values
-            label = f"{result.attrs.get('name', f'network {place + 1}')}, masks {mode}"
+            label = f"{plotting.name_of(result, place)}, masks {mode}"
             axes.plot(depth, value, "-" if main else ":", color=color, label=label)
             if main:
                 axes.fill_between(depth, value - 2 * stderr, value + 2 * stderr, color=color, alpha=0.2, linewidth=0)
@@ -149,11 +149,11 @@ def draw_transfer(results: Sequence[xarray.Dataset], path: Path | None = None) -
                     along["relative_gain"].values[number],
                     "--" if smoothing else "-",
                     color=colors(float(along["depth"].values[number])),
-                    label=str(along["point"].values[number]) if smoothing else None,
+                    label=plotting.plain(along["point"].values[number]) if smoothing else None,
                 )
             theory = np.cos(np.pi * along["frequency"].values / 2) ** 2
             axes.plot(along["frequency"].values, theory, ":", color="0.3", label="2-tap box, theory")
-            axes.set_title(str(result.attrs.get("name", "network")))
+            axes.set_title(plotting.name_of(result, 0))
             axes.set_xlabel(r"frequency in both axes ($\pi$)")
             axes.set_xlim(0, 1)
             axes.legend()

@@ -38,7 +38,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
                         color=color,
                         marker=plotting.MARKERS[place % len(plotting.MARKERS)],
                         markersize=4,
-                        label=str(result.attrs.get("name", f"network {place + 1}")),
+                        label=plotting.name_of(result, place),
                     )
                 axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
                 if column == 0:

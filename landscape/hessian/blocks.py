@@ -157,8 +157,8 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         above, below = made.subplots(2, 1, sharex=True)
         for place, result in enumerate(results):
             color, marker = plotting.COLORS[place % len(plotting.COLORS)], plotting.MARKERS[place % 7]
-            label = str(result.attrs.get("name", f"network {place + 1}"))
-            names = result["block"].values
+            label = plotting.name_of(result, place)
+            names = [plotting.plain(name) for name in result["block"].values]
             above.plot(names, result["block_eigenvalue"], marker, color=color, label=label)
             below.plot(names, result["share"][0], marker, color=color)
         above.set_yscale("log")

@@ -301,7 +301,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         body, tail = made.subplots(1, 2)
         for place, result in enumerate(results):
             color = plotting.COLORS[place % len(plotting.COLORS)]
-            name = str(result.attrs.get("name", f"network {place + 1}"))
+            name = plotting.name_of(result, place)
             band = result["density_interval"]
             body.fill_between(result["grid"], band[0], band[1], color=color, alpha=0.2, linewidth=0)
             body.plot(result["grid"], result["density"], color=color, label=name)

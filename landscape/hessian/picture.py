@@ -51,7 +51,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
 
 def _densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     for place, result in enumerate(results):
-        color, label = _color(place), _label(result, place)
+        color, label = _color(place), plotting.name_of(result, place)
         if "node" in result:
             curve = density_of(result).on_grid()
             axes.fill_between(curve.centres, curve.lower, curve.upper, color=color, alpha=0.2, linewidth=0)
@@ -98,7 +98,7 @@ def _ranks(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
             markersize=5,
             fillstyle="none",
             capsize=2,
-            label=_label(result, place),
+            label=plotting.name_of(result, place),
         )
     if all(float(result["eigenvalue"].min()) >= 0 for result in shown):
         axes.set_ylim(bottom=0)
@@ -114,10 +114,6 @@ def _color(place: int) -> str:
 
 def _marker(place: int) -> str:
     return plotting.MARKERS[place % len(plotting.MARKERS)]
-
-
-def _label(result: xarray.Dataset, place: int) -> str:
-    return str(result.attrs.get("name", f"network {place + 1}"))
 
 
 def _source(result: xarray.Dataset) -> dict[str, str]:

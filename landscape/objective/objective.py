@@ -148,6 +148,13 @@ class Objective:
         if self._statistics is not None:
             self._recalibrate(self.point, sample=0)
 
+    def __repr__(self) -> str:
+        return (
+            f"Objective({self.size:,} parameters, {self.images:,} images of {self.data.name} ({self.data.split}), "
+            f"weight_decay={self.weight_decay:g}, protocol={self.protocol.hash}, "
+            f"{self.protocol.dtype} on {self.device})"
+        )
+
     # Construction -----------------------------------------------------------------------------------------------------
 
     def _check(self, network: nn.Module) -> int:

@@ -107,6 +107,12 @@ class CurvatureOperator:
         self._allowed = 0
         self._bytes_each: int | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"CurvatureOperator({self.kind}, {self.size:,} x {self.size:,}, {self.objective.images:,} images, "
+            f"{self.products:,} products so far)"
+        )
+
     @property
     def plan(self) -> Plan:
         """What is kept and what recomputed; measures the first micro-batch if no product has been taken yet."""

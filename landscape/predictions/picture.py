@@ -56,7 +56,7 @@ def size_curve(axes: Axes, results: Sequence[xarray.Dataset], name: str) -> None
         color, marker = _look(place)
         sizes = result["size"].values
         curve = {part: factor * result[f"{name}{part}"].values for part in ("", "_spread", "_low", "_high")}
-        label = str(result.attrs.get("name", f"network {place + 1}"))
+        label = plotting.name_of(result, place)
         if len(sizes) == 1:
             axes.axhline(curve[""][0], color=color, linestyle="--", label=label)
             axes.axhspan(curve["_low"][0], curve["_high"][0], color=color, alpha=0.1, linewidth=0)

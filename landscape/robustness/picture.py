@@ -69,7 +69,7 @@ def boxes(axes: Axes, results: Sequence[xarray.Dataset], name: str, *, baseline:
             box.set(facecolor=color, edgecolor=color)
         for line in (*drawn["whiskers"], *drawn["caps"]):
             line.set_color(color)
-        drawn["boxes"][0].set_label(str(result.attrs.get("name", f"network {place + 1}")))
+        drawn["boxes"][0].set_label(plotting.name_of(result, place))
     axes.set_xticks(sorted({int(severity) for result in shown for severity in result["severity"].values}))
     axes.set_xlabel("severity")
     axes.set_ylabel(f"{METRICS[name].label} ({unit})")
@@ -92,7 +92,7 @@ def draw_attacks(results: Sequence[xarray.Dataset], path: Path | None = None) ->
                     marker=plotting.MARKERS[place % len(plotting.MARKERS)],
                     markersize=4,
                     capsize=2,
-                    label=str(result.attrs.get("name", f"network {place + 1}")),
+                    label=plotting.name_of(result, place),
                 )
             axes.set(xlabel="radius (1/255 of the pixels' range)", ylabel="accuracy (%)", title=kind.upper())
             axes.legend()

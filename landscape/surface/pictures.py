@@ -131,7 +131,7 @@ def _planes(
 def _title(surface: xarray.Dataset, place: int) -> str:
     """The name in lines that fit a panel."""
     # Names of files may break behind their underscores.
-    name = str(surface.attrs.get("name", f"surface {place + 1}")).replace("_", "_ ")
+    name = plotting.name_of(surface, place, "surface").replace("_", "_ ")
     return "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(name, 36))
 
 
@@ -192,7 +192,10 @@ def _marks(axes: Axes, surface: xarray.Dataset) -> None:
             axes.annotate(
                 letter, place[:2], xytext=(4, 4), textcoords="offset points", color="white", path_effects=_OUTLINE
             )
-        names = [f"{letter} {name}" for letter, name in zip(ascii_uppercase, surface["mark"].values, strict=False)]
+        names = [
+            f"{letter} {plotting.plain(name)}"
+            for letter, name in zip(ascii_uppercase, surface["mark"].values, strict=False)
+        ]
         axes.set_xlabel("\n".join([axes.get_xlabel(), *names]))
     elif surface["alpha"].values[0] <= 0 <= surface["alpha"].values[-1]:
         axes.plot(0, 0, "+", color="white", markersize=6, markeredgewidth=1.0)
@@ -237,7 +240,7 @@ def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
             for other in set(surface[variable].dims) - {name}:
                 cut = cut.isel({other: int(np.abs(surface[other].values).argmin())})
             places, values = cut[name].values, np.ma.masked_invalid(cut[variable].values)
-            axes.plot(places, values, color=color, label=str(surface.attrs.get("name", f"surface {place + 1}")))
+            axes.plot(places, values, color=color, label=plotting.name_of(surface, place, "surface"))
             if f"{variable}_stderr" in cut:
                 error = 2 * cut[f"{variable}_stderr"].values
                 axes.fill_between(places, values - error, values + error, color=color, alpha=0.18, linewidth=0)
@@ -245,7 +248,7 @@ def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
                 for mark, at in zip(surface["mark"].values, surface["mark_place"].values, strict=True):
                     axes.axvline(float(at[0]), color="#8C8C8C", linewidth=0.8)
                     axes.annotate(
-                        str(mark),
+                        plotting.plain(mark),
                         (float(at[0]), 0.98),
                         xycoords=("data", "axes fraction"),
                         fontsize=7,
