@@ -17,7 +17,7 @@ from nets_for_tests import Dense, small_images, small_net
 from landscape import command
 from landscape.objective import Objective
 from landscape.store.protocol import Protocol
-from landscape.surface import directions
+from landscape.surface import saved_directions
 
 SUBJECT = ["net.pt", "--model", "stranger.py:small_net", "--data", "images.npz", "--dtype", "float64"]
 
@@ -105,7 +105,7 @@ def test_saved_eigenvectors_are_read_again_and_have_their_eigenvalues(
     assert hessian("--only", "top", "--save-vectors", "v.safetensors", "--json", "--weight-decay", "0.1") == 0
     facts = json.loads(capsys.readouterr().out)
     function = Objective(small_net(), small_images(), protocol=Protocol(dtype="float64"))
-    vectors = directions.load("v.safetensors", function).vectors
+    vectors = saved_directions.load("v.safetensors", function).vectors
     matrix = Dense(small_net(), small_images(), weight_decay=0.1).hessian
     assert torch.einsum("kp,pq,kq->k", vectors, matrix, vectors).tolist() == pytest.approx(facts["eigenvalues"])
     assert hessian("--along", "v.safetensors", "--json", "--weight-decay", "0.1") == 0

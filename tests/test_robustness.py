@@ -178,7 +178,7 @@ def test_cifar_c_refuses_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(LandscapeError, match=r"labels .* are not five times"):
         CifarC(tmp_path, pictures(10, seed=1))
     (tmp_path / "snow.npy").write_bytes((tmp_path / "snow.npy").read_bytes()[:200])
-    with pytest.raises(LandscapeError, match="no whole"):
+    with pytest.raises(LandscapeError, match="not a whole"):
         CifarC(tmp_path, like).load("snow", 1)
     np.save(tmp_path / "fog.npy", np.zeros((5, 8, 8, 3), dtype=np.float32))
     with pytest.raises(LandscapeError, match="not uint8"):

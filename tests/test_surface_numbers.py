@@ -14,7 +14,7 @@ from nets_for_tests import Dense, small_images, small_net
 from landscape.errors import LandscapeError
 from landscape.objective import Objective
 from landscape.store.protocol import Protocol
-from landscape.surface import adaptive, curvature, directions, html, line, pictures, plane, vtp
+from landscape.surface import adaptive, curvature, directions, html, line, pictures, plane, saved_directions, vtp
 from landscape.surface.persistence import barcode
 from landscape.surface.summary import roughness, spread, summarize
 
@@ -129,14 +129,14 @@ def test_directions_survive_a_file_and_serve_another_network(tmp_path: Path) -> 
     other = Objective(small_net(seed=5), small_images())
     drawn = directions.random_directions(first, seed=7)
     assert drawn.angle == pytest.approx(90, abs=8)
-    file = directions.save(drawn, first, tmp_path / "axes.safetensors")
-    torch.testing.assert_close(directions.load(file, first).vectors, drawn.vectors)
+    file = saved_directions.save(drawn, first, tmp_path / "axes.safetensors")
+    torch.testing.assert_close(saved_directions.load(file, first).vectors, drawn.vectors)
     # The same draw, at the other network's scale: what it would have drawn itself.
     torch.testing.assert_close(
-        directions.load(file, other).vectors, directions.random_directions(other, seed=7).vectors
+        saved_directions.load(file, other).vectors, directions.random_directions(other, seed=7).vectors
     )
     with pytest.raises(LandscapeError, match="not a readable file of directions"):
-        directions.load(__file__, first)
+        saved_directions.load(__file__, first)
 
 
 def test_line_between_networks_and_plane_through_three() -> None:

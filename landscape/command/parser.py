@@ -90,6 +90,7 @@ def instrument_parser(
     subject.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
     subject.add_argument("--mean", type=numbers, metavar="R,G,B", help="mean of each channel, for uint8 images")
     subject.add_argument("--std", type=numbers, metavar="R,G,B", help="standard deviation of each channel")
+    subject.add_argument("--resize", type=image_size, metavar="N|HxW", help="size of a folder's pictures, cut to it")
     subject.add_argument(
         "--batch", type=positive, metavar="N", help="images per forward pass (default: what fits the cache)"
     )
@@ -137,6 +138,12 @@ def positive(text: str) -> int:
 def numbers(text: str) -> tuple[float, ...]:
     """Numbers with commas between."""
     return tuple(float(part) for part in text.split(","))
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width: ``N`` or ``HxW``."""
+    height, _, width = text.lower().partition("x")
+    return positive(height), positive(width or height)
 
 
 def count_or_all(text: str) -> int | str:

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,13 @@ def _subject(arguments: argparse.Namespace, name: str, on: "torch.device") -> Su
         if field != "device" and getattr(arguments, field) is not None
     }
     protocol = protocol.replace(**given, device=on.type)
-    images = data.load(source, protocol.split, root=arguments.data_root)
+    images = data.load(
+        source,
+        protocol.split,
+        root=arguments.data_root,
+        resize=arguments.resize,
+        channels=partial(_channels, loaded.model),
+    )
     for field in ("mean", "std"):
         value = getattr(arguments, field)
         if value is not None and value != getattr(images, field):
@@ -105,6 +112,18 @@ def _subject(arguments: argparse.Namespace, name: str, on: "torch.device") -> Su
     if weight_decay is None:
         weight_decay = float(recipe.get("training", {}).get("weight_decay", 0.0))
     return Subject(checkpoint=loaded, data=images, protocol=protocol, weight_decay=weight_decay)
+
+
+def _channels(model: "torch.nn.Module", height: int, width: int) -> int:
+    """Channels of the pictures that a network takes, by its first layer: 1 or 3."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return 1 if module.in_channels == 1 else 3
+        if isinstance(module, nn.Linear):
+            return 1 if module.in_features == height * width else 3
+    return 3
 
 
 def checkpoint_path(name: str, arguments: argparse.Namespace) -> Path:

@@ -4,12 +4,14 @@ import difflib
 import os
 from pathlib import Path
 
+from landscape.data.arrays import load_npz
 from landscape.data.augment import augment, draws
 from landscape.data.cifar import NAMES as CIFAR_NAMES
 from landscape.data.cifar import load_cifar
 from landscape.data.digits import load_digits
-from landscape.data.given import load_factory, load_folder, load_npz
+from landscape.data.given import load_factory
 from landscape.data.images import Images
+from landscape.data.pictures import Channels, load_folder
 from landscape.errors import LandscapeError, printable
 
 __all__ = ["NAMES", "Images", "augment", "data_root", "draws", "load", "named"]
@@ -30,6 +32,8 @@ def load(
     root: Path | str | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    resize: tuple[int, int] | None = None,
+    channels: Channels | None = None,
 ) -> Images:
     """Images by name, path or factory.
 
@@ -43,7 +47,11 @@ def load(
     root
         Folder of the CIFAR archives, default `data_root`.
     mean, std
-        Normalisation of uint8 images, a number a channel on the [0, 1] scale; default: the set's own, if it has one.
+        Normalisation of uint8 images, a number per channel on the [0, 1] scale; default: the set's own, if it has one.
+    resize
+        (height, width) that a folder's pictures are brought to, see `load_folder`; nothing else is resized.
+    channels
+        Channels that a folder's pictures are read with: 1, 3 (default), or a function of height and width.
 
     Raises
     ------
@@ -53,7 +61,13 @@ def load(
     name = str(specification)
     if split not in SPLITS:
         raise LandscapeError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    return _load(name, split, data_root(root)).normalized_by(mean, std)
+    if name not in NAMES and Path(name).is_dir():
+        images = load_folder(Path(name), split, resize=resize, channels=channels)
+    elif resize is not None:
+        raise LandscapeError(f"--resize is for folders of pictures: bring the images of {name} to their size yourself")
+    else:
+        images = _load(name, split, data_root(root))
+    return images.normalized_by(mean, std)
 
 
 def named(name: object, split: str = "train", *, root: Path | str | None = None) -> Images:
@@ -90,8 +104,6 @@ def _load(name: str, split: str, root: Path) -> Images:
     if name in CIFAR_NAMES:
         return load_cifar(name, split, root)
     path = Path(name)
-    if path.is_dir():
-        return load_folder(path, split)
     if path.is_file():
         return load_npz(path)
     if ":" in name:

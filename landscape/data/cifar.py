@@ -1,20 +1,24 @@
 """CIFAR-10 and CIFAR-100 in their standard archives, binary or python, unpacked or as the ``.tar.gz`` itself."""
 
-import io
-import pickle
+import gzip
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from landscape.data.batches import read_batch
+from landscape.data.bounds import BoundedReader
 from landscape.data.images import Images
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, printable
 
 PIXELS = 3 * 32 * 32
+# The largest published split has 155 million bytes, half as many again when text stands for bytes; the largest unfolded
+# archive 190 million.
+_SPLIT_BYTES = 250_000_000
+_ARCHIVE_BYTES = 400_000_000
 
 
 @dataclass(frozen=True)
@@ -54,48 +58,11 @@ def _binary(label_bytes: int) -> Callable[[bytes, str], tuple[np.ndarray, np.nda
     return decode
 
 
-def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("only latin1 text is decoded")
-    return text.encode("latin1")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads what the python archives hold (dictionaries, lists, text, numpy arrays) and can name nothing else."""
-
-    # numpy moved its core in version 2; Python 3 writes byte strings of protocol 2 through _codecs.encode.
-    _RECONSTRUCT = np.empty(0).__reduce__()[0]
-    _ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
-        ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-        ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _latin1,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which image archives do not hold")
-        return self._ADMITTED[module, name]
-
-
-def _python(label_key: str) -> Callable[[bytes, str], tuple[np.ndarray, np.ndarray]]:
+def _python(label_key: str, classes: int) -> Callable[[bytes, str], tuple[np.ndarray, np.ndarray]]:
     """Decoder of a pickled dictionary with ``data`` (N, 3072) uint8 and a list of labels under `label_key`."""
 
     def decode(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            loaded = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-        except Exception as error:  # a damaged pickle can raise nearly anything
-            raise LandscapeError(
-                f"{where} is not a CIFAR python batch ({' '.join(str(error).split())}): download it again"
-            ) from None
-        entries = loaded if isinstance(loaded, dict) else {}
-        by_name = {key.decode() if isinstance(key, bytes) else key: value for key, value in entries.items()}
-        pixels, labels = by_name.get("data"), by_name.get(label_key)
-        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (PIXELS,):
-            raise LandscapeError(f"{where} has no 'data' of uint8 (N, {PIXELS}): it is not a CIFAR python batch")
-        if not isinstance(labels, list) or len(labels) != len(pixels):
-            raise LandscapeError(f"{where} has no list of {len(pixels)} labels under {label_key!r}")
+        pixels, labels = read_batch(content, where, label_key=label_key, classes=classes, width=PIXELS)
         return pixels.reshape(-1, 3, 32, 32), np.asarray(labels, dtype=np.int64)
 
     return decode
@@ -118,7 +85,7 @@ _DATASETS = {
                 "cifar-10-batches-py",
                 "cifar-10-python.tar.gz",
                 {"train": _CIFAR10_TRAIN, "test": ("test_batch",)},
-                _python("labels"),
+                _python("labels", 10),
             ),
         ),
     ),
@@ -137,7 +104,7 @@ _DATASETS = {
                 "cifar-100-python",
                 "cifar-100-python.tar.gz",
                 {"train": ("train",), "test": ("test",)},
-                _python("fine_labels"),
+                _python("fine_labels", 100),
             ),
         ),
     ),
@@ -155,8 +122,8 @@ def load_cifar(name: str, split: str, root: Path) -> Images:
     ``cifar100-10`` is CIFAR-100 without all but its first ten classes (labels 0 to 9): 5,000 and 1,000 images.
 
     Looked for under `root` as the unpacked folder of the binary or the python version, then as their ``.tar.gz``,
-    which is read without unpacking. Python batches are read by an unpickler that can construct numpy arrays and
-    nothing else. Normalisation: the authors' means and standard deviations.
+    which is read without unpacking. Python batches are read by an unpickler that can construct nothing but lists,
+    dictionaries, numbers and text. Normalisation: the authors' means and standard deviations.
 
     Raises
     ------
@@ -201,17 +168,48 @@ def _contents(layout: _Layout, split: str, root: Path) -> list[tuple[str, bytes]
         missing = [file for file in files if not (folder / file).is_file()]
         if missing:
             raise LandscapeError(f"{folder} has no {missing[0]}: unpack {layout.archive} there again")
-        return [(str(folder / file), (folder / file).read_bytes()) for file in files]
-    if not archive.is_file():
-        return None
+        try:
+            _require_size(sum((folder / file).stat().st_size for file in files), folder)
+            return [(str(folder / file), (folder / file).read_bytes()) for file in files]
+        except OSError as error:
+            raise LandscapeError(f"{folder} cannot be read ({error.strerror or error}): unpack it again") from None
+    return _archived(archive, [f"{layout.folder}/{file}" for file in files]) if archive.is_file() else None
+
+
+def _archived(archive: Path, names: list[str]) -> list[tuple[str, bytes]]:
+    """Members of a ``.tar.gz`` in the order of `names`, read in one pass over no more than what an archive can hold."""
+    contents: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r:*") as members:
-            contents = []
-            for file in files:
-                member = members.extractfile(f"{layout.folder}/{file}")
-                if member is None:
-                    raise KeyError(file)
-                contents.append((f"{archive}:{file}", member.read()))
-            return contents
-    except (tarfile.TarError, OSError, EOFError, KeyError) as error:
-        raise LandscapeError(f"{archive} cannot be read ({' '.join(str(error).split())}): download it again") from None
+        with open(archive, "rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            unpacked = gzip.GzipFile(fileobj=raw) if packed else raw
+            stream = BoundedReader(unpacked, _ARCHIVE_BYTES, archive)
+            with tarfile.open(fileobj=stream, mode="r|") as members:
+                for member in members:
+                    if member.name not in names or member.name in contents:
+                        continue
+                    # A link may lead to itself, and a sparse member be larger than the archive.
+                    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                        raise LandscapeError(f"{archive}: {member.name} is no regular file: download it again")
+                    _require_size(member.size + sum(map(len, contents.values())), archive)
+                    file = members.extractfile(member)
+                    contents[member.name] = b"" if file is None else file.read()
+                    if len(contents) == len(names):
+                        break
+    except LandscapeError:
+        raise
+    except Exception as error:  # a damaged archive can raise nearly anything: zlib.error, ValueError, EOFError
+        reason = printable(error, 200) or type(error).__name__
+        raise LandscapeError(f"{archive} cannot be read ({reason}): download it again") from None
+    missing = [name for name in names if name not in contents]
+    if missing:
+        raise LandscapeError(f"{archive} cannot be read (it has no {missing[0]}): download it again")
+    return [(f"{archive}:{Path(name).name}", contents[name]) for name in names]
+
+
+def _require_size(size: int, where: Path) -> None:
+    if size > _SPLIT_BYTES:
+        raise LandscapeError(
+            f"{where} holds {size:,} bytes of one split, where CIFAR has at most 160 million: download it again"
+        )

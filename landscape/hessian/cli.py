@@ -165,7 +165,7 @@ def save_vectors(of: Objective, pairs: Eigenpairs, path: Path) -> None:
     """Keep eigenvectors by parameter name (``rank/name``), in the format that surfaces take their directions from."""
     facts = {f"eigenvalue_{place + 1}": float(value) for place, value in enumerate(pairs.values)}
     found = surface.Directions(vectors=pairs.vectors.T.contiguous(), kind="hessian", facts=facts)
-    surface.directions.save(found, of, path)
+    surface.saved_directions.save(found, of, path)
 
 
 def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Path:

@@ -23,7 +23,7 @@ from landscape.objective.objective import examples
 from landscape.store.files import sha256
 from landscape.store.journal import Journal
 from landscape.store.result import require_same_protocol
-from landscape.surface import directions
+from landscape.surface import saved_directions
 
 INSTRUMENT = "landscape.hessian"
 Settings = dict[str, Any]
@@ -236,7 +236,7 @@ def _measure_sharpness(
     if settings["sharpness"] or settings["along"] is not None:
         given = {}
         if settings["along"] is not None:
-            loaded = directions.load(settings["along"], objective)
+            loaded = saved_directions.load(settings["along"], objective)
             given = {f"direction {place + 1}": vector for place, vector in enumerate(loaded.vectors)}
         found.append(
             sharpness.sharpness_measures(

@@ -5,16 +5,20 @@ https://zenodo.org/records/3555552 (CIFAR-100-C).
 """
 
 import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from landscape.data import Images
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, printable
 from landscape.objective.objective import examples
 from landscape.robustness.choices import SEVERITIES
 from landscape.robustness.corruptions import EXTRA, STANDARD
+from landscape.store.files import require_regular, sha256
 from landscape.store.protocol import Protocol
 
 PERTURBATIONS = (
@@ -31,24 +35,36 @@ PERTURBATIONS = (
 )
 
 
-def _open(path: Path, dimensions: int) -> np.ndarray:
-    """A uint8 array in a file, not read before it is used."""
+def _open(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
+    """A uint8 array in a file, mapped into memory and not read before it is used; None in `shape` is any length."""
+    array = _mapped(path)
+    fits = array.ndim == len(shape) and all(
+        want in (None, length) for want, length in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != np.uint8 or not fits:
+        expected = ", ".join("N" if want is None else str(want) for want in shape)
+        raise LandscapeError(
+            f"{path} holds {array.dtype.name} of shape {array.shape}, not uint8 ({expected}): download it again"
+        )
+    return array
+
+
+def _mapped(path: Path) -> np.ndarray:
+    require_regular(path)
     try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise LandscapeError(f"{path} is no whole .npy file ({str(error)[:100]}): download it again") from None
-    if found.dtype != np.uint8 or found.ndim != dimensions:
-        raise LandscapeError(f"{path} holds {found.dtype} of shape {found.shape}, not uint8 images: download it again")
-    return found
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="r", max_header_size=1000)
+    except Exception as error:  # a damaged header can raise nearly anything
+        raise LandscapeError(f"{path} is not a whole .npy file ({printable(error, 100)}): download it again") from None
+    return array
 
 
 def _identity(folder: Path, names: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    for name in names:
-        path = folder / f"{name}.npy"
-        with open(path, "rb") as file:
-            digest.update(f"{name} {path.stat().st_size}".encode() + file.read(2**20))
-    return digest.hexdigest()
+    """A hash of names and whole contents; several files at a time, since hashing leaves the interpreter free."""
+    paths = [folder / f"{name}.npy" for name in names]
+    with ThreadPoolExecutor(max_workers=max(1, min(len(paths), os.cpu_count() or 1))) as pool:
+        contents = list(pool.map(sha256, paths))
+    facts = [[name, content] for name, content in zip(names, contents, strict=True)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 class CifarC:
@@ -89,28 +105,28 @@ class CifarC:
                 f"{self._folder} holds no {'corruptions' if not self.names else 'labels.npy'} of CIFAR-C: unpack "
                 "CIFAR-10-C.tar or CIFAR-100-C.tar (zenodo.org/records/2535967, 3555552) and name that folder"
             )
-        try:
-            given = np.load(labels, allow_pickle=False).astype(np.int64)
-        except (OSError, ValueError, EOFError):
-            raise LandscapeError(f"{labels} is no whole .npy file: download it again") from None
+        given = _mapped(labels)
+        if given.dtype.kind not in "iu":
+            raise LandscapeError(f"{labels} holds {given.dtype.name}, not class numbers: download it again")
         count = len(like)
         if (
             given.shape != (len(SEVERITIES) * count,)
             or not (given.reshape(-1, count) == like.labels.cpu().numpy()).all()
         ):
             raise LandscapeError(
-                f"the labels of {self._folder} are not five times those of {like.name} ({like.split}): give the test "
+                f"the labels of {self._folder} are not five times those of {like.title}: give the test "
                 "set that these files were made from, with --data and --split test"
             )
 
     def identity(self) -> str:
-        """A hash that tells these files from others: their names, sizes and beginnings, and all labels."""
+        """A hash of these files: their names and all of their content, labels included."""
         return _identity(self._folder, ("labels", *self.names))
 
     def load(self, name: str, severity: int) -> Images:
         """The images under a corruption."""
         like, count = self._like, len(self._like)
-        pixels = _open(self._folder / f"{name}.npy", 4)
+        channels, height, width = like.shape
+        pixels = _open(self._folder / f"{name}.npy", (None, height, width, channels))
         if len(pixels) != len(SEVERITIES) * count:
             raise LandscapeError(
                 f"{name}.npy has {len(pixels)} images, not {len(SEVERITIES) * count}: download it again"
@@ -160,17 +176,21 @@ class CifarP:
             )
 
     def identity(self) -> str:
-        """A hash that tells these files from others: their names, sizes and beginnings."""
+        """A hash of these files: their names and all of their content."""
         return _identity(self._folder, self.names)
+
+    def _frames(self, name: str) -> np.ndarray:
+        channels, height, width = self._like.shape
+        return _open(self._folder / f"{name}.npy", (None, None, height, width, channels))
 
     def shape(self, name: str) -> tuple[int, int]:
         """Number of sequences and of frames in each."""
-        sequences, frames = _open(self._folder / f"{name}.npy", 5).shape[:2]
+        sequences, frames = self._frames(name).shape[:2]
         return sequences, frames
 
     def load(self, name: str, start: int, stop: int) -> Images:
         """The frames of sequences `start` to `stop`, one sequence after the other; labels are unknown, all 0."""
-        pixels = np.array(_open(self._folder / f"{name}.npy", 5)[start:stop])
+        pixels = np.array(self._frames(name)[start:stop])
         flat = torch.from_numpy(pixels.reshape(-1, *pixels.shape[2:])).permute(0, 3, 1, 2).contiguous()
         return Images(
             images=flat.to(self._like.device),

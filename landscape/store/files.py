@@ -9,13 +9,15 @@ from pathlib import Path
 from landscape.errors import LandscapeError
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal; raises LandscapeError when there is no such file.
-
-    Regular files alone are read: a pipe would wait for its other end for ever.
-    """
+def require_regular(path: Path) -> None:
+    """Raise LandscapeError unless `path` is a file: reading a pipe or a device might never end."""
     if not path.is_file():
         raise LandscapeError(f"cannot read {path}: {'it is no regular file' if path.exists() else 'no such file'}")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal; raises LandscapeError when it cannot be read."""
+    require_regular(path)
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,12 +5,17 @@ Sources: github.com/xxxnell/how-do-vits-work, ``resources/results``, of "Blurs B
 """
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
 import xarray
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, printable
+
+# The largest published table has 90 thousand bytes; this is a surface of about 300 x 300 cells.
+_BYTES = 32 * 2**20
+_FARTHEST = 1e6  # coordinate
 
 _CUTOFFS = {"cutoff_0": 0.0, "cutoff_90": 0.9}
 _METRICS = (
@@ -56,7 +61,9 @@ def read_surface(path: Path | str) -> xarray.Dataset:
     """
     columns = _columns(Path(path), SURFACE_COLUMNS)
     # The authors' coordinates carry the rounding of a sum of steps.
-    coordinates = {name: np.round(_numbers(columns.pop(name), name, path), 9) for name in ("alpha", "beta")}
+    coordinates = {
+        name: np.round(_bounded(_numbers(columns.pop(name), name, path), name, path), 9) for name in ("alpha", "beta")
+    }
     return _grid(coordinates, columns, Path(path))
 
 
@@ -74,19 +81,27 @@ def read_corrupted(path: Path | str) -> xarray.Dataset:
         As `read_surface`.
     """
     columns = _columns(Path(path), CORRUPTED_COLUMNS)
-    severity = _numbers(columns.pop("severity"), "severity", path).astype(np.int64)
-    return _grid({"severity": severity, "corruption": np.array(columns.pop("corruption"))}, columns, Path(path))
+    severity = _bounded(_numbers(columns.pop("severity"), "severity", path), "severity", path).astype(np.int64)
+    corruption = np.array([printable(name, 60) for name in columns.pop("corruption")])
+    return _grid({"severity": severity, "corruption": corruption}, columns, Path(path))
 
 
 def _columns(path: Path, layouts: dict[int, tuple[str, ...]]) -> dict[str, list[str]]:
     if not path.is_file():
         raise LandscapeError(f"no file {path}: give the CSV that the authors published")
-    with open(path, newline="") as file:
-        rows = [row for row in csv.reader(file) if row]
+    try:
+        size = path.stat().st_size
+        if size > _BYTES:
+            raise LandscapeError(f"{path} has {size:,} bytes, more than any published table: it is another file")
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else printable(error, 100)
+        raise LandscapeError(f"{path} is not a readable table ({reason}): it is not the published file") from None
     counts = sorted({len(row) for row in rows})
     if len(counts) != 1 or counts[0] not in layouts:
         raise LandscapeError(
-            f"{path} has rows of {' and '.join(map(str, counts)) or 'no'} columns, not of "
+            f"{path} has rows of {' and '.join(map(str, counts[:5])) or 'no'} columns, not of "
             f"{' or '.join(map(str, layouts))}: it is not the published file, or cut off"
         )
     names = layouts[counts[0]]
@@ -98,8 +113,16 @@ def _numbers(texts: list[str], name: str, path: Path | str) -> np.ndarray:
         return np.array([float(text) for text in texts])
     except ValueError as error:
         raise LandscapeError(
-            f"{path}: column {name} holds no number ({error}): the columns are not as published"
+            f"{path}: column {name} holds no number ({printable(error, 100)}): the columns are not as published"
         ) from None
+
+
+def _bounded(coordinates: np.ndarray, name: str, path: Path | str) -> np.ndarray:
+    wrong = ~(np.abs(coordinates) <= _FARTHEST)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise LandscapeError(f"{path}: {name} {coordinates[first]:g} of row {first + 1} is no coordinate of a grid")
+    return coordinates
 
 
 def _grid(coordinates: dict[str, np.ndarray], columns: dict[str, list[str]], path: Path) -> xarray.Dataset:
@@ -108,19 +131,20 @@ def _grid(coordinates: dict[str, np.ndarray], columns: dict[str, list[str]], pat
     for name, cutoff in _CUTOFFS.items():
         if not (values.pop(name) == cutoff).all():
             raise LandscapeError(f"{path}: column {name} is not {cutoff} throughout: the columns are not as published")
-    axes = {
-        name: np.array(list(dict.fromkeys(given.tolist()))) if given.dtype.kind == "U" else np.unique(given)
-        for name, given in coordinates.items()
-    }
-    place = tuple(
-        np.array([list(axes[name]).index(entry) for entry in given.tolist()]) for name, given in coordinates.items()
-    )
+    axes, places = {}, []
+    for name, given in coordinates.items():
+        axis, first, inverse = np.unique(given, return_index=True, return_inverse=True)
+        # Text stands in the file's own order, numbers by size.
+        order = np.argsort(first) if given.dtype.kind == "U" else np.arange(len(axis))
+        axes[name] = axis[order]
+        places.append(np.argsort(order)[inverse])
+    place = tuple(places)
     shape = tuple(len(axis) for axis in axes.values())
-    filled = np.zeros(shape, dtype=int)
-    np.add.at(filled, place, 1)
-    if not (filled == 1).all():
+    rows = len(place[0])
+    # Counted before a grid is made of them: every row may have coordinates of its own.
+    if math.prod(shape) != rows or len(np.unique(np.ravel_multi_index(place, shape))) != rows:
         raise LandscapeError(
-            f"{path} has {len(place[0])} rows for a grid of {' x '.join(map(str, shape))}: rows are missing or repeated"
+            f"{path} has {rows} rows for a grid of {' x '.join(map(str, shape))}: rows are missing or repeated"
         )
     variables = {}
     for name, given in values.items():

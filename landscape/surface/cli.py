@@ -100,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
             fact["planes" if arguments.planes > 1 else "frames"] = surface.summary.spread(
                 [surface.summary.summarize(one) for one in found]
             )
+    if arguments.out is not None and compute.distributed.is_main():
+        save_published(arguments, read)
     command.report(
         arguments,
         table=lambda: surface.table.table(results, differences, measured_ if arguments.planes > 1 else []),
@@ -199,7 +201,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
         objective = command.objective(arguments, subject)
         axes = chosen_directions(arguments, objective, seed=seed)
         if arguments.save_directions is not None and compute.distributed.is_main():
-            surface.directions.save(axes, objective, arguments.save_directions)
+            surface.saved_directions.save(axes, objective, arguments.save_directions)
         of: Callable[..., xarray.Dataset] = surface.line if len(axes) == 1 else surface.plane
         identity = {"key": asked.key, "processes": "any"}
         with store.journal.Journal(asked.journal, identity, process=compute.distributed.rank()) as journal:
@@ -258,7 +260,7 @@ def chosen_directions(arguments: argparse.Namespace, objective: Objective, *, se
     if arguments.directions == "hessian":
         return surface.directions.hessian_directions(objective, count, seed=seed)
     if arguments.directions != "random":
-        found = surface.directions.load(arguments.directions, objective)
+        found = surface.saved_directions.load(arguments.directions, objective)
         if len(found) < count:
             raise LandscapeError(f"{arguments.directions} holds one direction, a plane needs two: add --line")
         if len(found) > count:
@@ -300,7 +302,22 @@ def _published(path: Path) -> xarray.Dataset:
     """A published surface, with the loss under our name for it."""
     found = store.published.read_surface(path)
     found["loss"] = found["nll"].assign_attrs(long_name="NLL, as published", units="nats")
-    return found
+    return found.assign_attrs(
+        store.result.provenance(instrument=INSTRUMENT, settings={"from_csv": store.files.sha256(path)})
+    )
+
+
+def save_published(arguments: argparse.Namespace, surfaces: Sequence[xarray.Dataset]) -> None:
+    """Save published surfaces as NetCDF where ``--out`` says; beside measured ones each under its own name."""
+    out: Path = arguments.out
+    if len(surfaces) == 1 and not arguments.checkpoints:
+        store.result.save(surfaces[0], out)
+        return
+    names = [Path(found.attrs["source"]).stem for found in surfaces]
+    if len(set(names)) < len(names):
+        raise LandscapeError("--from-csv names two files alike, which --out cannot tell apart: save one at a time")
+    for name, found in zip(names, surfaces, strict=True):
+        store.result.save(found, out.with_name(f"{out.stem}-{name}{out.suffix}"))
 
 
 def _draw(

@@ -1,14 +1,10 @@
 """Directions of weight space along which a surface is measured."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -16,7 +12,6 @@ from landscape.compute.randomness import generator
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
-from landscape.store.files import write_whole
 from landscape.store.protocol import Normalization, OneDimensional
 
 
@@ -233,59 +228,3 @@ def point_of(objective: Objective, parameters: Mapping[str, Tensor], name: str) 
             )
         tensors.append(parameters[wanted].detach().double())
     return objective.space.flatten(tensors)
-
-
-def save(directions: Directions, objective: Objective, path: Path | str) -> Path:
-    """Keep directions in a safetensors file, by parameter name, whole or not at all."""
-    tensors = {}
-    for place, vector in enumerate(directions.vectors):
-        for name, part in zip(objective.space.names, objective.space.split(vector), strict=True):
-            tensors[f"{place}/{name}"] = part.cpu().contiguous()
-    header = {
-        "kind": directions.kind,
-        "facts": json.dumps(dict(directions.facts)),
-        "marks": json.dumps({name: list(place) for name, place in directions.marks.items()}),
-        "path": json.dumps(None if directions.path is None else directions.path.tolist()),
-    }
-    path = Path(path)
-    write_whole(path, safetensors.torch.save(tensors, header))
-    return path
-
-
-def load(path: Path | str, objective: Objective) -> Directions:
-    """Read directions.
-
-    Random ones are normalised anew to this objective's weights, so that one file serves several networks of the same
-    shapes under their own scales (normalising twice changes nothing but rounding); others are used as they are.
-
-    Raises
-    ------
-    LandscapeError
-        When the file is no file of directions, or of another network.
-    """
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        kind = header["kind"]
-    except (OSError, KeyError, safetensors.SafetensorError):
-        raise LandscapeError(
-            f"{path} is not a readable file of directions: give one that --save-directions wrote"
-        ) from None
-    count = 1 + max(int(name.partition("/")[0]) for name in tensors)
-    vectors = []
-    for place in range(count):
-        named = {name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{place}/")}
-        flat = point_of(objective, named, str(path)).to(objective.point)
-        again = kind == "random" and objective.protocol.normalization != "none"
-        vectors.append(
-            normalized(objective, [part.double() for part in objective.space.split(flat)]) if again else flat
-        )
-    path_text = json.loads(header.get("path", "null"))
-    return Directions(
-        vectors=torch.stack(vectors),
-        kind=kind,
-        facts=json.loads(header.get("facts", "{}")),
-        marks={name: tuple(place) for name, place in json.loads(header.get("marks", "{}")).items()},
-        path=None if path_text is None else np.array(path_text),
-    )
