@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from figures.sources import Drawing
 from landscape import plotting
-from landscape.look.comparison import Z95, stage_ends
+from landscape.look.comparison import stage_ends
+from landscape.metrics.confidence import Z
 
 Point = tuple[float, float, float]
 
@@ -22,7 +23,7 @@ def _metric(name: str, scale: float) -> Callable[[xarray.Dataset], Point]:
 
 
 def _eigenvalue(result: xarray.Dataset) -> Point:
-    value, error = float(result["eigenvalue"][0]), Z95 * float(result["sampling_stderr"][0])
+    value, error = float(result["eigenvalue"][0]), Z * float(result["sampling_stderr"][0])
     return value, value - error, value + error
 
 
@@ -30,14 +31,14 @@ def _model_std(result: xarray.Dataset) -> Point:
     ends = stage_ends(result)
     value = float(np.exp(np.mean(np.log(result["model_std"].values[ends]))))
     relative = float(np.mean(result["model_std_stderr"].values[ends] / result["model_std"].values[ends]))
-    return value, value * (1 - Z95 * relative), value * (1 + Z95 * relative)
+    return value, value * (1 - Z * relative), value * (1 + Z * relative)
 
 
 def _delta_at_pi(result: xarray.Dataset) -> Point:
     chosen = result["delta_at_pi_of_image"].sel(dropout="off", path="half_diagonal").values[stage_ends(result)]
     # A map of one pixel has no frequency but zero.
     of_image = chosen[np.isfinite(chosen).all(1)].mean(0)
-    value, error = float(of_image.mean()), Z95 * float(of_image.std(ddof=1)) / len(of_image) ** 0.5
+    value, error = float(of_image.mean()), Z * float(of_image.std(ddof=1)) / len(of_image) ** 0.5
     return value, value - error, value + error
 
 

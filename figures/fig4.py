@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from figures import legends
 from figures.sources import Drawing
 from landscape import plotting
+from landscape.metrics.confidence import Z
 
 STUDY = "feature_uncertainty"
 PANELS = {"model_std": "standard deviation over masks", "data_std": "standard deviation over positions"}
@@ -19,7 +20,7 @@ def draw(drawing: Drawing) -> Figure:
             for entry in drawing.of("feature_maps"):
                 result = entry.dataset
                 depth, values = result["depth"].values, result[name].values
-                error = 1.96 * result[f"{name}_stderr"].values
+                error = Z * result[f"{name}_stderr"].values
                 axes.fill_between(depth, values - error, values + error, color=entry.color, alpha=0.2, linewidth=0)
                 axes.plot(depth, values, color=entry.color, marker=".", label=entry.label)
                 if entry.seed == 0 and entry.kind == "mcdo-smooth":

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from figures import legends
 from figures.sources import Drawing
 from landscape import plotting
+from landscape.metrics.confidence import Z
 
 STUDY = "fourier_analysis"
 PATH = "half_diagonal"
@@ -22,7 +23,7 @@ def draw(drawing: Drawing) -> Figure:
             for mode in result["dropout"].values:
                 values = result["delta_at_pi"].sel(dropout=mode, path=PATH).values
                 seen = np.isfinite(values)
-                error = 1.96 * result["delta_at_pi_stderr"].sel(dropout=mode, path=PATH).values
+                error = Z * result["delta_at_pi_stderr"].sel(dropout=mode, path=PATH).values
                 low, high = values - error, values + error
                 left.fill_between(result["depth"], low, high, where=seen, color=entry.color, alpha=0.2, linewidth=0)
                 name = f"{entry.label}, masks {mode}" if entry.kind.startswith("mcdo") else entry.label

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from figures import legends
 from figures.sources import Drawing
 from landscape import plotting
+from landscape.metrics.confidence import Z
 
 STUDY = "noise_robustness"
 TITLES = {"given": "same noise, ring by ring", "matched": "same energy in every ring"}
@@ -18,7 +19,7 @@ def draw(drawing: Drawing) -> Figure:
             for entry in drawing.of("frequency_noise"):
                 chosen = entry.dataset.sel(energy=energy)
                 frequency, drop = chosen["frequency"].values, 100 * chosen["accuracy_drop"].values
-                error = 196 * chosen["accuracy_drop_stderr"].values
+                error = 100 * Z * chosen["accuracy_drop_stderr"].values
                 axes.fill_between(frequency, drop - error, drop + error, color=entry.color, alpha=0.15, linewidth=0)
                 axes.plot(frequency, drop, color=entry.color, marker=".", label=entry.label)
             axes.set_title(title)

@@ -14,6 +14,7 @@ from landscape.compute.masks import Masks
 from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
+from landscape.metrics.confidence import Z
 from landscape.predictions import cli, picture
 from landscape.predictions.curves import curves
 from landscape.predictions.efficiency import crossing, effective_size
@@ -167,14 +168,15 @@ def test_curves_are_metrics_of_averages() -> None:
     assert float(found["bin_share"].sel(size=3).sum()) == pytest.approx(1)
 
 
-def test_intervals_hold_the_estimate_and_the_spread() -> None:
+def test_intervals_hold_the_estimate_and_fit_its_bootstrap() -> None:
     found = curves(synthetic(1.5), sizes=(1, 5), replicates=400)
     for name in ("nll", "accuracy", "brier"):
         low, high, value = (found[f"{name}{part}"].values for part in ("_low", "_high", ""))
         assert (low < value).all(), name
         assert (value < high).all(), name
-        wide = 2 * 1.96 * np.hypot(found[f"{name}_stderr"].values, found[f"{name}_spread"].values)
-        np.testing.assert_allclose(high - low, wide, rtol=0.25, err_msg=name)
+        np.testing.assert_allclose(high - low, 2 * Z * found[f"{name}_stderr"].values, rtol=0.1, err_msg=name)
+        spread = found[f"{name}_replicate"].std("replicate").values
+        np.testing.assert_allclose(spread, found[f"{name}_stderr"].values, rtol=0.25, err_msg=name)
 
 
 def test_crossing_interpolates_in_one_over_size() -> None:

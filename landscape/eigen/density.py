@@ -8,6 +8,7 @@ from scipy.special import ndtr
 
 from landscape.eigen.estimate import Estimate, widening
 from landscape.errors import LandscapeError
+from landscape.metrics.confidence import Z
 
 Scale = Literal["linear", "symlog"]
 
@@ -25,7 +26,7 @@ class DensityCurve:
     stderr
         (c,) its standard error over probes, widened for few probes (see `Estimate`).
     lower, upper
-        (c,) the pointwise 95 % band, density -+ 1.96 stderr, cut at 0.
+        (c,) the pointwise 95 % band, density -+ Z stderr, cut at 0.
     width
         (c,) kernel width (standard deviation) that a converged eigenvalue in the cell is drawn with.
     """
@@ -229,7 +230,7 @@ class SpectralDensity:
         else:
             stderr = np.full(len(cells), np.nan)
         return DensityCurve(
-            edges, density, stderr, np.maximum(density - 1.96 * stderr, 0), density + 1.96 * stderr, resolution * cells
+            edges, density, stderr, np.maximum(density - Z * stderr, 0), density + Z * stderr, resolution * cells
         )
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+
+from landscape.metrics.confidence import LEVEL, Z, student
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class Estimate:
     value
         The estimate.
     stderr
-        Standard error, widened for few samples: value +- 1.96 * stderr is a 95 % interval. With k samples of standard
-        deviation s it is s / sqrt(k) * t(0.975; k - 1) / 1.96, since the spread of few samples is itself uncertain
+        Standard error, widened for few samples: value +- Z * stderr is a 95 % interval. With k samples of standard
+        deviation s it is s / sqrt(k) * t(0.975; k - 1) / Z, since the spread of few samples is itself uncertain
         (Student's t). 0 when the value is exact, NaN when a single sample leaves it unknown.
     samples
         Number of independent samples behind it.
@@ -29,17 +30,17 @@ class Estimate:
     samples: int
     products: int
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Interval holding the truth with probability `level`, by Student's t (samples - 1 degrees of freedom)."""
         if self.stderr == 0:
             return self.value, self.value
-        half = self.stderr / widening(self.samples) * stats.t.ppf((1 + level) / 2, max(self.samples - 1, 1))
-        return self.value - float(half), self.value + float(half)
+        half = self.stderr / widening(self.samples) * student(max(self.samples, 2), level)
+        return self.value - half, self.value + half
 
 
 def widening(samples: int) -> float:
-    """t(0.975; samples - 1) / 1.96: what a standard error from few samples is widened by."""
-    return float(stats.t.ppf(0.975, max(samples - 1, 1)) / stats.norm.ppf(0.975))
+    """t(0.975; samples - 1) / Z: what a standard error from few samples is widened by."""
+    return student(max(samples, 2)) / Z
 
 
 def mean_of(samples: np.ndarray, products: int) -> Estimate:

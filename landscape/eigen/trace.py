@@ -16,6 +16,7 @@ from landscape.eigen.estimate import Estimate, mean_of, widening
 from landscape.eigen.operator import Operator, Products, orthogonalise, random_direction
 from landscape.eigen.search_space import SearchSpace
 from landscape.errors import LandscapeError
+from landscape.metrics.confidence import Z
 
 Method = Literal["krylov", "xtrace", "hutch++", "hutchinson"]
 
@@ -186,7 +187,7 @@ def moments(
         Products to spend; with a `tolerance`, at most. Memory in numbers: krylov products / 2 * n, xtrace
         3 / 2 * products * n, hutch++ products * n, hutchinson n.
     tolerance
-        Stop when 1.96 standard errors of `of` are within this share of the estimate. Looked at after every fifth more
+        Stop when the 95 % interval of `of` is within this share of the estimate. Looked at after every fifth more
         samples only, since stopping at a lucky moment narrows the interval.
     of
         What the tolerance is about.
@@ -240,7 +241,7 @@ def moments(
 
 def _good(estimates: Moments, of: str, tolerance: float) -> bool:
     estimate = estimates.trace if of == "trace" else estimates.frobenius
-    return bool(1.96 * estimate.stderr <= tolerance * abs(estimate.value))
+    return bool(Z * estimate.stderr <= tolerance * abs(estimate.value))
 
 
 def _complete(sketch: _Sketch) -> Moments:

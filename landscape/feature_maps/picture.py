@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape import plotting
+from landscape.metrics.confidence import Z
 
 # What is in the uncertainty picture: variable, title.
 PANELS = {
@@ -20,7 +21,7 @@ PANELS = {
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
-    """Uncertainty against normalised depth, one line a network, bands of two standard errors over images.
+    """Uncertainty against normalised depth, one line a network, bands of 95 % over images.
 
     Smoothing layers are open marks; where a map was subsampled is grey.
 
@@ -52,7 +53,7 @@ def curves(axes: Axes, results: Sequence[xarray.Dataset], name: str) -> None:
         color = plotting.COLORS[place % len(plotting.COLORS)]
         depth, value, stderr = (result[key].values for key in ("depth", name, f"{name}_stderr"))
         label = plotting.name_of(result, place)
-        axes.fill_between(depth, value - 2 * stderr, value + 2 * stderr, color=color, alpha=0.2, linewidth=0)
+        axes.fill_between(depth, value - Z * stderr, value + Z * stderr, color=color, alpha=0.2, linewidth=0)
         axes.plot(depth, value, color=color, label=label)
         smoothing = result["kind"].values == "smoothing"
         marker = plotting.MARKERS[place % len(plotting.MARKERS)]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from landscape import plotting
 from landscape.feature_maps.picture import shade
 from landscape.fourier.choices import PATHS
+from landscape.metrics.confidence import Z
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, path_in_plane: str = PATHS[0]) -> Figure:
@@ -67,7 +68,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, path_in
 
 
 def _curves(axes: Axes, shown: xarray.Dataset, name: str, where: dict[str, str]) -> None:
-    """Spectra against frequency, one line a block, bands of two standard errors."""
+    """Spectra against frequency, one line a block, bands of 95 %."""
     chosen = shown.sel(where)
     colors = matplotlib.colormaps[plotting.SEQUENTIAL]
     for place in range(chosen.sizes["point"]):
@@ -76,7 +77,7 @@ def _curves(axes: Axes, shown: xarray.Dataset, name: str, where: dict[str, str])
         stderr = point[f"{name}_stderr"].values
         color = colors(float(point["depth"]))
         axes.plot(frequency, value, "--" if point["kind"] == "smoothing" else "-", color=color, linewidth=1.1)
-        axes.fill_between(frequency, value - 2 * stderr, value + 2 * stderr, color=color, alpha=0.25, linewidth=0)
+        axes.fill_between(frequency, value - Z * stderr, value + Z * stderr, color=color, alpha=0.25, linewidth=0)
     axes.set_xlim(0, 1)
 
 
@@ -91,7 +92,7 @@ def _ends(axes: Axes, results: Sequence[xarray.Dataset], path: str) -> None:
             label = f"{plotting.name_of(result, place)}, masks {mode}"
             axes.plot(depth, value, "-" if main else ":", color=color, label=label)
             if main:
-                axes.fill_between(depth, value - 2 * stderr, value + 2 * stderr, color=color, alpha=0.2, linewidth=0)
+                axes.fill_between(depth, value - Z * stderr, value + Z * stderr, color=color, alpha=0.2, linewidth=0)
                 _marks(axes, result, value, place)
     shade(axes, results[0])
     axes.set_title(r"$\Delta\log A$ at the highest frequency below $\pi$")

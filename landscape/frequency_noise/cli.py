@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from landscape import command, compute, frequency_noise, look, store
+from landscape import command, compute, frequency_noise, look, metrics, store
 from landscape.errors import LandscapeError
 from landscape.feature_maps.cli import legend, to_json
 from landscape.frequency_noise.choices import WIDTH
@@ -126,7 +126,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
             continue
         for number, strength in enumerate(frequency_noise.robustness.ENERGIES):
             cells = [
-                f"{frequency:g}: {100 * float(value):+.2f}±{100 * look.comparison.Z95 * float(stderr):.2f}"
+                f"{frequency:g}: {100 * float(value):+.2f}±{100 * metrics.confidence.Z * float(stderr):.2f}"
                 for frequency, value, stderr in zip(
                     effect["frequency"].values,
                     effect["accuracy_drop"].values[number],

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from landscape import plotting
 from landscape.frequency_noise.robustness import ENERGIES
+from landscape.metrics.confidence import Z
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
-    """Accuracy drop and NLL rise against frequency, at given and at matched energy, bands of two standard errors.
+    """Accuracy drop and NLL rise against frequency, at given and at matched energy, bands of 95 %.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
                     value, stderr = factor * shown[name].values, factor * shown[f"{name}_stderr"].values
                     color = plotting.COLORS[place % len(plotting.COLORS)]
                     frequency = shown["frequency"].values
-                    axes.fill_between(frequency, value - 2 * stderr, value + 2 * stderr, color=color, alpha=0.2, lw=0)
+                    axes.fill_between(frequency, value - Z * stderr, value + Z * stderr, color=color, alpha=0.2, lw=0)
                     axes.plot(
                         frequency,
                         value,

@@ -16,6 +16,7 @@ from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.hessian.over_masks import MeanOperator
+from landscape.metrics.confidence import tails
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind, attention_for_all_threads
 from landscape.store.journal import Journal
@@ -234,7 +235,7 @@ def distribution(eigenvalues: np.ndarray, *, seed: int = 0, replicates: int = RE
         # A tail without spread has an infinite index; its spread over replicates then is undefined, and NaN says so.
         with np.errstate(invalid="ignore"):
             deviation = replicated.std(axis=0, ddof=1)
-            interval = np.quantile(replicated, [0.025, 0.975], axis=0)
+            interval = np.quantile(replicated, tails(), axis=0)
         variables |= {
             name: (dimensions, value),
             f"{name}_stderr": (dimensions, deviation),

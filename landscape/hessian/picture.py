@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape import plotting
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import density_of
+from landscape.metrics.confidence import Z
 
 NO_PICTURE = "a trace alone has no picture: leave out --plot, or measure top or density as well"
 _EIGENVALUE = "eigenvalue of the Hessian (nats per unit of weight squared)"
@@ -92,7 +93,7 @@ def _ranks(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
         axes.errorbar(
             result["rank"] + aside,
             result["eigenvalue"],
-            1.96 * np.nan_to_num(result["sampling_stderr"].values),
+            Z * np.nan_to_num(result["sampling_stderr"].values),
             fmt=_marker(place),
             color=_color(place),
             markersize=5,

@@ -6,9 +6,7 @@ import numpy as np
 import xarray
 
 from landscape.errors import LandscapeError
-
-# Two-sided 95 % of the normal distribution: samples of images are in the hundreds and more.
-Z95 = 1.959964
+from landscape.metrics import confidence
 
 
 def stage_ends(result: xarray.Dataset) -> list[int]:
@@ -36,8 +34,8 @@ def paired(baseline: xarray.Dataset, other: xarray.Dataset, variable: str) -> xa
         Over ``stage``: ``difference`` (mean over images of other - baseline) with ``difference_stderr``; ``ratio`` of
         the two means with ``ratio_stderr`` (delta method, paired); ``effect_size``, the difference in standard
         deviations of the paired differences (Cohen's :math:`d_z`); ``interval`` of the difference and
-        ``ratio_interval`` (95 %, normal). The intervals are over images, for these two networks; seeds are another
-        source of variation.
+        ``ratio_interval``, 95 % by `landscape.metrics.confidence.of_mean`. The intervals are over images, for these two
+        networks; seeds are another source of variation.
 
     Raises
     ------
@@ -70,9 +68,8 @@ def paired(baseline: xarray.Dataset, other: xarray.Dataset, variable: str) -> xa
         coords={"stage": np.arange(len(first))},
         attrs={"variable": variable, "images": images},
     )
-    for name, target in (("difference", "interval"), ("ratio", "ratio_interval")):
-        value, stderr = made[name].values, made[f"{name}_stderr"].values
-        made[target] = (("stage", "bound"), np.stack([value - Z95 * stderr, value + Z95 * stderr], axis=1))
+    for name, of_image in (("interval", difference), ("ratio_interval", ratio[:, None] + influence)):
+        made[name] = (("stage", "bound"), np.stack(confidence.of_mean(of_image), axis=1))
     return made
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         top5,
         uncertain_90,
     )
+    from landscape.metrics.intervals import Interval, Intervals
     from landscape.metrics.metric_set import MetricSet
     from landscape.metrics.resampling import REPLICATES, bootstrap, bootstrap_weights, interval
 
@@ -30,6 +31,8 @@ __all__ = [
     "REPLICATES",
     "Estimate",
     "Examples",
+    "Interval",
+    "Intervals",
     "Metric",
     "MetricSet",
     "Sums",

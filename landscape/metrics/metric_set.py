@@ -148,18 +148,23 @@ class MetricSet:
             bin_confidence=self._bin_confidence,
         )
 
+    def values(self) -> dict[str, float]:
+        """Every metric by name."""
+        return {name: float(value) for name, value in definitions.values(self.sums()).items()}
+
     def result(self) -> dict[str, Estimate]:
         r"""Every metric with its standard error.
 
         Standard errors are over the choice of examples: of means, :math:`s / \sqrt N`; of ratios and of IoU by the
         delta method (the linear term of the ratio in its sums); of the calibration error with the signs of its bins'
-        gaps held, which is right where gaps are larger than their own noise. See `bootstrap` for intervals without
-        that assumption. Of a share that is 0 or 1, or of fewer than about five events, it says nothing: it is 0.
+        gaps held, which is right where gaps are larger than their own noise. Of a share that is 0 or 1, or of fewer
+        than about five events, it says nothing: it is 0. See `landscape.metrics.Intervals` for intervals that hold in
+        these cases, too.
         """
         sums = self.sums()
-        found = definitions.values(sums)
-        errors = self._errors(sums, {name: float(value) for name, value in found.items()})
-        return {name: Estimate(float(found[name]), errors[name]) for name in METRICS}
+        found = {name: float(value) for name, value in definitions.values(sums).items()}
+        errors = self._errors(sums, found)
+        return {name: Estimate(found[name], errors[name]) for name in METRICS}
 
     def _matrix(self) -> Tensor:
         """Confusion counts (2, C labels, C + 1 predictions)."""

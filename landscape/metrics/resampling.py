@@ -6,6 +6,8 @@ from torch import Tensor
 
 from landscape.compute.randomness import generator
 from landscape.metrics import definitions
+from landscape.metrics.choices import Binning
+from landscape.metrics.confidence import LEVEL, tails
 from landscape.metrics.definitions import BINS, CUTOFF, Sums
 from landscape.metrics.examples import Examples
 
@@ -24,44 +26,52 @@ def bootstrap_weights(count: int, *, replicates: int = REPLICATES, seed: int = 0
     return weights
 
 
-def weighted_sums(batch: Examples, weights: Tensor) -> Sums:
-    """Sums (R, ...) over weighted examples, one for each row of `weights` (R, N)."""
+def weighted_sums(batch: Examples, weights: Tensor, *, binning: Binning = "right") -> Sums:
+    """Sums (R, ...) over weighted examples, one for each row of `weights` (R, N); `binning` as in `MetricSet`."""
     rounded, correct = batch.rounded, batch.correct
     confident = (rounded > torch.tensor(CUTOFF, dtype=torch.float32)).long()
     columns = batch.classes + 1
+    # Rows of it are added up: each must lie together in memory.
+    of_example = weights.T.contiguous()
 
-    def by_class(place: Tensor, chosen: Tensor) -> Tensor:
+    def by_class(place: Tensor, of_those: Tensor) -> Tensor:
         total = torch.zeros(2 * columns, len(weights), dtype=torch.float64)
-        place = (confident * columns + place)[chosen]
-        total.index_add_(0, place, weights.T[chosen])
+        total.index_add_(0, confident * columns + place, of_those)
         return total.T.reshape(len(weights), 2, columns)[..., :-1]
 
-    everything = torch.ones_like(correct)
-    member = torch.nn.functional.one_hot(definitions.bin_of(rounded, BINS), BINS).double()
-    binned = weights @ torch.cat(
-        [member, member * correct.double()[:, None], member * batch.confidence[:, None]], dim=1
-    )
+    numbers = torch.arange(BINS)
+    place = definitions.bin_of(rounded, BINS)
+    member = (place[:, None] == numbers).double()
+    if binning == "authors":
+        place = definitions.authors_bin_of(rounded, BINS)
+    adds = (place[:, None] == numbers).double()
+    binned = weights @ torch.cat([member, member * correct.double()[:, None], adds * batch.confidence[:, None]], dim=1)
     bin_count, bin_correct, bin_confidence = binned.split(BINS, dim=1)
     return Sums(
         count=weights.sum(1),
         nll=weights @ batch.nll,
         brier=weights @ batch.brier,
         in_top=weights @ batch.in_top.double(),
-        hits=by_class(batch.labels, correct),
-        labels=by_class(batch.labels, everything),
-        predictions=by_class(batch.predicted, everything),
+        hits=by_class(batch.labels, of_example * correct.double()[:, None]),
+        labels=by_class(batch.labels, of_example),
+        predictions=by_class(batch.predicted, of_example),
         bin_count=bin_count,
         bin_correct=bin_correct,
         bin_confidence=bin_confidence,
     )
 
 
-def bootstrap(batch: Examples, weights: Tensor) -> dict[str, np.ndarray]:
+def bootstrap(batch: Examples, weights: Tensor, *, binning: Binning = "right") -> dict[str, np.ndarray]:
     """Every metric (R,) over bootstrap samples, by name."""
-    return {name: value.numpy() for name, value in definitions.values(weighted_sums(batch, weights)).items()}
+    sums = weighted_sums(batch, weights, binning=binning)
+    return {name: value.numpy() for name, value in definitions.values(sums).items()}
 
 
-def interval(replicates: np.ndarray, *, level: float = 0.95, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of the percentile interval over `axis` (Efron 1979)."""
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=axis)
+def interval(replicates: np.ndarray, *, level: float = LEVEL, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of the percentile interval over `axis` (Efron 1979).
+
+    For statistics whose law is shifted but not biased. What is biased on few examples, as calibration errors are, is
+    biased a second time in its replicates: `Intervals` are for these.
+    """
+    low, high = np.quantile(replicates, tails(level), axis=axis)
     return low, high

@@ -10,7 +10,7 @@ from torch import Tensor
 from landscape import metrics
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
-from landscape.metrics import METRICS, Examples, MetricSet
+from landscape.metrics import METRICS, Examples, Intervals, MetricSet
 from landscape.metrics.choices import Binning
 from landscape.metrics.definitions import BINS
 from landscape.predictions.choices import RESAMPLES, SIZES
@@ -42,8 +42,8 @@ def curves(
     resamples
         Orders of the passes. With all passes there is but one ensemble, so that the largest size shows no spread.
     replicates
-        Bootstrap samples of the images, kept for paired comparisons; each uses one of the resamples in turn, so that
-        their spread holds both the choice of images and that of passes.
+        Bootstrap samples of the images, kept for paired comparisons: of the mean over resamples, the same images for
+        every network.
     binning
         Of confidences; see `MetricSet`.
     seed
@@ -52,11 +52,13 @@ def curves(
     Returns
     -------
     xarray.Dataset
-        Over ``size``: each metric, the mean over resamples; ``<metric>_stderr``, the standard error over images;
-        ``<metric>_spread``, the standard deviation over resamples. ``<metric>_low`` and ``_high``: 95 % bootstrap
-        interval over images and passes; ``<metric>_replicate`` (size, replicate). Over ``(size, bin)``, pooled over
-        resamples: ``bin_share`` of the predictions in a bin of confidence, their ``bin_confidence`` and
-        ``bin_accuracy``, nan for empty bins.
+        Over ``size``: each metric, the mean over resamples; ``<metric>_stderr``, its standard error over images and
+        their masks (each image has masks of its own); ``<metric>_spread``, the standard deviation over resamples.
+        ``<metric>_low`` and ``_high``: the 95 % interval by :class:`landscape.metrics.Intervals`, nan where there is
+        none that holds; of a deep ensemble it is for these networks. ``ece_debiased``, the ECE without what the choice
+        of few images adds to it. ``<metric>_replicate`` (size, replicate). Over ``(size, bin)``, pooled over resamples:
+        ``bin_share`` of the predictions in a bin of confidence, their ``bin_confidence`` and ``bin_accuracy``, nan for
+        empty bins.
 
     Raises
     ------
@@ -73,21 +75,24 @@ def curves(
     resamples = min(resamples, count)
     weights = metrics.bootstrap_weights(images, replicates=replicates, seed=seed)
     values = {name: np.empty((len(usable), resamples)) for name in METRICS}
-    stderrs = {name: np.empty((len(usable), resamples)) for name in METRICS}
-    drawn = {name: np.empty((len(usable), replicates)) for name in METRICS}
-    pooled: dict[int, MetricSet] = {}
+    drawn = {name: np.zeros((len(usable), replicates)) for name in METRICS}
+    intervals = [Intervals(binning=binning, seed=seed) for _ in usable]
+    pooled = [MetricSet(logs.shape[2], binning=binning) for _ in usable]
     for resample in range(resamples):
         order = torch.randperm(count, generator=generator(seed, "resample", resample))
-        of_resample = torch.arange(resample, replicates, resamples)
         for place, batch in enumerate(_ensembles(logs[order], labels, usable)):
             metric_set = MetricSet(batch.classes, binning=binning)
             metric_set.add(batch)
-            for name, (value, stderr) in metric_set.result().items():
-                values[name][place, resample], stderrs[name][place, resample] = value, stderr
-            for name, replicated in metrics.bootstrap(batch, weights[of_resample]).items():
-                drawn[name][place, of_resample.numpy()] = replicated
-            pooled[place] = pooled[place].merge(metric_set) if place in pooled else metric_set
-    return _dataset(passes, usable, values, stderrs, drawn, [pooled[place] for place in range(len(usable))])
+            for name, value in metric_set.values().items():
+                values[name][place, resample] = value
+            pooled[place].merge(metric_set)
+            # All passes make one ensemble, whatever their order.
+            if usable[place] < count or resample == 0:
+                intervals[place].add(batch)
+                share = resamples if usable[place] < count else 1
+                for name, replicated in metrics.bootstrap(batch, weights, binning=binning).items():
+                    drawn[name][place] += replicated / share
+    return _dataset(passes, usable, values, intervals, drawn, pooled)
 
 
 def _ensembles(logs: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[Examples]:
@@ -107,18 +112,19 @@ def _dataset(
     passes: xarray.Dataset,
     sizes: list[int],
     values: dict[str, np.ndarray],
-    stderrs: dict[str, np.ndarray],
+    intervals: list[Intervals],
     drawn: dict[str, np.ndarray],
     pooled: list[MetricSet],
 ) -> xarray.Dataset:
     variables: dict[str, tuple[object, np.ndarray, dict[str, str]]] = {}
+    found = [one.result() for one in intervals]
     for name, metric in METRICS.items():
-        low, high = metrics.interval(drawn[name], axis=1)
+        stderr, low, high = np.array([one[name][1:] for one in found]).T
         about = {"units": metric.unit}
         variables[name] = ("size", values[name].mean(1), {"long_name": metric.label, **about})
         variables[f"{name}_stderr"] = (
             "size",
-            stderrs[name].mean(1),
+            stderr,
             {"long_name": "standard error over images", **about},
         )
         variables[f"{name}_spread"] = (
@@ -133,6 +139,11 @@ def _dataset(
             drawn[name],
             {"long_name": "bootstrap samples", **about},
         )
+    variables["ece_debiased"] = (
+        "size",
+        np.array([one.debiased_ece for one in intervals]),
+        {"long_name": "ECE without the bias of few images", "units": "1"},
+    )
     sums = [metric_set.sums() for metric_set in pooled]
     counts = np.stack([one.bin_count.numpy() for one in sums])
     with np.errstate(invalid="ignore"):

@@ -6,13 +6,14 @@ import numpy as np
 import xarray
 
 from landscape.metrics import METRICS
+from landscape.metrics.confidence import LEVEL, tails
 from landscape.predictions.passes import require_same_images
 
 COMPARED = tuple(name for name, metric in METRICS.items() if metric.better != "neither")
 
 
 def effective_size(
-    of: xarray.Dataset, against: xarray.Dataset, *, metrics: Sequence[str] = COMPARED, level: float = 0.95
+    of: xarray.Dataset, against: xarray.Dataset, *, metrics: Sequence[str] = COMPARED, level: float = LEVEL
 ) -> xarray.Dataset:
     r"""Passes of one network that are as good as *N* passes of another.
 
@@ -27,8 +28,8 @@ def effective_size(
     metrics
         Names of metrics with a better and a worse.
     level
-        Of the interval: percentiles over bootstrap samples of the images, the same for both networks (paired), each
-        with one choice of passes.
+        Of the interval: percentiles over bootstrap samples of the images, the same for both networks (paired), shifted
+        so that their mean is the metric itself: a bias of few images is in both networks, and in the samples once more.
 
     Returns
     -------
@@ -46,17 +47,17 @@ def effective_size(
     sizes, targets = of["size"].values, against["size"].values
     shape = (len(metrics), len(targets))
     found, low, high = np.empty(shape), np.empty(shape), np.empty(shape)
-    tail = (1 - level) / 2
+    lower, upper = tails(level)
     for row, name in enumerate(metrics):
         sign = 1.0 if METRICS[name].better == "lower" else -1.0
         curve, target = sign * of[name].values, sign * against[name].values
-        curves, wanted = sign * of[f"{name}_replicate"].values, sign * against[f"{name}_replicate"].values
+        curves, wanted = (sign * _centred(result, name) for result in (of, against))
         for column in range(len(targets)):
             found[row, column] = crossing(sizes, curve[:, None], target[column : column + 1])[0]
             drawn = crossing(sizes, curves, wanted[column])
             # Sizes may be infinite: quantiles that are members of the sample, not between two of them.
-            low[row, column] = np.quantile(drawn, tail, method="inverted_cdf")
-            high[row, column] = np.quantile(drawn, 1 - tail, method="inverted_cdf")
+            low[row, column] = np.quantile(drawn, lower, method="inverted_cdf")
+            high[row, column] = np.quantile(drawn, upper, method="inverted_cdf")
     dimensions = ("metric", "size")
     return xarray.Dataset(
         {
@@ -68,6 +69,12 @@ def effective_size(
         coords={"metric": list(metrics), "size": targets},
         attrs={"of": str(of.attrs.get("name", "")), "against": str(against.attrs.get("name", "")), "level": level},
     )
+
+
+def _centred(result: xarray.Dataset, name: str) -> np.ndarray:
+    """Bootstrap samples (size, replicate) about the metric itself."""
+    drawn = result[f"{name}_replicate"].values
+    return np.asarray(drawn - drawn.mean(1, keepdims=True) + result[name].values[:, None])
 
 
 def crossing(sizes: np.ndarray, curves: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from landscape.errors import LandscapeError
 from landscape.look.forward import gathered
 from landscape.metrics import METRICS, Examples, MetricSet
 from landscape.metrics.choices import Binning
+from landscape.metrics.confidence import Z
 from landscape.metrics.definitions import BINS, bin_of
 from landscape.predictions import Predictor
 from landscape.predictions.passes import require_same_images
@@ -29,7 +30,6 @@ from landscape.store.protocol import Protocol
 # Error rate, NLL and ECE: relative to a baseline they make mCE, mCNLL and mCECE.
 RELATIVE = {"mCE": "error", "mCNLL": "nll", "mCECE": "ece"}
 _OF_IMAGE = ("nll", "brier", "confidence", "predicted", "in_top", "excess")
-Z95 = 1.959964
 
 
 class Source(Interface):
@@ -224,7 +224,7 @@ def relative_errors(
         stderr = replicated.std(1, ddof=1)
         dataset["replicate"] = (("measure", "replicate"), replicated)
         dataset["stderr"] = ("measure", stderr)
-        dataset["low"], dataset["high"] = ("measure", value - Z95 * stderr), ("measure", value + Z95 * stderr)
+        dataset["low"], dataset["high"] = ("measure", value - Z * stderr), ("measure", value + Z * stderr)
     return dataset
 
 
@@ -242,7 +242,7 @@ def difference(first: xarray.Dataset, second: xarray.Dataset) -> xarray.Dataset:
     found = second["value"] - first["value"]
     stderr = (second["replicate"] - first["replicate"]).std("replicate", ddof=1)
     return xarray.Dataset(
-        {"difference": found, "stderr": stderr, "low": found - Z95 * stderr, "high": found + Z95 * stderr}
+        {"difference": found, "stderr": stderr, "low": found - Z * stderr, "high": found + Z * stderr}
     )
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from landscape import plotting
 from landscape.metrics import METRICS
+from landscape.metrics.confidence import Z
 
 SHOWN = ("accuracy", "nll", "ece")
 
@@ -87,7 +88,7 @@ def draw_attacks(results: Sequence[xarray.Dataset], path: Path | None = None) ->
                 axes.errorbar(
                     255 * part["epsilon"].values,
                     100 * part["accuracy"].values,
-                    yerr=196 * part["accuracy_stderr"].values,
+                    yerr=100 * Z * part["accuracy_stderr"].values,
                     color=plotting.COLORS[place % len(plotting.COLORS)],
                     marker=plotting.MARKERS[place % len(plotting.MARKERS)],
                     markersize=4,

@@ -21,6 +21,7 @@ from landscape.store.protocol import Protocol
 # What an instrument's results and the pieces of its journal consist of, and how they are computed: raise the number
 # when that changes, so that nothing older code has kept is taken for an answer. Instruments not listed stand at 1.
 SCHEMAS: dict[str, int] = {
+    "landscape.predictions": 2,  # intervals that take off the bias of few images
     "landscape.surface": 2,  # cells keep the paired square, for the error of the rise
     "landscape.hessian": 3,  # one search space for top, smallest and trace; kept products tell their seconds
 }

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 
 from landscape.compute.randomness import numpy_generator
+from landscape.metrics.confidence import LEVEL
 
 Index = tuple[int, ...]
 # A box of the lattice: first and last index along each axis.
@@ -44,7 +45,7 @@ class Refinement:
     @property
     def risk(self) -> float:
         """Bound, at 95 % confidence, on the share of interpolated cells beyond the tolerance: all checks were below."""
-        return float(1 - 0.05 ** (1 / self.checks)) if self.checks else 0.0
+        return float(1 - (1 - LEVEL) ** (1 / self.checks)) if self.checks else 0.0
 
 
 def refine(values: np.ndarray, evaluate: Evaluate, tolerance: float, *, seed: int = 0) -> Refinement:

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape import plotting
 from landscape.errors import LandscapeError
+from landscape.metrics.confidence import Z
 from landscape.surface.choices import Style
 
 _LEVELS = 12
@@ -44,7 +45,7 @@ def draw(
     path
         Where to save (.pdf, .png, .svg).
     style
-        ``contour``, ``3d`` or ``profile`` (cuts along the axes through the origin, with a band of two standard errors).
+        ``contour``, ``3d`` or ``profile`` (cuts along the axes through the origin, with a band of 95 %).
     variable
         What is drawn, for example ``accuracy``.
     level
@@ -242,7 +243,7 @@ def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
             places, values = cut[name].values, np.ma.masked_invalid(cut[variable].values)
             axes.plot(places, values, color=color, label=plotting.name_of(surface, place, "surface"))
             if f"{variable}_stderr" in cut:
-                error = 2 * cut[f"{variable}_stderr"].values
+                error = Z * cut[f"{variable}_stderr"].values
                 axes.fill_between(places, values - error, values + error, color=color, alpha=0.18, linewidth=0)
             if name == "alpha" and "mark_place" in surface and surface[variable].ndim == 1:
                 for mark, at in zip(surface["mark"].values, surface["mark_place"].values, strict=True):
