@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         frequency_noise,
         hessian,
         metrics,
+        monitor,
         nets,
         objective,
         predictions,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from landscape.checkpoint import load
     from landscape.errors import LandscapeError
+    from landscape.monitor import Monitor
     from landscape.nets import build, smooth, unsmooth
     from landscape.objective import CurvatureOperator, Objective
     from landscape.store.protocol import Protocol
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CurvatureOperator",
     "LandscapeError",
+    "Monitor",
     "Objective",
     "Protocol",
     "__version__",
@@ -46,6 +49,7 @@ __all__ = [
     "hessian",
     "load",
     "metrics",
+    "monitor",
     "nets",
     "objective",
     "predictions",

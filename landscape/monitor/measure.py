@@ -1,0 +1,162 @@
+"""One look at the curvature where a network in training stands, warm-started from the last one."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from landscape.eigen import Eigenpairs, eigenpairs, trace
+from landscape.eigen.operator import Operator
+from landscape.hessian.sharpness import ScaledOperator
+from landscape.monitor.optimizers import State
+from landscape.objective import CurvatureOperator, Objective
+
+# Products of a first, cold solve.
+_COLD = 40
+# Wanted relative error of a cold solve; warm ones spend their products and state what they reached.
+_TOLERANCE = 1e-2
+# Further directions carried along besides the largest and the smallest eigenvector: at the edge of stability the
+# largest eigenvalues lie close together, and what is second now is first at the next look.
+_CARRIED = 1
+
+
+@dataclass
+class Carried:
+    """Vectors of the last measurement, by what they are eigenvectors of, that the next one starts from."""
+
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Decayed:
+    """The curvature with weight decay in it: v -> A v + d v, d a number or one number per coordinate (P,)."""
+
+    def __init__(self, operator: Operator, decay: float | Tensor) -> None:
+        self.operator, self.decay = operator, decay
+        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Multiply a vector (P,) or columns (P, k)."""
+        decay = self.decay
+        if isinstance(decay, Tensor) and vectors.dim() == 2:
+            decay = decay[:, None]
+        return self.operator(vectors) + decay * vectors
+
+
+def measure(
+    objective: Objective, state: State, carried: Carried, *, products: int, trace_products: int, seed: int
+) -> dict[str, float]:
+    """Every number of one measurement, by name; `carried` is brought up to date.
+
+    Parameters
+    ----------
+    objective
+        Mean loss over the examples, without weight decay.
+    state
+        Of the optimizer.
+    carried
+        Starting vectors; empty for a cold start.
+    products
+        For the largest and smallest eigenvalue of each matrix.
+    trace_products
+        For the trace; 0 for none.
+    seed
+        Of this measurement's random vectors.
+    """
+    point = objective.point
+    decay = state.decay
+    l2 = float((decay * point.double().square()).sum() / 2)
+    loss = objective.value().loss
+    gradient = objective.gradient() + decay * point
+    length = float(torch.linalg.vector_norm(gradient.double()))
+    numbers = {
+        "loss": loss + l2,
+        "data_loss": loss,
+        "l2": l2,
+        "gradient_norm": length,
+        "learning_rate": state.learning_rate,
+        "two_over_learning_rate": _over(2, state.learning_rate),
+        "stability_threshold": state.threshold,
+    }
+    curvature = CurvatureOperator(objective)
+    decayed = Decayed(curvature, decay)
+    pairs = _ends(decayed, carried, "hessian", products, seed)
+    numbers |= {
+        "largest_eigenvalue": float(pairs.values[0]),
+        "largest_residual": float(pairs.residuals[0]),
+        "smallest_eigenvalue": pairs.smallest,
+        "smallest_residual": pairs.smallest_residual,
+    }
+    if trace_products:
+        estimate = trace(decayed, products=trace_products, seed=seed, space=pairs.space)
+        numbers |= {"trace": estimate.value, "trace_stderr": estimate.stderr}
+    del pairs
+    if state.scale is not None:
+        scaled = _ends(ScaledOperator(decayed, state.scale), carried, "preconditioned", products, seed, smallest=False)
+        numbers |= {
+            "preconditioned_sharpness": float(scaled.values[0]),
+            "preconditioned_residual": float(scaled.residuals[0]),
+        }
+    elif state.preconditioned:
+        numbers |= {
+            "preconditioned_sharpness": numbers["largest_eigenvalue"],
+            "preconditioned_residual": numbers["largest_residual"],
+        }
+    total = curvature.products
+    if state.radius is not None and length > 0:
+        step = _ascent(point, gradient, state.radius, state.adaptive)
+        perturbed = CurvatureOperator(objective, point=point + step)
+        ends = _ends(Decayed(perturbed, decay), carried, "perturbed", products, seed, smallest=False)
+        moved = objective.value(point + step).loss + float((decay * (point + step).double().square()).sum() / 2)
+        numbers |= {
+            "perturbed_sharpness": float(ends.values[0]),
+            "perturbed_residual": float(ends.residuals[0]),
+            "perturbed_rise": moved - numbers["loss"],
+            "sam_threshold": _sam_threshold(state, length),
+        }
+        total += perturbed.products
+    return numbers | {"products": float(total)}
+
+
+def _ends(
+    operator: Operator, carried: Carried, name: str, products: int, seed: int, *, smallest: bool = True
+) -> Eigenpairs:
+    """The largest eigenvalues, with `smallest` the smallest too, from where the last measurement ended."""
+    start = carried.vectors.get(name)
+    if start is not None and start.shape[0] != operator.size:
+        start = None
+    pairs = eigenpairs(
+        operator,
+        (1 + _CARRIED) + int(smallest),
+        which="BE" if smallest else "LA",
+        tolerance=_TOLERANCE,
+        start=start,
+        seed=seed,
+        max_products=_COLD if start is None else products,
+        # A further copy of the largest eigenvalue does not change it.
+        confidence=0,
+        keep_space=True,
+    )
+    carried.vectors[name] = pairs.vectors
+    return pairs
+
+
+def _over(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator != 0 else math.inf
+
+
+def _ascent(point: Tensor, gradient: Tensor, radius: float, adaptive: bool) -> Tensor:
+    """SAM's step to the worst point of a ball (Foret et al. 2021), or ASAM's of an ellipsoid (Kwon et al. 2021)."""
+    if not adaptive:
+        return gradient * (radius / gradient.norm())
+    return point.square() * gradient * (radius / (point * gradient).norm())
+
+
+def _sam_threshold(state: State, length: float) -> float:
+    r"""Largest curvature at which SAM with plain gradient descent is stable (Long and Bartlett 2024, arXiv 2309.12488).
+
+    .. math:: \frac{\lVert g\rVert}{2\rho}\left(\sqrt{1 + \frac{8\rho}{\eta\lVert g\rVert}} - 1\right)
+    """
+    if state.radius is None or state.radius <= 0 or state.adaptive or state.momentum or not state.learning_rate > 0:
+        return math.nan
+    return length / (2 * state.radius) * (math.sqrt(1 + 8 * state.radius / (state.learning_rate * length)) - 1)
