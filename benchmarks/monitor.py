@@ -61,8 +61,7 @@ def accuracy(name: str, data: Images, epochs: int, every: int) -> None:
     net = network()
     optimizer = OPTIMIZERS[name](net)
     fixed = data.subset(EXAMPLES, 0)
-    settings = {"optimizer": optimizer, "budget": None, "trace_products": 0}
-    monitors = {n: Monitor(net, fixed, products=n, every=10**9, **settings) for n in (2, 3, 4, 6)}
+    monitors = {n: Monitor(net, fixed, optimizer=optimizer, products=n, trace_products=0) for n in (2, 3, 4, 6)}
     errors: dict[int, list[float]] = {n: [] for n in monitors}
     bounds: dict[int, list[float]] = {n: [] for n in monitors}
     cold_products: list[int] = []

@@ -466,4 +466,4 @@ def test_gradient_descent_hovers_at_the_edge_of_stability() -> None:
     assert late.min() > 0.85
     assert late.max() < 1.25
     # The loss goes on to fall all the while.
-    assert result["loss"].values[-5:].max() < 0.75 * result["loss"].values[10]
+    assert np.median(result["loss"].values[-7:]) < 0.75 * result["loss"].values[8]

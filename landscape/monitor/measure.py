@@ -12,8 +12,8 @@ from landscape.hessian.sharpness import ScaledOperator
 from landscape.monitor.optimizers import State
 from landscape.objective import CurvatureOperator, Objective
 
-# Products of a first, cold solve.
-_COLD = 40
+# Products of a first, cold solve: the largest eigenvalue is there after about 8, the smallest comes nearer.
+_COLD = 16
 # Wanted relative error of a cold solve; warm ones spend their products and state what they reached.
 _TOLERANCE = 1e-2
 # Further directions carried along besides the largest and the smallest eigenvector: at the edge of stability the
