@@ -121,13 +121,13 @@ def test_rise_error_is_of_paired_differences() -> None:
     objective = Objective(small_net(), small_images(), micro_batch=16)
     surface = plane(objective, points=3, span=0.2)
     chosen = axes.random_directions(objective)
-    with Inference(objective) as inference:
+    inference = Inference(objective)
 
-        def losses(*coordinates: float) -> torch.Tensor:
-            inference.write(chosen.at(objective.point, coordinates))
-            return objective.example_losses(inference.outputs(0, 37), objective.labels(0, 37))
+    def losses(*coordinates: float) -> torch.Tensor:
+        inference.write(chosen.at(objective.point, coordinates))
+        return objective.example_losses(inference.outputs(0, 37), objective.labels(0, 37))
 
-        difference = losses(0.2, -0.2) - losses(0.0, 0.0)
+    difference = losses(0.2, -0.2) - losses(0.0, 0.0)
     cell = surface.isel(alpha=2, beta=0)
     assert float(cell.rise) == pytest.approx(float(difference.mean()), abs=1e-6)
     assert float(cell.rise_stderr) == pytest.approx(float(difference.std() / math.sqrt(37)), rel=1e-4)

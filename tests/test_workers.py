@@ -35,7 +35,7 @@ def test_results_come_in_order_and_one_core_each() -> None:
 
 
 def test_with_one_core_each_the_odd_one_out_gets_no_more() -> None:
-    found = list(each(lambda item: (item, torch.get_num_threads()), range(3), CPU, one_core=True))
+    found = list(each(lambda item: (item, torch.get_num_threads()), range(3), CPU, one_core=3))
     assert found == [(0, 1), (1, 1), (2, 1)]
 
 
@@ -75,8 +75,21 @@ def test_after_an_error_nothing_goes_on_running() -> None:
     assert ended.is_set()
 
 
-def test_few_at_once_are_done_one_after_the_other() -> None:
-    assert set(each(lambda _: threading.get_ident(), range(4), CPU, at_once=1)) == {threading.get_ident()}
+def test_few_at_once_are_done_one_after_the_other_on_one_core_all_the_same() -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def work(item: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+        return torch.get_num_threads()
+
+    assert list(each(work, range(6), CPU, at_once=1)) == [1] * 6
+    assert most == 1
 
 
 def test_replicas_share_tensors_and_are_used_by_one_thread() -> None:
@@ -122,8 +135,8 @@ def test_products_and_values_do_not_depend_on_threads(memory: str | None) -> Non
     for threads in (1, 2):
         torch.set_num_threads(threads)
         operator = CurvatureOperator(objective)
-        with Inference(objective) as inference:
-            outputs = inference.all_outputs(inference.ranges(0, 96))
+        inference = Inference(objective)
+        outputs = inference.all_outputs(inference.ranges(0, 96))
         found.append((operator(vectors), objective.value().loss, outputs))
     assert operator.plan.kept == (12 if memory is None else 2)
     (product, value, outputs), (shared_product, shared_value, shared_outputs) = found

@@ -22,13 +22,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def cores(device: torch.device) -> int:
+    """How many items `each` computes at a time on a device."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
 def each(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     device: torch.device,
     *,
     at_once: int | None = None,
-    one_core: bool = False,
+    one_core: int | None = None,
 ) -> Iterator[Result]:
     """`function` of every item, in their order; on a CPU as many at a time as there are cores, one core each.
 
@@ -38,32 +43,35 @@ def each(
         Called from several threads: context managers that belong to a thread (grad mode, function modes) must be
         entered inside it.
     items
-        What does not fill the cores is done one after the other, all cores on each.
+        Those that do not get a core each are done one after the other, all cores on each.
     device
         Where `function` computes; anything but a CPU gets one item at a time.
     at_once
-        Items at a time, at most (for their memory); torch's number of threads unless given.
+        Items at a time, at most (for their memory). It changes no bits.
     one_core
-        Those that do not fill the cores get one core each, too: an item's bits then do not depend on how many there
-        are beside it.
+        How many of the first items get a core each; those that fill the cores unless given. All of them, where an
+        item's bits must not depend on how many there are beside it.
     """
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    together = 0
-    if threads > 1 and (at_once is None or at_once >= threads):
-        together = len(items) if one_core else len(items) - len(items) % threads
-    if together:
-        yield from _shared_out(function, items[:together], threads)
+    threads = cores(device)
+    together = len(items) - len(items) % threads if one_core is None else min(one_core, len(items))
+    if threads > 1 and together:
+        yield from _shared_out(function, items[:together], threads, at_once)
+    else:
+        together = 0
     for item in items[together:]:
         yield function(item)
 
 
-def _shared_out(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Iterator[Result]:
+def _shared_out(
+    function: Callable[[Item], Result], items: Sequence[Item], threads: int, at_once: int | None
+) -> Iterator[Result]:
     pool = _pool(threads)
     waiting: deque[Future[Result]] = deque()
+    # Not all at once: results that nobody has taken yet need memory.
+    most = 2 * threads if at_once is None or at_once >= threads else max(at_once, 1)
     try:
         for item in items:
-            # Not all at once: results that nobody has taken yet need memory.
-            if len(waiting) == 2 * threads:
+            if len(waiting) == most:
                 yield waiting.popleft().result()
             waiting.append(pool.submit(function, item))
         while waiting:
@@ -75,10 +83,17 @@ def _shared_out(function: Callable[[Item], Result], items: Sequence[Item], threa
         wait(waiting)
 
 
-@cache
+_making = threading.Lock()
+
+
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that use one core each; the caller's own number stays what it is."""
+    with _making:
+        return _new_pool(threads)
 
+
+@cache
+def _new_pool(threads: int) -> ThreadPoolExecutor:
     def alone() -> None:
         # A thread takes the default when it first asks: had it not asked yet, it would take it over this setting.
         torch.get_num_threads()
@@ -116,6 +131,11 @@ class Replicas:
 
     def _copy(self, network: nn.Module) -> nn.Module:
         return copy.deepcopy(network, {id(thing): thing for thing in self._shared})
+
+    def apart(self) -> nn.Module:
+        """A copy of the network with tensors of its own."""
+        with self._copying:
+            return copy.deepcopy(self._template)
 
     @contextmanager
     def one(self) -> Iterator[nn.Module]:

@@ -1,8 +1,10 @@
 """In-situ frequency response: sinusoids pushed through the Jacobian of each block at the operating point."""
 
 import math
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,20 +12,22 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 import xarray
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import generator
+from landscape.compute.settings import math_attention, measurement
 from landscape.data import Images
 from landscape.look.depths import first_tensor
 from landscape.look.forward import Passes
 from landscape.store.protocol import Protocol
 
 FREQUENCIES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+_COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # Waves along both axes at once, and along one.
 DIRECTIONS = {"diagonal": (1.0, 1.0), "horizontal": (0.0, 1.0)}
 
 
+@measurement
 def measure(
     model: nn.Module,
     data: Images,
@@ -147,7 +151,7 @@ def _responses(
 
     arrived: dict[int, Tensor] = {}
     points = runs.depths.points
-    modules = dict(runs.network.named_modules())
+    modules = dict(runs.network.module.named_modules())
     order = {point.name: place for place, point in enumerate(points)}
     calls: dict[str, int] = {}
 
@@ -170,7 +174,7 @@ def _responses(
 
     handles = [modules[name].register_forward_hook(hook(name)) for name in {point.module_name for point in points}]
     try:
-        with warnings.catch_warnings(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+        with warnings.catch_warnings(), _environment(), forward_ad.dual_level(), math_attention:
             # torch compiles its own forward-mode formulas by a means that it has deprecated.
             warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
             warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
@@ -180,6 +184,17 @@ def _responses(
         for handle in handles:
             handle.remove()
     return arrived
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """The environment is as before afterwards: torch's first forward-mode formula sets a variable of its compiler."""
+    before = os.environ.get(_COMPILER_CACHE)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_COMPILER_CACHE, None)
 
 
 def _replaced(output: Any, tensor: Tensor) -> Any:

@@ -12,13 +12,14 @@ from landscape import command, plotting
 from landscape.compute import distributed, workers
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import derived_seed, generator, numpy_generator
+from landscape.compute.settings import math_attention
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.hessian.over_masks import MeanOperator
 from landscape.metrics.confidence import tails
 from landscape.objective import CurvatureOperator, Objective
-from landscape.objective.operators import Kind, attention_for_all_threads
+from landscape.objective.operators import Kind
 from landscape.store.journal import Journal
 
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -149,10 +150,12 @@ def mini_batch_spectra(
     mine = distributed.share(left)
     with (
         Progress(batches, "mini-batches", unit="batch", quiet=quiet, done=len(known)) as bar,
-        attention_for_all_threads(),
+        math_attention,
     ):
         # Too small to keep several cores busy: a core each.
-        for place, (columns, taken) in zip(mine, workers.each(of, mine, objective.device, one_core=True), strict=True):
+        for place, (columns, taken) in zip(
+            mine, workers.each(of, mine, objective.device, one_core=len(mine)), strict=True
+        ):
             found[place], products[place] = columns, taken
             if journal is not None:
                 journal.write(_key(place), {"pairs": found[place], "products": products[place : place + 1]})

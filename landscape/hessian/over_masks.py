@@ -1,6 +1,5 @@
 """Curvature under Monte-Carlo dropout: each mask has a Hessian of its own, and their mean is another one."""
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,12 +8,12 @@ import xarray
 from torch import Tensor
 
 from landscape import command
+from landscape.compute.memory import available_memory
 from landscape.compute.progress import Progress
 from landscape.eigen import eigenpairs, trace
 from landscape.eigen.estimate import mean_of
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
-from landscape.objective.objective import available_memory
 from landscape.objective.operators import Kind
 
 
@@ -97,9 +96,8 @@ def mask_spectra(
     if not has_dropout(objective):
         raise LandscapeError("the network has no dropout: there are no masks to average over")
     # Their graphs are kept together while the mean's eigenvectors are sought: they share one budget.
-    shared = copy.copy(objective)
     budget = available_memory(objective.device) // 2 if objective.memory is None else objective.memory
-    shared.memory = budget // masks
+    shared = objective.within(budget // masks)
     parts = [CurvatureOperator(shared, operator, sample=mask) for mask in range(masks)]
     found = []
     traces = []

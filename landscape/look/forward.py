@@ -1,7 +1,7 @@
 """Forward passes of a private copy of a network whose feature maps are looked at on the way."""
 
-import copy
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from landscape.compute import distributed
 from landscape.compute.masks import BLOCK, Masks
+from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.look import depths, prefix
-from landscape.objective import folding, require_finite
-from landscape.objective.objective import examples, logits
+from landscape.objective.network import Network, ranges
+from landscape.objective.objective import examples
 from landscape.store.protocol import Protocol
 
 # Largest feature map of a micro-batch in bytes: with its running sums it stays in the last-level cache of a core or two
@@ -64,6 +65,7 @@ class Passes:
         other batch-norm statistics than the running ones.
     """
 
+    @measurement
     def __init__(
         self,
         model: nn.Module,
@@ -83,34 +85,33 @@ class Passes:
         self.device = torch.device(device or protocol.device)
         self.dtype: torch.dtype = getattr(torch, protocol.dtype)
         self.data = examples(data, protocol).to(self.device)
-        require_finite(model)
-        network = copy.deepcopy(model).eval().requires_grad_(False).to(device=self.device, dtype=self.dtype)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.depths = self._find(blocks)
-        self.dropout_calls = self._count_dropout()
-        fold_in_place(
-            self.network, lambda: self.network(self.images(0, 1)), {point.module_name for point in self.depths.points}
-        )
+        self.network = Network(model, self.data, device=self.device, dtype=self.dtype)
+        self.dropout_calls = self.network.dropout_calls
+        self.depths = depths.find(self.network.module, self.images(0, 1), blocks=blocks)
+        self.network.fold(self.data, except_at={point.module_name for point in self.depths.points})
         self.batch = batch or self._choose_batch()
+        # Points are watched on the network itself: one thread at a time.
+        self._running = threading.RLock()
 
     def __len__(self) -> int:
         return len(self.data)
 
     def images(self, start: int, stop: int) -> Tensor:
         """Images `start` to `stop` as the network takes them."""
-        images = self.data.batch(start, min(stop, len(self)), dtype=self.dtype)
-        return images.contiguous(memory_format=torch.channels_last)
+        return self.network.images(self.data, start, stop)
 
     def batches(self, first: int, last: int) -> list[tuple[int, int]]:
         """Ranges (start, stop) of the batches between two images."""
-        return [(start, min(start + self.batch, last)) for start in range(first, last, self.batch)]
+        return ranges(first, last, self.batch)
 
+    @measurement
     @torch.no_grad()
     def deterministic(self, images: Tensor, visit: Visit | None = None) -> Tensor:
         """Outputs (N, K) with every dropout the identity; `visit` sees the map at each point."""
-        with Masks.off(), self._watched(visit):
-            return logits(self.network(images))
+        with self._running, Masks.off(), self._watched(visit):
+            return self.network(images)
 
+    @measurement
     @torch.no_grad()
     def stochastic(
         self, images: Tensor, first: int, samples: Sequence[int], visit: SampleVisit | None = None
@@ -136,11 +137,11 @@ class Passes:
             if visit is not None and place not in constant:
                 visit(sample, place, features)
 
-        masked = Masks.addressed(seed=self.protocol.mask_seed)
-        with masked as masks, prefix.shared(self.network, masks) as kept, self._watched(visit and seen):
+        module, masked = self.network.module, Masks.addressed(seed=self.protocol.mask_seed)
+        with self._running, masked as masks, prefix.shared(module, masks) as kept, self._watched(visit and seen):
             for sample in samples:
                 masks.address(first_example=first, sample=sample)
-                outputs.append(logits(self.network(images)))
+                outputs.append(self.network(images))
                 if not constant:
                     constant |= {
                         place for place, point in enumerate(self.depths.points) if kept.covers(point.module_name)
@@ -152,26 +153,8 @@ class Passes:
         if visit is None:
             yield
         else:
-            with depths.watch(self.network, self.depths, visit):
+            with depths.watch(self.network.module, self.depths, visit):
                 yield
-
-    def _find(self, blocks: str | None) -> depths.Depths:
-        try:
-            return depths.find(self.network, self.images(0, 1), blocks=blocks)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            if isinstance(error, (LandscapeError, torch.OutOfMemoryError)):
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise LandscapeError(
-                f"the network cannot take images of shape {self.data.shape}: {reason}; give --data that fits it"
-            ) from None
-
-    @torch.no_grad()
-    def _count_dropout(self) -> int:
-        with Masks.addressed(seed=0) as masks:
-            masks.address(first_example=0, sample=0)
-            self.network(self.images(0, 1))
-            return masks.calls
 
     def _choose_batch(self) -> int:
         if self.device.type != "cpu":
@@ -180,24 +163,6 @@ class Passes:
         largest = max(point.channels * point.height * point.width for point in self.depths.points) * width
         # Whole blocks of masks: a block that is cut is drawn twice.
         return int(min(max(2 ** int(math.log2(max(_CACHE_BYTES // largest, 1))), BLOCK), 8 * BLOCK))
-
-
-def fold_in_place(network: nn.Module, forward: Callable[[], Tensor], points: set[str]) -> None:
-    """Put the folded weights in place, once and for all, wherever the convolution's own output is not a point."""
-    with Masks.off():
-        pairs = folding.pairs(network, forward)
-    for convolution_name, norm_name in pairs:
-        norm = network.get_submodule(norm_name)
-        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-        if convolution_name in points or norm.running_mean is None or norm.running_var is None:
-            continue
-        convolution = network.get_submodule(convolution_name)
-        assert isinstance(convolution, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-        weight, bias = folding.FoldedConvolution(convolution, norm).weight_and_bias()
-        layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
-        convolution.weight = nn.Parameter(weight.contiguous(memory_format=layout), requires_grad=False)
-        convolution.bias = nn.Parameter(bias, requires_grad=False)
-        folding.replace(network, norm_name, nn.Identity())
 
 
 def gathered(pieces: Mapping[int, Piece]) -> dict[int, Piece]:

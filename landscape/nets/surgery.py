@@ -95,6 +95,8 @@ class PlacedSmoothing(nn.Module):
 
 # Hooks are objects, not closures, so that a copy of a network calls the copy's layer.
 class _Before:
+    part_of_network = True
+
     def __init__(self, layer: PlacedSmoothing) -> None:
         self.layer = layer
 
@@ -111,6 +113,8 @@ class _Before:
 
 
 class _After:
+    part_of_network = True
+
     def __init__(self, layer: PlacedSmoothing) -> None:
         self.layer = layer
 

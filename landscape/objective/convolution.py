@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from landscape.compute.settings import math_attention
+
 # stride, padding, dilation, groups
 Geometry = tuple[list[int], list[int], list[int], int]
 
@@ -131,14 +133,13 @@ class CheapDoubleBackward(TorchFunctionMode):
     """
 
     def __enter__(self) -> "CheapDoubleBackward":
-        self._attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-        self._attention.__enter__()
+        math_attention.__enter__()
         super().__enter__()
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         super().__exit__(kind, error, trace)
-        self._attention.__exit__(kind, error, trace)
+        math_attention.__exit__()
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

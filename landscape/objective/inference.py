@@ -4,19 +4,19 @@ Parameters are written in place into storage that is allocated once; batch norm 
 every pass; images are normalised and laid out once.
 """
 
-import copy
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.compute import workers
+from landscape.compute.memory import available_memory
+from landscape.compute.settings import measurement
 from landscape.errors import LandscapeError
 from landscape.objective import folding
-from landscape.objective.objective import Objective, available_memory, logits
+from landscape.objective.network import logits, ranges
+from landscape.objective.objective import Objective, Weights
 
 Precision = Literal["full", "bfloat16"]
 PRECISIONS = get_args(Precision)
@@ -28,12 +28,12 @@ class _FoldedConvolution(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, source: folding.FoldedConvolution) -> None:
+    def __init__(self, source: folding.FoldedConvolution, layout: torch.memory_format) -> None:
         super().__init__()
         # In a tuple, so that the originals are no submodule: they keep full precision when this module is converted.
         self._source = (source,)
         weight, bias = source.weight_and_bias()
-        layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+        layout = layout if weight.dim() == 4 else torch.contiguous_format
         self.register_buffer("weight", weight.detach().clone(memory_format=layout))
         self.register_buffer("bias", bias.detach().clone())
 
@@ -72,8 +72,6 @@ class _AffineNorm(nn.Module):
 class Inference:
     """Outputs of an objective's network at any point of its weight space, without gradients.
 
-    Use as a context: on leaving, recalibrated batch-norm statistics of the objective are those of its own point again.
-
     Parameters
     ----------
     objective
@@ -90,6 +88,7 @@ class Inference:
         For an unknown precision.
     """
 
+    @measurement
     def __init__(self, objective: Objective, *, precision: Precision = "full", micro_batch: int | None = None) -> None:
         if precision not in PRECISIONS:
             raise LandscapeError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
@@ -97,59 +96,42 @@ class Inference:
         self.precision = precision
         self.micro_batch = micro_batch or objective.micro_batch
         self.dtype = objective.dtype if precision == "full" else torch.bfloat16
-        copies: dict[int, Any] = {}
-        network = copy.deepcopy(objective._network, copies)
-        self._norms: list[_BatchNorm] = [copies[id(norm)] for norm in objective._norms]
-        parameters = dict(network.named_parameters())
-        self._targets = [parameters[objective._inner_names[name]] for name in objective.space.names]
+        module = objective.private_module()
+        parameters = dict(module.named_parameters())
+        self._targets = [parameters[objective.inner_names[name]] for name in objective.space.names]
+        self._buffers = dict(module.named_buffers())
         self._derived: list[_FoldedConvolution | _AffineNorm] = []
-        for name, module in list(network.named_modules()):
-            made: _FoldedConvolution | _AffineNorm | None = None
-            if isinstance(module, folding.FoldedConvolution):
-                made = _FoldedConvolution(module)
-            elif isinstance(module, folding.AffineNorm):
-                made = _AffineNorm(module)
-            if made is not None:
-                self._derived.append(made)
-                folding.replace(network, name, made)
+        for name, part in list(module.named_modules()):
+            derived: _FoldedConvolution | _AffineNorm | None = None
+            if isinstance(part, folding.FoldedConvolution):
+                derived = _FoldedConvolution(part, objective.network.layout)
+            elif isinstance(part, folding.AffineNorm):
+                derived = _AffineNorm(part)
+            if derived is not None:
+                self._derived.append(derived)
+                folding.replace(module, name, derived)
         if precision != "full":
-            network = network.to(self.dtype)
-        self._replicas = workers.Replicas(network, [module._source for module in self._derived])
+            module = module.to(self.dtype)
+        self._replicas = workers.Replicas(module, [part._source for part in self._derived])
         self._staged: dict[tuple[int, int], Tensor] = {}
         element = torch.finfo(self.dtype).bits // 8
         needed = objective.data.images.numel() * element
         self._stages = needed < available_memory(objective.device) // 4
-        self._moved = False
-        self.write(objective.point)
+        self._write(Weights(objective.space.split(objective.point), {}))
 
-    def __enter__(self) -> "Inference":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._moved:
-            self.objective._recalibrate(self.objective.point, sample=0)
-            self._moved = False
-
-    @torch.no_grad()
+    @measurement
     def write(self, point: Tensor, *, sample: int = 0) -> None:
         """Go to a point (P,); `sample` is the draw of masks under which batch norm is recalibrated, if it is."""
-        objective = self.objective
-        if objective._statistics is not None:
-            objective._recalibrate(point, sample=sample)
-            self._moved = True
-            for own, measured in zip(self._norms, objective._norms, strict=True):
-                assert own.running_mean is not None
-                assert own.running_var is not None
-                assert measured.running_mean is not None
-                assert measured.running_var is not None
-                own.running_mean.copy_(measured.running_mean)
-                own.running_var.copy_(measured.running_var)
-        for target, value in zip(self._targets, objective.space.split(point), strict=True):
+        self._write(self.objective.weights(point, sample=sample))
+
+    @torch.no_grad()
+    def _write(self, weights: Weights) -> None:
+        for name, value in weights.statistics.items():
+            self._buffers[name].copy_(value)
+        for target, value in zip(self._targets, weights.parameters, strict=True):
             target.copy_(value)
-        for module in self._derived:
-            module.refresh()
+        for part in self._derived:
+            part.refresh()
 
     def batch(self, start: int, stop: int) -> Tensor:
         """Images `start` to `stop` as the network takes them; kept for the next point when memory allows."""
@@ -162,15 +144,17 @@ class Inference:
 
     def ranges(self, first: int, last: int) -> list[tuple[int, int]]:
         """Ranges (start, stop) of the micro-batches between two examples."""
-        return [(start, min(start + self.micro_batch, last)) for start in range(first, last, self.micro_batch)]
+        return ranges(first, last, self.micro_batch)
 
+    @measurement
     @torch.no_grad()
     def outputs(self, start: int, stop: int, *, sample: int = 0) -> Tensor:
         """Outputs (stop - start, K) for some examples, under the draw `sample` of the dropout masks."""
-        with self.objective._masks() as masks, self._replicas.one() as network:
+        with self.objective.masks() as masks, self._replicas.one() as module:
             masks.address(first_example=start, sample=sample)
-            return logits(network(self.batch(start, stop)))
+            return logits(module(self.batch(start, stop)))
 
+    @measurement
     def all_outputs(self, ranges: Sequence[tuple[int, int]], *, sample: int = 0) -> Tensor:
         """Outputs of several micro-batches, one below the other, shared out over the cores."""
         found = workers.each(lambda bounds: self.outputs(*bounds, sample=sample), ranges, self.objective.device)

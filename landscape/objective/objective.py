@@ -1,13 +1,10 @@
 """The scalar function of the weights that everything else measures."""
 
-import copy
+import dataclasses
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +12,13 @@ from torch.func import functional_call
 
 from landscape.compute import distributed, workers
 from landscape.compute.masks import Masks
+from landscape.compute.settings import measurement, outside_inference
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.objective import folding
+from landscape.objective.network import Network, frozen_randomness, logits, ranges
 from landscape.objective.parameters import ParameterSpace
+from landscape.objective.recalibration import Recalibration, tracked
 from landscape.store.protocol import Protocol
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -30,6 +30,22 @@ LOSSES: dict[str, Loss] = {"cross_entropy": nn.functional.cross_entropy}
 _CACHE_BYTES = 4 * 2**20
 # Weights, in bytes, that one byte of a micro-batch's largest activation pays for, when they are more than the cache.
 _WEIGHTS_PER_ACTIVATION = 3
+
+
+class Weights(NamedTuple):
+    """Tensors that the network is run with at one point.
+
+    Attributes
+    ----------
+    parameters
+        In the order of :attr:`Objective.names`.
+    statistics
+        Recalibrated batch-norm statistics that belong there, by the name of their buffer; empty for those that the
+        network holds.
+    """
+
+    parameters: list[Tensor]
+    statistics: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,7 @@ class Objective:
         protocol, or has parameters that are not finite.
     """
 
+    @measurement
     def __init__(
         self,
         model: nn.Module,
@@ -110,7 +127,7 @@ class Objective:
         self.memory = memory
         self.weight_decay = weight_decay
         self.loss = _named_loss(loss)
-        self._cross_entropy = self.loss is nn.functional.cross_entropy
+        self.classifies = self.loss is nn.functional.cross_entropy
         self.sharded = sharded
 
         self.population: float = math.inf if data.population is None else data.population
@@ -119,34 +136,34 @@ class Objective:
         self.first, self.last = distributed.shard(self.images) if sharded else (0, self.images)
         self.data = self.data.to(self.device)
 
-        require_finite(model)
-        network = copy.deepcopy(model).eval().to(device=self.device, dtype=self.dtype)
-        if self.data.images.dim() == 4:
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        parameters = dict(network.named_parameters())
-        activation_bytes = self._check(network)
+        self.network = Network(model, self.data, device=self.device, dtype=self.dtype, masks=self.masks)
+        if self.classifies:
+            self.network.require_class_scores(self.data)
+        module = self.network.module
+        parameters = dict(module.named_parameters())
         weight_bytes = sum(value.numel() * value.element_size() for value in parameters.values())
-        self.micro_batch = micro_batch or self._choose_micro_batch(activation_bytes, weight_bytes)
+        self.micro_batch = micro_batch or self._choose_micro_batch(self.network.activation_bytes, weight_bytes)
 
-        self._network = network
-        self._norms = list(folding.batch_norms(network).values())
-        self._statistics: nn.Module | None = None
-        if protocol.batch_norm == "recalibrated" and self._norms:
-            self._statistics = copy.deepcopy(network)
-        unused = self._unused(network, parameters)
-        with self._frozen_randomness() as masks:
+        statistics = tracked(module)
+        self.has_batch_norm = bool(folding.batch_norms(module))
+        recalibrates = protocol.batch_norm == "recalibrated" and statistics
+        self._recalibration = Recalibration(module) if recalibrates else None
+        unused = self._unused(parameters)
+        with frozen_randomness(self.device), self.masks() as masks:
             masks.address(first_example=0, sample=0)
-            folding.prepare(network, lambda: network(self.batch(0, 2)), batch_statistics=protocol.batch_norm == "batch")
-        names = {id(parameter): name for name, parameter in network.named_parameters()}
-        self._inner_names = {name: names[id(parameter)] for name, parameter in parameters.items()}
+            folding.prepare(module, lambda: module(self.batch(0, 2)), batch_statistics=protocol.batch_norm == "batch")
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        self.inner_names = {name: names[id(parameter)] for name, parameter in parameters.items()}
         self.space = ParameterSpace(parameters.items(), selection=protocol.parameters, unused=unused)
         self._decayed = {name: value for name, value in parameters.items() if value.requires_grad}
         self.point = self.space.flatten(parameters[name].detach() for name in self.space.names)
         for parameter in parameters.values():
             parameter.requires_grad_(False)
-        self._replicas = workers.Replicas(network)
-        if self._statistics is not None:
-            self._recalibrate(self.point, sample=0)
+        self._replicas = workers.Replicas(module)
+        buffers = {id(buffer): name for name, buffer in module.named_buffers()}
+        self._inner_statistics = {name: buffers.get(id(value), "") for name, value in statistics.items()}
+        for name, value in self._statistics(self.point, 0).items():
+            module.get_buffer(name).copy_(value)
 
     def __repr__(self) -> str:
         return (
@@ -156,59 +173,6 @@ class Objective:
         )
 
     # Construction -----------------------------------------------------------------------------------------------------
-
-    def _check(self, network: nn.Module) -> int:
-        """Run two examples, refuse what would be silently wrong; bytes of the largest activation of one example."""
-        shape = tuple(self.data.images.shape[1:])
-        count = min(2, self.images)
-        largest = 0
-
-        def watch(module: nn.Module, arguments: Any, output: Any) -> None:
-            nonlocal largest
-            if isinstance(output, Tensor):
-                largest = max(largest, output.numel() * output.element_size() // count)
-
-        handles = [module.register_forward_hook(watch) for module in network.modules()]
-        try:
-            outputs = self._twice(network, count)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            if isinstance(error, (LandscapeError, torch.OutOfMemoryError)):
-                raise
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise LandscapeError(
-                f"the network cannot take images of shape {shape}: {lines[0]}; give --data that fits the network"
-            ) from None
-        finally:
-            for handle in handles:
-                handle.remove()
-        if self._cross_entropy:
-            if outputs[0].dim() != 2:
-                raise LandscapeError(
-                    f"the network's output has shape {tuple(outputs[0].shape)}, not (images, classes): "
-                    "wrap it, or give a loss of your own"
-                )
-            highest = int(self.data.labels.max())
-            if highest >= outputs[0].shape[1]:
-                raise LandscapeError(
-                    f"label {highest} in {self.data.name} is beyond the network's {outputs[0].shape[1]} outputs: "
-                    "give the data that the network was trained on"
-                )
-        if not torch.equal(outputs[0], outputs[1]) and not outputs[0].isnan().any():
-            raise LandscapeError(
-                "the network gives different outputs for the same images: it draws random numbers that are not "
-                "dropout's; switch them off, or draw them from a fixed torch.Generator"
-            )
-        return largest
-
-    @torch.no_grad()
-    def _twice(self, network: nn.Module, count: int) -> list[Tensor]:
-        """Outputs of the same examples, twice over, with the same dropout masks."""
-        outputs = []
-        with self._frozen_randomness() as masks:
-            for _ in range(2):
-                masks.address(first_example=0, sample=0)
-                outputs.append(logits(network(self.batch(0, count))))
-        return outputs
 
     def _choose_micro_batch(self, activation_bytes: int, weight_bytes: int) -> int:
         if self.protocol.batch_norm == "batch":
@@ -221,29 +185,24 @@ class Objective:
         # Powers of two from 16: below, the calls themselves cost more than the cache misses that they save.
         return int(min(max(2 ** round(math.log2(max(wanted, 1))), 16), 128))
 
-    def _unused(self, network: nn.Module, parameters: dict[str, nn.Parameter]) -> list[str]:
+    def _unused(self, parameters: dict[str, nn.Parameter]) -> list[str]:
+        """Names of trainable parameters that the outputs do not depend on."""
         wanted = {name: value for name, value in parameters.items() if value.requires_grad}
         if not wanted:
             return []
-        with self._frozen_randomness() as masks, torch.enable_grad():
+        with frozen_randomness(self.device), self.masks() as masks, torch.enable_grad():
             masks.address(first_example=0, sample=0)
-            total = logits(network(self.batch(0, min(2, self.images)))).sum()
+            total = self.network(self.batch(0, 2)).sum()
             if not total.requires_grad:
                 return list(wanted)
             gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
         return [name for name, gradient in zip(wanted, gradients, strict=True) if gradient is None]
 
-    @contextmanager
-    def _frozen_randomness(self) -> Iterator[Masks]:
-        """Masks by protocol; whatever else a network draws comes from a forked global generator."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), self._masks() as masks:
-            yield masks
-
-    def _masks(self) -> AbstractContextManager[Masks]:
-        if self.protocol.dropout == "off":
-            return Masks.off()
-        return Masks.addressed(seed=self.protocol.mask_seed)
+    def _changed(self, **attributes: Any) -> "Objective":
+        """The same objective but for some attributes; shares everything else."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, **attributes)
+        return other
 
     # Coordinates ------------------------------------------------------------------------------------------------------
 
@@ -264,21 +223,47 @@ class Objective:
 
     def restricted(self, names: Sequence[str]) -> "Objective":
         """The same function of some of the parameters alone, the others held where they are; shares the network."""
-        part = copy.copy(self)
         chosen = set(names)
         tensors = dict(zip(self.space.names, self.space.split(self.point), strict=True))
-        part.space = ParameterSpace(
-            [(name, nn.Parameter(tensors[name])) for name in self.space.names if name in chosen]
+        space = ParameterSpace([(name, nn.Parameter(tensors[name])) for name in self.space.names if name in chosen])
+        return self._changed(space=space, point=space.flatten(tensors[name] for name in space.names))
+
+    def reordered(self, order: Tensor) -> "Objective":
+        """The same function with its examples in another order (N,); shares the network."""
+        return self._changed(data=self.data.select(order))
+
+    def within(self, memory: int) -> "Objective":
+        """The same function, its kept graphs in so many bytes; shares the network."""
+        return self._changed(memory=memory)
+
+    @measurement
+    def in_double(self) -> "Objective":
+        """The same function, computed in float64 at the same weights; copies the network."""
+        module = self.private_module().double()
+        parameters = dict(module.named_parameters())
+        return self._changed(
+            protocol=self.protocol.replace(dtype="float64"),
+            dtype=torch.float64,
+            network=self.network.holding(module, torch.float64),
+            point=self.point.double(),
+            _decayed={name: parameters[self.inner_names[name]] for name in self._decayed},
+            _recalibration=None if self._recalibration is None else self._recalibration.in_double(),
+            _replicas=workers.Replicas(module),
         )
-        part.point = part.space.flatten(tensors[name] for name in part.space.names)
-        return part
+
+    def private_module(self) -> nn.Module:
+        """A copy of the prepared network, with tensors of its own under the names of :attr:`inner_names`."""
+        return self._replicas.apart()
 
     # Evaluation -------------------------------------------------------------------------------------------------------
 
+    def masks(self) -> Masks:
+        """The dropout masks of the protocol; address them before each pass."""
+        return Masks.off() if self.protocol.dropout == "off" else Masks.addressed(seed=self.protocol.mask_seed)
+
     def batch(self, start: int, stop: int) -> Tensor:
-        """Examples `start` to `stop`, normalised, in the memory format that convolutions like best."""
-        images = self.data.batch(start, min(stop, self.images), dtype=self.dtype)
-        return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+        """Examples `start` to `stop`, as the network takes them."""
+        return self.network.images(self.data, start, stop)
 
     def micro_batches(
         self, first: int | None = None, last: int | None = None, *, size: int | None = None
@@ -286,10 +271,18 @@ class Objective:
         """Ranges (start, stop) of the micro-batches between two examples, this process's share unless given."""
         first = self.first if first is None else first
         last = self.last if last is None else last
-        size = size or self.micro_batch
-        return [(start, min(start + size, last)) for start in range(first, last, size)]
+        return ranges(first, last, size or self.micro_batch)
 
-    def outputs(self, parameters: Sequence[Tensor], start: int, stop: int, *, sample: int = 0) -> Tensor:
+    @measurement
+    def outputs(
+        self,
+        parameters: Sequence[Tensor],
+        start: int,
+        stop: int,
+        *,
+        sample: int = 0,
+        statistics: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Network outputs (stop - start, K) for some examples.
 
         Parameters
@@ -300,62 +293,43 @@ class Objective:
             Which examples.
         sample
             Which draw of the dropout masks, when the protocol has any.
+        statistics
+            Batch-norm statistics that belong to the parameters (:attr:`Weights.statistics`); those of the network's
+            own point unless given.
         """
-        inner = {self._inner_names[name]: value for name, value in zip(self.space.names, parameters, strict=True)}
-        with self._masks() as masks, self._replicas.one() as network:
+        inner = {self.inner_names[name]: value for name, value in zip(self.space.names, parameters, strict=True)}
+        with self.masks() as masks, self._replicas.one() as network:
             masks.address(first_example=start, sample=sample)
-            return logits(functional_call(network, inner, (self.batch(start, stop),)))
+            return logits(functional_call(network, {**inner, **(statistics or {})}, (self.batch(start, stop),)))
 
     def labels(self, start: int, stop: int) -> Tensor:
         """Labels of some examples."""
         return self.data.labels[start:stop]
 
-    def _recalibrate(self, point: Tensor, *, sample: int) -> None:
-        """Set the running statistics to the examples' own at `point`: the mean over batches of 128, as SWA does."""
-        statistics = self._statistics
-        assert statistics is not None
-        source = folding.batch_norms(statistics)
-        parameters = dict(zip(self.space.names, self.space.split(point), strict=True))
-        for norm in source.values():
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        batch = max(128, self.micro_batch)
-        with torch.no_grad():
-            for start in range(0, self.images, batch):
-                with self._masks() as masks:
-                    masks.address(first_example=start, sample=sample)
-                    functional_call(statistics, parameters, (self.batch(start, start + batch),))
-        for origin, copied in zip(source.values(), self._norms, strict=True):
-            assert origin.running_mean is not None
-            assert origin.running_var is not None
-            assert copied.running_mean is not None
-            assert copied.running_var is not None
-            copied.running_mean.copy_(origin.running_mean)
-            copied.running_var.copy_(origin.running_var)
+    @measurement
+    def weights(self, point: Tensor | None = None, *, sample: int = 0) -> Weights:
+        """What the network is run with at a point (P,): its own unless given.
 
-    def _at(self, point: Tensor | None) -> Tensor:
+        `sample` is the draw of the dropout masks under which batch norm is recalibrated, if it is.
+        """
         if point is None:
-            return self.point
+            return Weights(self.space.split(self.point), {})
         if point.shape != self.point.shape:
             raise LandscapeError(f"a point has {tuple(point.shape)} entries; this objective takes ({self.size},)")
-        return point.to(device=self.device, dtype=self.dtype)
+        point = outside_inference(point.to(device=self.device, dtype=self.dtype))
+        return Weights(self.space.split(point), self._statistics(point, sample))
 
-    def _prepared(self, point: Tensor | None, sample: int) -> AbstractContextManager[list[Tensor]]:
-        """The parameters at a point, with the batch-norm statistics that belong there."""
-        at = self._at(point)
-        if self._statistics is not None and point is not None:
-            return self._recalibrated(at, sample)
-        return nullcontext(self.space.split(at))
+    def _statistics(self, point: Tensor, sample: int) -> dict[str, Tensor]:
+        """Recalibrated batch-norm statistics by name of the inner buffer; none unless the protocol has them."""
+        if self._recalibration is None:
+            return {}
+        parameters = dict(zip(self.space.names, self.space.split(point), strict=True))
+        bounds = ranges(0, self.images, max(128, self.micro_batch))
+        batches = ((start, self.batch(start, stop)) for start, stop in bounds)
+        found = self._recalibration.statistics(parameters, batches, self.masks, sample=sample)
+        return {self._inner_statistics[name]: value for name, value in found.items()}
 
-    @contextmanager
-    def _recalibrated(self, point: Tensor, sample: int) -> Iterator[list[Tensor]]:
-        self._recalibrate(point, sample=sample)
-        try:
-            yield self.space.split(point)
-        finally:
-            self._recalibrate(self.point, sample=0)
-
+    @measurement
     @torch.no_grad()
     def value(self, point: Tensor | None = None, *, sample: int = 0) -> Terms:
         """The regularised loss at a point, and its terms apart; float64 sums over examples.
@@ -368,46 +342,56 @@ class Objective:
             Which draw of the dropout masks.
         """
         total = torch.zeros(1, dtype=torch.float64, device=self.device)
-        ranges = self.micro_batches()
-        with self._prepared(point, sample) as parameters:
+        batches = self.micro_batches()
+        weights = self.weights(point, sample=sample)
 
-            @torch.no_grad()
-            def outputs(bounds: tuple[int, int]) -> Tensor:
-                return self.outputs(parameters, *bounds, sample=sample)
+        @torch.no_grad()
+        def outputs(bounds: tuple[int, int]) -> Tensor:
+            return self.outputs(weights.parameters, *bounds, sample=sample, statistics=weights.statistics)
 
-            for bounds, found in zip(ranges, workers.each(outputs, ranges, self.device), strict=True):
-                total += self.example_losses(found, self.labels(*bounds)).sum()
+        for bounds, found in zip(batches, workers.each(outputs, batches, self.device), strict=True):
+            total += self.example_losses(found, self.labels(*bounds)).sum()
         mean = float(self.reduced(total) / self.images)
-        l2 = float(self.l2(parameters))
+        l2 = float(self.l2(weights.parameters))
         return Terms(loss=mean + l2, cross_entropy=mean, l2=l2)
 
     def example_losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Loss of each example (N,), float64, from outputs of any precision; without the L2 term."""
-        if self._cross_entropy:
+        if self.classifies:
             return nn.functional.cross_entropy(outputs.double(), labels, reduction="none")
         single = [self.loss(outputs[n : n + 1], labels[n : n + 1]) for n in range(len(labels))]
         return torch.stack(single).double()
 
+    @measurement
     def gradient(self, point: Tensor | None = None, *, sample: int = 0) -> Tensor:
         """Gradient (P,) of the regularised loss at a point."""
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        with self._prepared(point, sample) as parameters:
-            leaves = [value.detach().requires_grad_() for value in parameters]
-            for start, stop in self.micro_batches():
-                with torch.enable_grad():
-                    loss = self.batch_loss(leaves, start, stop, sample=sample)
-                total += self.space.flatten(torch.autograd.grad(loss, leaves))
+        weights = self.weights(point, sample=sample)
+        leaves = [value.detach().requires_grad_() for value in weights.parameters]
+        for start, stop in self.micro_batches():
+            with torch.enable_grad():
+                loss = self.batch_loss(leaves, start, stop, sample=sample, statistics=weights.statistics)
+            total += self.space.flatten(torch.autograd.grad(loss, leaves))
         total = self.reduced(total)
-        l2_leaves = [value.detach().requires_grad_() for value in parameters]
+        l2_leaves = [value.detach().requires_grad_() for value in weights.parameters]
         with torch.enable_grad():
             l2 = self.l2(l2_leaves)
         if l2.requires_grad:
             total += self.space.flatten(torch.autograd.grad(l2, l2_leaves))
         return total
 
-    def batch_loss(self, parameters: Sequence[Tensor], start: int, stop: int, *, sample: int = 0) -> Tensor:
+    @measurement
+    def batch_loss(
+        self,
+        parameters: Sequence[Tensor],
+        start: int,
+        stop: int,
+        *,
+        sample: int = 0,
+        statistics: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """What examples `start` to `stop` add to the mean loss: these sum to the whole, without the L2 term."""
-        outputs = self.outputs(parameters, start, stop, sample=sample)
+        outputs = self.outputs(parameters, start, stop, sample=sample, statistics=statistics)
         return self.loss(outputs, self.labels(start, stop)) * ((stop - start) / self.images)
 
     def l2(self, parameters: Sequence[Tensor]) -> Tensor:
@@ -451,46 +435,11 @@ def examples(data: Images, protocol: Protocol) -> Images:
         When more images are asked for than there are.
     """
     data = data.normalized_by(protocol.image_mean, protocol.image_std)
+    if data.images.is_inference() or data.labels.is_inference():
+        data = dataclasses.replace(data, images=outside_inference(data.images), labels=outside_inference(data.labels))
     if protocol.images is not None:
         data = data.subset(protocol.images, seed=protocol.subset_seed)
     return data.augmented(seed=protocol.augmentation_seed) if protocol.augmentation == "frozen" else data
-
-
-def logits(output: Any) -> Tensor:
-    """The tensor of outputs, out of whatever a network returns."""
-    found = getattr(output, "logits", output)
-    if isinstance(found, (tuple, list)) and found:
-        found = found[0]
-    if not isinstance(found, Tensor):
-        raise LandscapeError(f"the network returns a {type(output).__name__}: wrap it so that it returns a tensor")
-    return found
-
-
-def require_finite(model: nn.Module) -> None:
-    """Raise LandscapeError that names the first tensor of the model with a value that is not finite."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            bad = int((~tensor.isfinite()).sum())
-            raise LandscapeError(
-                f"{name} holds {bad} values that are not finite: the checkpoint is damaged or diverged"
-            )
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes of memory that are free on a device, or to this process's control group."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    information = Path("/proc/meminfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
 
 
 def _named_loss(loss: str | Loss) -> Loss:

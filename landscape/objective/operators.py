@@ -5,9 +5,9 @@ those of the others are built anew for every product, but only once for all vect
 """
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from landscape.compute import workers
+from landscape.compute.memory import available_memory, total_memory
+from landscape.compute.settings import math_attention, measurement
 from landscape.errors import LandscapeError
 from landscape.objective.convolution import CheapDoubleBackward
-from landscape.objective.objective import Objective, available_memory
+from landscape.objective.objective import Objective
 
 Kind = Literal["hessian", "ggn", "fisher"]
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -75,6 +77,7 @@ class CurvatureOperator:
         Number of products with a single vector so far.
     """
 
+    @measurement
     def __init__(
         self,
         objective: Objective,
@@ -101,11 +104,12 @@ class CurvatureOperator:
         # Each micro-batch's loss is its share of the mean over all N examples; of a mini-batch, over the mini-batch.
         covered = sum(stop - start for start, stop in self._ranges)
         self._scale = 1.0 if whole else objective.images / max(covered, 1)
-        with objective._prepared(point, sample) as parameters:
-            self._leaves = [value.detach().clone().requires_grad_() for value in parameters]
+        parameters, self._statistics = objective.weights(point, sample=sample)
+        self._leaves = [value.detach().clone().requires_grad_() for value in parameters]
         self._kept: list[Product] = []
         self._allowed = 0
         self._bytes_each: int | None = None
+        self._building = threading.RLock()
 
     def __repr__(self) -> str:
         return (
@@ -114,11 +118,13 @@ class CurvatureOperator:
         )
 
     @property
+    @measurement
     def plan(self) -> Plan:
         """What is kept and what recomputed; measures the first micro-batch if no product has been taken yet."""
         self._measure()
         return Plan(self._micro_batch, len(self._ranges), self._allowed, self._bytes_each or 0)
 
+    @measurement
     def foretold_seconds(self) -> float:
         """Seconds of a product with one vector, from the first micro-batch's alone: nothing is kept."""
         self._measure()
@@ -138,10 +144,11 @@ class CurvatureOperator:
         sizes = [stop - start for start, stop in self._ranges]
         return (kept * sum(sizes[: self._allowed]) + recomputed * sum(sizes[self._allowed :])) / sizes[0]
 
+    @measurement
     def _graph(self, place: int) -> Product:
         start, stop = self._ranges[place]
         with torch.enable_grad(), CheapDoubleBackward():
-            return _GRAPHS[self.kind](self.objective, self._leaves, start, stop, self._sample)
+            return _GRAPHS[self.kind](_Batch(self.objective, self._leaves, start, stop, self._sample, self._statistics))
 
     def _measure(self) -> None:
         """What a graph holds, and so how many the budget allows; the first time."""
@@ -161,11 +168,23 @@ class CurvatureOperator:
 
     def _keep(self) -> None:
         """Build the graphs that the budget allows, the first time."""
-        self._measure()
-        if len(self._kept) < self._allowed:
-            with attention_for_all_threads():
-                self._kept = list(workers.each(self._graph, range(self._allowed), self.device))
+        with self._building:
+            self._measure()
+            if len(self._kept) < self._allowed:
+                with math_attention:
+                    alone = self._one_core_each()
+                    self._kept = list(workers.each(self._graph, range(self._allowed), self.device, one_core=alone))
 
+    def _one_core_each(self) -> int:
+        """How many of the micro-batches get a core each: those that fill the cores, where their graphs can stand.
+
+        That decides bits, so it depends on the machine alone, not on the memory that is free or allowed.
+        """
+        count, cores = len(self._ranges), workers.cores(self.device)
+        fits = cores * (self._bytes_each or 0) <= total_memory(self.device) // 2
+        return count - count % cores if fits else 0
+
+    @measurement
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply flat vectors (P,) or (P, k); raises torch.OutOfMemoryError only below micro-batches of 1."""
         columns = vectors if vectors.dim() == 2 else vectors[:, None]
@@ -199,11 +218,12 @@ class CurvatureOperator:
         # Graphs that are built anew stand beside the kept ones for a moment: as many at a time as might be kept.
         all_kept = len(self._kept) == len(self._ranges)
         at_once = None if all_kept else self._budget() // max(self._bytes_each or 0, 1)
-        with attention_for_all_threads():
-            # Which micro-batches share the cores does not depend on which are kept: nor do the bits, on free memory.
-            products = workers.each(one, range(len(self._ranges)), self.device, at_once=at_once)
+        count, alone = len(self._ranges), self._one_core_each()
+        with math_attention:
+            products = workers.each(one, range(count), self.device, at_once=at_once, one_core=alone)
             yield from zip(self._ranges, products, strict=True)
 
+    @measurement
     def batch_quotients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         r"""Rayleigh quotients :math:`v^\top A_b v` of each micro-batch *b*'s own mean, for orthonormal columns (P, k).
 
@@ -231,11 +251,6 @@ class CurvatureOperator:
         first, last = self._ranges[0][0], self._ranges[-1][1]
         self._kept, self._allowed, self._bytes_each = [], 0, None
         self._ranges = self.objective.micro_batches(first, last, size=self._micro_batch)
-
-
-def attention_for_all_threads() -> AbstractContextManager[None]:
-    """Attention takes its math kernel: a setting of all threads, that none may put back while others need it."""
-    return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
 
 
 class _SavedBytes:
@@ -275,19 +290,44 @@ def _differentiate(
     )
 
 
-def _hessian_graph(objective: Objective, leaves: Sequence[Tensor], start: int, stop: int, sample: int) -> Product:
-    loss = objective.batch_loss(leaves, start, stop, sample=sample)
-    gradients = torch.autograd.grad(loss, leaves, create_graph=True)
-    return lambda vectors: _differentiate(gradients, leaves, vectors)
+@dataclass(frozen=True)
+class _Batch:
+    """Examples `start` to `stop` of an objective, at some weights."""
+
+    objective: Objective
+    leaves: Sequence[Tensor]
+    start: int
+    stop: int
+    sample: int
+    statistics: Mapping[str, Tensor]
+
+    def loss(self) -> Tensor:
+        """What the examples add to the mean loss."""
+        return self.objective.batch_loss(
+            self.leaves, self.start, self.stop, sample=self.sample, statistics=self.statistics
+        )
+
+    def outputs(self) -> Tensor:
+        """The network's outputs for the examples."""
+        return self.objective.outputs(
+            self.leaves, self.start, self.stop, sample=self.sample, statistics=self.statistics
+        )
+
+
+def _hessian_graph(batch: _Batch) -> Product:
+    gradients = torch.autograd.grad(batch.loss(), batch.leaves, create_graph=True)
+    return lambda vectors: _differentiate(gradients, batch.leaves, vectors)
 
 
 def _output_graph(
-    objective: Objective, leaves: Sequence[Tensor], start: int, stop: int, sample: int
-) -> tuple[Tensor, Tensor, Tensor, Callable[[Sequence[Tensor]], Tensor], Callable[[Tensor], Sequence[Tensor]]]:
-    """Outputs, the loss's gradient in them, the outputs that carry that graph, and the maps J v and J' u."""
-    outputs = objective.outputs(leaves, start, stop, sample=sample)
+    batch: _Batch,
+) -> tuple[Tensor, Tensor, Callable[[Sequence[Tensor]], Tensor], Callable[[Tensor], Sequence[Tensor]]]:
+    """The loss's gradient in the outputs, the outputs that carry that graph, and the maps J v and J' u."""
+    objective, leaves = batch.objective, batch.leaves
+    outputs = batch.outputs()
     free = outputs.detach().requires_grad_()
-    loss = objective.loss(free, objective.labels(start, stop)) * ((stop - start) / objective.images)
+    labels = objective.labels(batch.start, batch.stop)
+    loss = objective.loss(free, labels) * ((batch.stop - batch.start) / objective.images)
     (loss_gradient,) = torch.autograd.grad(loss, free, create_graph=True)
     # J' u is linear in u: differentiating it in u gives J v by reverse mode alone.
     dummy = torch.zeros_like(outputs).requires_grad_()
@@ -299,28 +339,28 @@ def _output_graph(
     def pull(cotangent: Tensor) -> Sequence[Tensor]:
         return _differentiate([outputs], leaves, [cotangent])
 
-    return outputs, free, loss_gradient, push, pull
+    return free, loss_gradient, push, pull
 
 
-def _ggn_graph(objective: Objective, leaves: Sequence[Tensor], start: int, stop: int, sample: int) -> Product:
-    _, free, loss_gradient, push, pull = _output_graph(objective, leaves, start, stop, sample)
+def _ggn_graph(batch: _Batch) -> Product:
+    free, loss_gradient, push, pull = _output_graph(batch)
     return lambda vectors: pull(_differentiate([loss_gradient], [free], [push(vectors)])[0])
 
 
-def _fisher_graph(objective: Objective, leaves: Sequence[Tensor], start: int, stop: int, sample: int) -> Product:
-    _, _, loss_gradient, push, pull = _output_graph(objective, leaves, start, stop, sample)
+def _fisher_graph(batch: _Batch) -> Product:
+    _, loss_gradient, push, pull = _output_graph(batch)
     residual = loss_gradient.detach()
 
     def product(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
         # The residuals carry the 1/N of the mean; the outer product needs it once, not twice.
         tangent = push(vectors)
-        inner = (residual * tangent).flatten(1).sum(1) * objective.images
+        inner = (residual * tangent).flatten(1).sum(1) * batch.objective.images
         return pull(residual * inner.view([-1] + [1] * (residual.dim() - 1)))
 
     return product
 
 
-_GRAPHS: dict[str, Callable[[Objective, Sequence[Tensor], int, int, int], Product]] = {
+_GRAPHS: dict[str, Callable[[_Batch], Product]] = {
     "hessian": _hessian_graph,
     "ggn": _ggn_graph,
     "fisher": _fisher_graph,

@@ -1,10 +1,8 @@
 """Log-probabilities of Monte-Carlo dropout passes, made once and kept: everything else is computed from them."""
 
-import copy
 import math
+import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +13,13 @@ from landscape import metrics
 from landscape.compute import distributed
 from landscape.compute.masks import BLOCK, Masks
 from landscape.compute.progress import Progress
+from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.look import prefix
-from landscape.look.forward import fold_in_place, gathered
-from landscape.objective import require_finite
-from landscape.objective.objective import examples, logits
+from landscape.look.forward import gathered
+from landscape.objective.network import Network, ranges
+from landscape.objective.objective import examples
 from landscape.store.journal import Journal
 from landscape.store.protocol import Protocol
 
@@ -64,6 +63,7 @@ class Predictor:
         have classes, holds values that are not finite, or when the protocol asks for what passes cannot give.
     """
 
+    @measurement
     def __init__(
         self,
         model: nn.Module,
@@ -84,28 +84,27 @@ class Predictor:
             )
         self.device = torch.device(device or protocol.device)
         self.dtype: torch.dtype = getattr(torch, protocol.dtype)
-        require_finite(model)
-        network = copy.deepcopy(model).eval().requires_grad_(False).to(device=self.device, dtype=self.dtype)
-        self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        largest, calls = self._try(data)
-        self.stochastic = protocol.dropout == "fresh" and calls > 0
-        with torch.no_grad():
-            fold_in_place(self.network, lambda: self.network(self.images(data, 0, 1)), set())
-        self.batch = batch or self._choose_batch(largest)
+        self.network = Network(model, data, device=self.device, dtype=self.dtype)
+        self.classes = self.network.require_class_scores(data)
+        self.stochastic = protocol.dropout == "fresh" and self.network.dropout_calls > 0
+        self.network.fold(data)
+        self.batch = batch or self._choose_batch(self.network.activation_bytes)
+        # What comes before the first dropout is kept on the network itself: one thread at a time.
+        self._running = threading.RLock()
 
     def images(self, data: Images, start: int, stop: int) -> Tensor:
         """Images `start` to `stop` as the network takes them."""
-        batch = data.batch(start, stop, dtype=self.dtype, device=self.device)
-        return batch.contiguous(memory_format=torch.channels_last)
+        return self.network.images(data, start, stop)
 
     def batches(self, first: int, last: int) -> list[tuple[int, int]]:
         """Ranges (start, stop) of the batches between two images."""
-        return [(start, min(start + self.batch, last)) for start in range(first, last, self.batch)]
+        return ranges(first, last, self.batch)
 
-    def masks(self) -> AbstractContextManager[Masks]:
+    def masks(self) -> Masks:
         """The dropout masks of the protocol; address them before each pass."""
         return Masks.addressed(seed=self.protocol.mask_seed) if self.stochastic else Masks.off()
 
+    @measurement
     @torch.no_grad()
     def passes(self, images: Tensor, first: int, samples: Sequence[int]) -> Tensor:
         """Log-probabilities (T, N, C), float64, of one pass for each of T mask draws.
@@ -120,14 +119,14 @@ class Predictor:
             Numbers of the mask draws; a deterministic network gives as many equal passes from one.
         """
         if not self.stochastic:
-            with Masks.off():
-                once = logits(self.network(images)).double().log_softmax(-1)
+            with self._running, Masks.off():
+                once = self.network(images).double().log_softmax(-1)
             return once.expand(len(samples), *once.shape)
         outputs = []
-        with self.masks() as masks, prefix.shared(self.network, masks):
+        with self._running, self.masks() as masks, prefix.shared(self.network.module, masks):
             for sample in samples:
                 masks.address(first_example=first, sample=sample)
-                outputs.append(logits(self.network(images)))
+                outputs.append(self.network(images))
         return torch.stack(outputs).double().log_softmax(-1)
 
     def average(self, data: Images, first: int, last: int, samples: Sequence[int], *, offset: int = 0) -> Tensor:
@@ -140,38 +139,6 @@ class Predictor:
             for start, stop in self.batches(first, last)
         ]
         return torch.cat(parts)
-
-    @torch.no_grad()
-    def _try(self, data: Images) -> tuple[int, int]:
-        """Bytes of the largest activation of one image, and the number of dropout calls in a pass."""
-        largest = 0
-
-        def watch(module: nn.Module, arguments: Any, output: Any) -> None:
-            nonlocal largest
-            if isinstance(output, Tensor):
-                largest = max(largest, output.numel() * output.element_size())
-
-        handles = [module.register_forward_hook(watch) for module in self.network.modules()]
-        try:
-            with Masks.addressed() as masks:
-                output = logits(self.network(self.images(data, 0, 1)))
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            if isinstance(error, (LandscapeError, torch.OutOfMemoryError)):
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise LandscapeError(
-                f"the network cannot take images of shape {data.shape}: {reason}; give --data that fits the network"
-            ) from None
-        finally:
-            for handle in handles:
-                handle.remove()
-        if output.dim() != 2:
-            raise LandscapeError(
-                f"the network's output has shape {tuple(output.shape)}, not (images, classes): wrap it"
-            )
-        self.classes = output.shape[1]
-        data.require_labels_below(self.classes)
-        return largest, masks.calls
 
     def _choose_batch(self, largest: int) -> int:
         if self.device.type != "cpu":

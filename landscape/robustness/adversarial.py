@@ -17,7 +17,7 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.look.forward import gathered
 from landscape.metrics import METRICS, MetricSet
-from landscape.objective.objective import examples, logits
+from landscape.objective.objective import examples
 from landscape.predictions import Predictor
 from landscape.robustness.choices import EPSILONS, KINDS, Kind
 from landscape.store.journal import Journal
@@ -80,7 +80,7 @@ def input_gradient(predictor: Predictor, images: Tensor, labels: Tensor, first: 
     with predictor.masks() as masks, torch.enable_grad():
         for sample in samples:
             masks.address(first_example=first, sample=sample)
-            own = logits(predictor.network(leaf)).log_softmax(-1).gather(1, labels[:, None])[:, 0]
+            own = predictor.network(leaf).log_softmax(-1).gather(1, labels[:, None])[:, 0]
             (gradient,) = torch.autograd.grad(own.sum(), leaf)
             level = torch.maximum(highest, own.detach())
             shape = [-1, *[1] * (images.dim() - 1)]

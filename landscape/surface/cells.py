@@ -45,7 +45,7 @@ class Cells:
         self.fresh = objective.protocol.dropout == "fresh"
         self.passes = passes if self.fresh else 1
         self.inference = Inference(objective, precision=precision, micro_batch=micro_batch)
-        self.classifies = objective._cross_entropy
+        self.classifies = objective.classifies
 
     def go(self, coordinates: Sequence[float], sample: int) -> Tensor:
         """Write the parameters of a cell and return them, flat."""

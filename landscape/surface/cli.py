@@ -346,11 +346,10 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     axes = chosen_directions(arguments, objective, seed=arguments.seed)
     cells = surface.cells.Cells(objective, axes, passes=arguments.passes, precision=arguments.precision)
     images = min(objective.images, 2 * cells.inference.micro_batch)
-    with cells.inference:
-        cells.losses([0.0] * len(axes), number=0, images=images)
-        started = time.perf_counter()
-        cells.losses([0.0] * len(axes), number=0, images=images)
-        seconds = (time.perf_counter() - started) * objective.images / images
+    cells.losses([0.0] * len(axes), number=0, images=images)
+    started = time.perf_counter()
+    cells.losses([0.0] * len(axes), number=0, images=images)
+    seconds = (time.perf_counter() - started) * objective.images / images
     count = _points(arguments) ** len(axes) * max(arguments.planes, arguments.frames)
     bound = "at most " if arguments.tolerance or arguments.stderr else ""
     staged = objective.data.images.numel() * 4 / 2**20

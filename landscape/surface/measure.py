@@ -1,6 +1,5 @@
 """Lines and planes: which cells are measured, on how many images, and what becomes of them."""
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -195,28 +194,27 @@ def _measure(
     if wanted is not None:
         objective = _shuffled(objective, seed)
     cells = Cells(objective, directions, passes=passes, precision=precision)
-    with cells.inference:
-        worker = Worker(cells, coordinates, journal, quiet)
-        places = [worker.origin()]
-        if wanted is not None:
-            places += [(worker.at(corner), worker.number(corner)) for corner in worker.corners()]
-            places = list(dict.fromkeys(places))
-        controls = worker.controls(places)
-        usable = controls.isfinite().all(0)
-        if not bool(usable[0]):
-            usable[0] = True
-        controls = controls[:, usable]
-        sample = objective.images
-        target = math.nan
-        if wanted is not None:
-            sample, target = _sample_size(worker, controls, wanted, seed)
-        while True:
-            variables, refinement = _filled(worker, controls, sample, tolerance, seed, sampled=wanted is not None)
-            reached = float(np.nanmax(np.where(variables["evaluated"] == 1, variables["loss_stderr"], np.nan)))
-            if wanted is None or sample == objective.images or not reached > target:
-                break
-            factor = (reached / target) ** 2
-            sample = min(objective.images, math.ceil(sample * factor * _MARGIN))
+    worker = Worker(cells, coordinates, journal, quiet)
+    places = [worker.origin()]
+    if wanted is not None:
+        places += [(worker.at(corner), worker.number(corner)) for corner in worker.corners()]
+        places = list(dict.fromkeys(places))
+    controls = worker.controls(places)
+    usable = controls.isfinite().all(0)
+    if not bool(usable[0]):
+        usable[0] = True
+    controls = controls[:, usable]
+    sample = objective.images
+    target = math.nan
+    if wanted is not None:
+        sample, target = _sample_size(worker, controls, wanted, seed)
+    while True:
+        variables, refinement = _filled(worker, controls, sample, tolerance, seed, sampled=wanted is not None)
+        reached = float(np.nanmax(np.where(variables["evaluated"] == 1, variables["loss_stderr"], np.nan)))
+        if wanted is None or sample == objective.images or not reached > target:
+            break
+        factor = (reached / target) ** 2
+        sample = min(objective.images, math.ceil(sample * factor * _MARGIN))
     errors = {} if precision == "full" else {"precision_error": _precision_error(worker, sample)}
     dimensions = AXES[:axes]
     whole = math.prod(worker.shape) * objective.images * cells.passes
@@ -238,7 +236,7 @@ def _measure(
         "saved_factor": whole / worker.image_passes,
         "cells_evaluated": int(variables["evaluated"].sum()),
         "nonfinite_cells": int((~np.isfinite(variables["loss"])).sum()),
-        "running_statistics": int(objective.protocol.batch_norm == "running" and bool(objective._norms)),
+        "running_statistics": int(objective.protocol.batch_norm == "running" and objective.has_batch_norm),
     }
     attributes |= {f"direction_{name}": value for name, value in directions.facts.items()}
     if wanted is not None:
@@ -367,10 +365,7 @@ def _wanted(stderr: float | str) -> tuple[float, bool]:
 
 def _shuffled(objective: Objective, seed: int) -> Objective:
     """The same objective with its examples in random order, so that its first n are a random sample."""
-    other = copy.copy(objective)
-    order = torch.randperm(objective.images, generator=generator(seed, "surface", "sample"))
-    other.data = objective.data.select(order)
-    return other
+    return objective.reordered(torch.randperm(objective.images, generator=generator(seed, "surface", "sample")))
 
 
 def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], seed: int) -> tuple[int, float]:
@@ -410,7 +405,6 @@ def _precision_error(worker: Worker, images: int) -> float:
         return {"off": (rough - full if bool(full.isfinite()) else full - full).abs().cpu().numpy()}
 
     keys = [f"precision/{images}/{place}" for place in range(len(places))]
-    with exact.inference, cells.inference:
-        found = dict(worker.pieces(keys, compute, images=2 * images, what="error of the precision"))
+    found = dict(worker.pieces(keys, compute, images=2 * images, what="error of the precision"))
     errors = np.array([found[key]["off"].item() for key in keys])
     return float(np.nanmax(errors)) if np.isfinite(errors).any() else math.nan

@@ -1,0 +1,86 @@
+"""Batch-norm statistics measured anew, at any point of weight space."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from landscape.compute import workers
+from landscape.compute.masks import Masks
+from landscape.objective import folding
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+def tracked(module: nn.Module) -> dict[str, Tensor]:
+    """Every running statistic of a network's batch norms, by the name of its buffer."""
+    return {
+        f"{name}.{kind}": getattr(norm, kind)
+        for name, norm in folding.batch_norms(module).items()
+        for kind in _STATISTICS
+        if getattr(norm, kind) is not None
+    }
+
+
+class Recalibration:
+    """Measures running statistics: the mean over batches, as stochastic weight averaging does (Izmailov et al. 2018).
+
+    Nothing is changed by measuring, so that any number of threads may.
+
+    Parameters
+    ----------
+    network
+        The network before its batch norms are folded; copied.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        network = copy.deepcopy(network).requires_grad_(False)
+        for norm in folding.batch_norms(network).values():
+            if norm.running_mean is not None:
+                norm.momentum = None  # the plain mean over batches
+                norm.train()
+        self._replicas = workers.Replicas(network)
+        self._before = {name: _initial(name, buffer) for name, buffer in network.named_buffers() if _counts(name)}
+        self._names = list(tracked(network))
+
+    def in_double(self) -> "Recalibration":
+        """The same in float64; copies the network."""
+        return Recalibration(self._replicas.apart().double())
+
+    @torch.no_grad()
+    def statistics(
+        self,
+        parameters: Mapping[str, Tensor],
+        batches: Iterable[tuple[int, Tensor]],
+        masks: Callable[[], Masks],
+        *,
+        sample: int = 0,
+    ) -> dict[str, Tensor]:
+        """Statistics by buffer name, at parameters by name.
+
+        Parameters
+        ----------
+        parameters
+            Those not named stay the network's own.
+        batches
+            Number of the first example of each batch, and the batch.
+        masks, sample
+            The dropout masks, and which draw of them.
+        """
+        buffers = {name: value.clone() for name, value in self._before.items()}
+        for first, batch in batches:
+            with masks() as drawn, self._replicas.one() as network:
+                drawn.address(first_example=first, sample=sample)
+                functional_call(network, {**parameters, **buffers}, (batch,))
+        return {name: buffers[name] for name in self._names}
+
+
+def _counts(name: str) -> bool:
+    return name.rpartition(".")[2] in (*_STATISTICS, "num_batches_tracked")
+
+
+def _initial(name: str, buffer: Tensor) -> Tensor:
+    """What a statistic is before the first batch."""
+    return torch.ones_like(buffer) if name.endswith("running_var") else torch.zeros_like(buffer)
