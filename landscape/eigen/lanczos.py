@@ -19,6 +19,7 @@ import scipy.linalg
 from scipy.special import betainc
 from torch import Tensor
 
+from landscape.compute.settings import measurement
 from landscape.eigen.operator import Operator, Products, random_direction
 from landscape.eigen.search_space import Ritz, SearchSpace
 from landscape.errors import LandscapeError
@@ -191,6 +192,7 @@ def _ends(values: np.ndarray, chosen: np.ndarray, which: Which, margin: float) -
     return [*ends, (-1, -picked[len(picked) - low :].max() + margin)] if low else ends
 
 
+@measurement
 def eigenpairs(
     operator: Operator,
     count: int = 5,

@@ -17,6 +17,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from landscape.compute.settings import measurement
 from landscape.eigen.density import SpectralDensity
 from landscape.eigen.lanczos import Eigenpairs
 from landscape.eigen.operator import Operator, Products, orthogonalise, random_direction
@@ -72,6 +73,7 @@ class _Runs:
             self.locked += 1
 
 
+@measurement
 def spectral_density(
     operator: Operator,
     *,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.compute.settings import measurement
 from landscape.eigen.estimate import Estimate, mean_of, widening
 from landscape.eigen.operator import Operator, Products, orthogonalise, random_direction
 from landscape.eigen.search_space import SearchSpace
@@ -158,6 +159,7 @@ class Moments:
         return Estimate(value, stderr, squares.samples, squares.products)
 
 
+@measurement
 def moments(
     operator: Operator,
     *,

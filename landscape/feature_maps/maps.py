@@ -9,6 +9,7 @@ import xarray
 from torch import Tensor, nn
 
 from landscape import command
+from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps.uncertainty import Streams
@@ -19,6 +20,7 @@ from landscape.store.protocol import Protocol
 SHOWN = 3
 
 
+@measurement
 def measure(
     model: nn.Module,
     data: Images,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from landscape.compute import distributed
 from landscape.compute.progress import Progress
+from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.look.forward import Passes, gathered
@@ -35,6 +36,7 @@ PER_IMAGE = {
 }
 
 
+@measurement
 def measure(
     model: nn.Module,
     data: Images,

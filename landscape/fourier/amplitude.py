@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from landscape.compute import distributed
 from landscape.compute.progress import Progress
+from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps.uncertainty import SHARES, split
@@ -24,6 +25,7 @@ MODES = ("off", "on")
 COMPONENTS = ("signal", "noise")
 
 
+@measurement
 def measure(
     model: nn.Module,
     data: Images,

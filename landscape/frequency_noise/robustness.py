@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from landscape.compute import distributed
 from landscape.compute.progress import Progress
+from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps.uncertainty import SHARES, split
@@ -23,6 +24,7 @@ from landscape.store.protocol import Protocol
 ENERGIES = ("given", "matched")
 
 
+@measurement
 def measure(
     model: nn.Module,
     data: Images,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from landscape import command, plotting
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import derived_seed
+from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
@@ -32,6 +33,7 @@ def named_blocks(names: Sequence[str], depth: int = 2) -> dict[str, list[str]]:
     return found
 
 
+@measurement
 def block_spectra(
     objective: Objective,
     *,

@@ -12,7 +12,7 @@ from landscape import command, plotting
 from landscape.compute import distributed, workers
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import derived_seed, generator, numpy_generator
-from landscape.compute.settings import math_attention
+from landscape.compute.settings import math_attention, measurement
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
@@ -51,6 +51,7 @@ def epochs(data: Images, count: int, *, seed: int = 0) -> Images:
     return data.select(torch.cat(orders)[:count])
 
 
+@measurement
 def mini_batch_spectra(
     objective: Objective,
     *,

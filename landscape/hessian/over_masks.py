@@ -10,6 +10,7 @@ from torch import Tensor
 from landscape import command
 from landscape.compute.memory import available_memory
 from landscape.compute.progress import Progress
+from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
 from landscape.eigen.estimate import mean_of
 from landscape.errors import LandscapeError
@@ -38,6 +39,7 @@ class MeanOperator:
         return total / len(self.parts)
 
 
+@measurement
 def mask_spectra(
     objective: Objective,
     *,

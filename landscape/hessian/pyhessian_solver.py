@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from landscape import command
 from landscape.compute.randomness import generator
+from landscape.compute.settings import measurement
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import Part
 from landscape.objective import CurvatureOperator, Objective
@@ -37,6 +38,7 @@ class _Network(nn.Module):
         return self.objective.outputs(list(self.values), int(places[0]), int(places[-1]) + 1, sample=self.sample)
 
 
+@measurement
 def pyhessian_spectrum(
     objective: Objective,
     *,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from landscape import command
 from landscape.compute.progress import Progress
+from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
 from landscape.eigen.operator import Operator
 from landscape.errors import LandscapeError
@@ -66,6 +67,7 @@ class ScaledOperator:
         return scale * self.operator(scale * vectors)
 
 
+@measurement
 def scale_free_spectrum(
     objective: Objective,
     *,
@@ -141,6 +143,7 @@ def scale_free_spectrum(
     )
 
 
+@measurement
 def sharpness_measures(
     objective: Objective,
     *,

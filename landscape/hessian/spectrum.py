@@ -11,6 +11,7 @@ import xarray
 from torch import Tensor
 
 from landscape.compute.progress import Progress
+from landscape.compute.settings import measurement
 from landscape.eigen import Eigenpairs, Operator, SpectralDensity, eigenpairs, spectral_density, trace
 from landscape.eigen.lanczos import Which
 from landscape.errors import LandscapeError
@@ -25,6 +26,7 @@ _GROUPS = 16
 _SMALLEST = 0.1
 
 
+@measurement
 def spectrum(
     objective: Objective,
     *,
@@ -237,6 +239,7 @@ def density_of(result: xarray.Dataset) -> SpectralDensity:
     )
 
 
+@measurement
 def sampling_error(curvature: CurvatureOperator, vectors: Tensor, *, sample: int = 0) -> np.ndarray:
     r"""Standard error (k,) of each eigenvalue that comes from having looked at some images only.
 

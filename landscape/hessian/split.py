@@ -9,6 +9,7 @@ from torch import Tensor
 
 from landscape import command
 from landscape.compute.progress import Progress
+from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
 
@@ -33,6 +34,7 @@ class Residual:
         return self.hessian(vectors) - self.ggn(vectors)
 
 
+@measurement
 def curvature_split(
     objective: Objective,
     *,

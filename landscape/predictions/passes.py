@@ -147,6 +147,7 @@ class Predictor:
         return int(min(max(2 ** int(math.log2(max(_CACHE_BYTES // largest, 1))), BLOCK), 8 * BLOCK))
 
 
+@measurement
 def measure(
     model: nn.Module,
     data: Images,

@@ -13,6 +13,7 @@ from landscape.compute import distributed
 from landscape.compute.masks import BLOCK
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import generator
+from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.look.forward import gathered
@@ -50,6 +51,7 @@ class Attack:
     passes: int = 5
 
 
+@measurement
 def input_gradient(predictor: Predictor, images: Tensor, labels: Tensor, first: int, samples: Sequence[int]) -> Tensor:
     r"""Gradient of the log-likelihood of a Monte-Carlo average in the images, up to a positive factor for each image.
 
@@ -89,6 +91,7 @@ def input_gradient(predictor: Predictor, images: Tensor, labels: Tensor, first: 
     return total
 
 
+@measurement
 def attacked(
     predictor: Predictor, data: Images, attack: Attack, start: int, stop: int, *, offset: int = 0, seed: int = 0
 ) -> Tensor:
@@ -150,6 +153,7 @@ def _normalized(raw: Tensor, data: Images) -> Tensor:
     return raw
 
 
+@measurement
 def measure(
     model: nn.Module,
     data: Images,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from landscape.compute import distributed
 from landscape.compute.progress import Progress
+from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.look.forward import gathered
@@ -47,6 +48,7 @@ def sequence_consistency(log_probabilities: Tensor) -> tuple[Tensor, Tensor]:
     return same, -terms.sum(-1).mean(1)
 
 
+@measurement
 def measure(
     model: nn.Module,
     folder: Path | str,

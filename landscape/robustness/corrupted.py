@@ -12,6 +12,7 @@ from torch import nn
 from landscape import metrics
 from landscape.compute import distributed
 from landscape.compute.progress import Progress
+from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.look.forward import gathered
@@ -42,6 +43,7 @@ class Source(Interface):
         """The images under a corruption, the same ones in the same order every time."""
 
 
+@measurement
 def measure(
     model: nn.Module,
     source: Source,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from landscape.compute.masks import Masks
 from landscape.compute.randomness import generator
+from landscape.compute.settings import measurement
 from landscape.nets.smoothing import Blur
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.objective import logits
@@ -38,6 +39,7 @@ class Check:
         return math.isfinite(self.found) and self.found <= self.allowed
 
 
+@measurement
 def curvature_checks(objective: Objective, decayed: Objective, exact: Objective, *, seed: int = 0) -> list[Check]:
     """Invariants of curvature products.
 
@@ -101,6 +103,7 @@ def curvature_checks(objective: Objective, decayed: Objective, exact: Objective,
     return checks
 
 
+@measurement
 def plain_product_check(model: nn.Module, exact: Objective, *, seed: int = 0) -> list[Check]:
     """Our product, batch norm folded and convolutions differentiated our way, against plain double backward.
 
@@ -142,6 +145,7 @@ def plain_product_check(model: nn.Module, exact: Objective, *, seed: int = 0) ->
     ]
 
 
+@measurement
 def blur_checks(
     *, kernel: Sequence[float] = (1, 1), blur: Blur | None = None, name: str = "", seed: int = 0
 ) -> list[Check]:

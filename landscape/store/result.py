@@ -54,6 +54,7 @@ def provenance(
         "seed": seed,
         "landscape_version": __version__,
         "torch_version": str(torch.__version__),
+        "float32_products": "ieee",  # TF32 off, see landscape.compute.settings
         "command": _command(),
     }
     if protocol is not None:

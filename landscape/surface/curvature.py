@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray
 
+from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs
 from landscape.objective import CurvatureOperator, Objective
 from landscape.store.journal import Journal
@@ -14,6 +15,7 @@ from landscape.surface.measure import AXES
 from landscape.surface.worker import Worker
 
 
+@measurement
 def along_axes(objective: Objective, directions: Directions) -> xarray.Dataset:
     r"""Second derivatives at the origin by Hessian-vector products.
 
@@ -37,6 +39,7 @@ def along_axes(objective: Objective, directions: Directions) -> xarray.Dataset:
     )
 
 
+@measurement
 def over_cells(
     objective: Objective,
     directions: Directions,

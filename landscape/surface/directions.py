@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from landscape.compute.randomness import generator
+from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
@@ -64,6 +65,7 @@ class Directions:
         return moved
 
 
+@measurement
 def random_directions(objective: Objective, count: int = 2, *, seed: int = 0) -> Directions:
     r"""Gaussian directions, normalised as the objective's protocol says.
 
@@ -121,6 +123,7 @@ def _normalized(drawn: Tensor, weight: Tensor, normalization: Normalization, one
     return drawn * (torch.linalg.vector_norm(weight, dim=axes, keepdim=True) / length)
 
 
+@measurement
 def hessian_directions(objective: Objective, count: int = 2, *, seed: int = 0) -> Directions:
     """The eigenvectors of the Hessian's largest eigenvalues, each as long as the weights are.
 
@@ -135,6 +138,7 @@ def hessian_directions(objective: Objective, count: int = 2, *, seed: int = 0) -
     return Directions(vectors=(pairs.vectors.T * length).to(objective.point), kind="hessian", facts=facts)
 
 
+@measurement
 def between(objective: Objective, other: Tensor, *, names: Sequence[str] = ("A", "B")) -> Directions:
     """The line from the objective's weights (coordinate 0) to `other` (P,) (coordinate 1)."""
     vector = _difference(objective, other, names[-1])
@@ -143,6 +147,7 @@ def between(objective: Objective, other: Tensor, *, names: Sequence[str] = ("A",
     )
 
 
+@measurement
 def through(objective: Objective, others: Sequence[Tensor], *, names: Sequence[str] = ("A", "B", "C")) -> Directions:
     """The plane through three networks, without distortion (Garipov et al. 2018, arXiv 1802.10026).
 
@@ -161,6 +166,7 @@ def through(objective: Objective, others: Sequence[Tensor], *, names: Sequence[s
     return Directions(vectors=vectors.to(objective.point), kind="through", marks=marks)
 
 
+@measurement
 def trajectory(objective: Objective, points: Sequence[Tensor]) -> Directions:
     r"""The plane in which a training trajectory moves most: principal components of its steps from the end point.
 

@@ -11,6 +11,7 @@ import xarray
 from torch import Tensor
 
 from landscape.compute.randomness import generator, numpy_generator
+from landscape.compute.settings import measurement
 from landscape.errors import LandscapeError
 from landscape.metrics import METRICS
 from landscape.objective import Objective, Precision
@@ -42,6 +43,7 @@ _LONG_NAMES = {
 }
 
 
+@measurement
 def plane(
     objective: Objective,
     *,
@@ -118,6 +120,7 @@ def plane(
     )
 
 
+@measurement
 def line(
     objective: Objective,
     *,
