@@ -199,6 +199,9 @@ def _private_copy(model: nn.Module) -> nn.Module:
     kept: list[tuple[OrderedDict[int, Any], dict[int, Any]]] = []
     dropped = 0
     for module in model.modules():
+        # Weights that a hook computes from others (pruning, weight norm): they are computed anew in the copy.
+        computed = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+        memo |= {id(value): value.detach().clone() for value in computed}
         hooks = [getattr(module, name) for name in _HOOKS]
         ours = [{key: hook for key, hook in part.items() if _belongs(hook)} for part in hooks]
         if sum(map(len, ours)) == sum(map(len, hooks)):
@@ -224,7 +227,7 @@ def _private_copy(model: nn.Module) -> nn.Module:
             target |= copy.deepcopy(after, memo)
     except _REFUSALS as error:
         raise LandscapeError(
-            f"the network cannot be copied ({_first_line(error)}): load it anew, and measure before it is run"
+            f"the network cannot be copied ({_first_line(error)}): keep what cannot be copied outside the network"
         ) from None
     return network
 
