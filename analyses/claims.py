@@ -4,7 +4,6 @@
 a report a comparison; ``python -m analyses.claims`` writes the page again from the kept reports alone.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from analyses import studies
 from landscape import command
 from landscape.command import launch
 from landscape.errors import LandscapeError
+from landscape.store import files
 
 if TYPE_CHECKING:
     from analyses.audit.claims import Claim
@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
     kept = {each.name: read(folder / f"{each.name}.json") for each in COMPARISONS if _there(folder, each)}
     if not kept:
         raise LandscapeError(f"no reports in {folder}: run python -m analyses.claims --measure first")
-    arguments.out.write_text(page(kept, arguments.preset))
+    files.write_whole(arguments.out, page(kept, arguments.preset).encode())
     return 0
 
 
@@ -144,7 +144,7 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -
     )
     asked = f"python -m analyses.claims --measure --preset {arguments.preset} --only {comparison.name}"
     asked += f" --seeds {audit.seeds}"
-    studies.keep(folder / f"{comparison.name}.json", {"command": asked, **report.to_json(audit)})
+    files.write_json(folder / f"{comparison.name}.json", {"command": asked, **report.to_json(audit)})
 
 
 def chosen_claims(comparison: Comparison) -> "list[Claim]":
@@ -158,10 +158,10 @@ def chosen_claims(comparison: Comparison) -> "list[Claim]":
 def read(path: Path) -> dict[str, Any]:
     """A report; raises LandscapeError for anything else."""
     wanted = ("command", "summary", "rule", "cautions", "seeds", "claims", "networks")
+    found = files.read_json(path)
     try:
-        found = json.loads(path.read_text())
         return {name: found[name] for name in wanted}
-    except (OSError, ValueError, KeyError, TypeError):
+    except KeyError:
         raise LandscapeError(f"{path} is no report of a comparison: measure it again") from None
 
 

@@ -6,7 +6,6 @@ bytes, and figures do not draw it.
 ``python -m analyses.keep --preset digits|cifar100-small|paper``
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     command.require_writable(out / "studies" / "any")
     size = 0
     for listing in listings:
-        facts = json.loads(listing.read_text())
+        facts = store.files.read_json(listing)
         for entry in facts["entries"]:
             source = studies.listed(entry["file"], arguments.results)
             if not source.is_file():
@@ -47,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
             left_out = [name for name in dataset.variables if str(name).endswith(LEFT_OUT)]
             store.result.save(dataset.drop_vars(left_out), target)
             size += target.stat().st_size
-        studies.keep(out / "studies" / listing.name, facts)
+        store.files.write_json(out / "studies" / listing.name, facts)
     print(f"{len(listings)} studies, {size / 2**20:.1f} MiB in {out}")
     return 0
 

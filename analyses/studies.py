@@ -1,7 +1,6 @@
 """What all studies share: which networks, which instruments, and a list of what was measured for the figures."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from landscape import command
 from landscape.errors import LandscapeError
+from landscape.store.files import write_json
 
 # Readings of `changes` that are no field of the protocol.
 MASKS = "masks"
@@ -144,20 +144,12 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
                     }
                 )
                 rows.append([labels[kind], str(seed), instrument, variant, str(file)])
-                keep(target, {"study": chosen.name, "question": chosen.question, "entries": entries})
+                write_json(target, {"study": chosen.name, "question": chosen.question, "entries": entries})
     if not arguments.quiet:
         print(command.columns(["network", "seed", "instrument", "protocol", "result"], rows))
     if chosen.conclude is not None:
         facts, text = chosen.conclude(entries)
-        keep(target, {"study": chosen.name, "question": chosen.question, "entries": entries, **facts})
+        write_json(target, {"study": chosen.name, "question": chosen.question, "entries": entries, **facts})
         if not arguments.quiet:
             print(text)
     return 0
-
-
-def keep(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write a listing, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-partial")
-    temporary.write_text(json.dumps(facts, indent=1))
-    temporary.replace(path)

@@ -1,6 +1,5 @@
 """What figures are drawn from: the lists that studies keep, and published numbers."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import xarray
 from analyses import studies
 from landscape import plotting
 from landscape.errors import LandscapeError
-from landscape.store import result
+from landscape.store import files, result
 
 # One colour a kind of network, the same in all figures.
 COLORS = {
@@ -107,7 +106,7 @@ def read(study: str, preset: str, results: Path, published: Path | None = None) 
     path = studies.listing(results, study, preset)
     if not path.is_file():
         raise LandscapeError(f"no results at {path}: run python -m analyses {study} --preset {preset} first")
-    facts = json.loads(path.read_text())
+    facts = files.read_json(path)
     entries = [
         Entry(**_known(each), dataset=result.load(studies.listed(each["file"], results))) for each in facts["entries"]
     ]

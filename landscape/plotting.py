@@ -1,5 +1,6 @@
 """One look for all pictures: colour-blind-safe colours, vector output, provenance inside the file."""
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from landscape.errors import LandscapeError, printable
+from landscape.store.files import write_whole
 
 # Okabe & Ito (2008), distinguishable with every common colour-vision deficiency; yellow left out: too light on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -91,13 +93,8 @@ def save(made: Figure, path: Path | str, provenance: Mapping[str, Any] | None = 
         harmless = "\n".join(map(printable, label.get_text().split("\n")))
         if harmless != label.get_text():
             label.set_text(harmless)
-    temporary = path.with_name(f".{path.stem}-partial{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with style():
-            made.savefig(temporary, metadata={field: text, **undated})
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise LandscapeError(f"cannot write {path}: {error.strerror or error}; choose another --plot") from None
+    content = io.BytesIO()
+    with style():
+        made.savefig(content, format=path.suffix[1:].lower(), metadata={field: text, **undated})
+    write_whole(path, content.getbuffer())
     return path

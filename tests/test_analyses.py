@@ -253,7 +253,7 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
     assert out.read_text() == text
     (reports / "smooth.json").write_text("{}")
     assert command.run("analyses.claims", asked) == 2
-    assert "is no report of a comparison" in capsys.readouterr().err
+    assert "no JSON object with a sha256" in capsys.readouterr().err
 
 
 def test_every_claim_of_the_list_has_a_comparison_that_measures_it():

@@ -213,10 +213,10 @@ def test_an_unknown_recipe_is_answered_with_the_near_names(folder: Path, capsys:
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object, **settings: object) -> None:
+    def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("xarray.Dataset.to_netcdf", full)
+    monkeypatch.setattr("os.fsync", full)
     assert hessian("net.pth.tar") == 2
     assert "No space left on device" in capsys.readouterr().err
     assert not [path for path in (folder / "results").rglob("*") if path.is_file()]

@@ -15,7 +15,7 @@ from analyses.audit.panel import Audit, Row
 from analyses.audit.verdict import RULE, VERDICTS, Effect
 from landscape import command, pages, plotting
 from landscape.errors import printable
-from landscape.store.files import write_whole
+from landscape.store.files import write_json, write_whole
 
 
 def number(value: float) -> str:
@@ -204,11 +204,6 @@ def svg(drawn: Figure, name: str) -> str:
 
 def write(audit: Audit, folder: Path, *, asked: str) -> tuple[Path, Path]:
     """Write ``report.html`` and ``report.json`` into a folder, whole or not at all."""
-    written = []
-    for name, text in (
-        ("report.html", page_html(audit, asked=asked)),
-        ("report.json", json.dumps({"command": asked, **to_json(audit)}, indent=1)),
-    ):
-        write_whole(folder / name, text.encode())
-        written.append(folder / name)
-    return written[0], written[1]
+    write_whole(folder / "report.html", page_html(audit, asked=asked).encode())
+    write_json(folder / "report.json", {"command": asked, **to_json(audit)})
+    return folder / "report.html", folder / "report.json"

@@ -78,10 +78,9 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
     from landscape.store import result
 
     require_writable(asked.path)
-    if asked.path.is_file() and not force:
-        known = result.load(asked.path)
-        if known.attrs.get("key") == asked.key:
-            return known
+    known = None if force else result.cached(asked.path, asked.key)
+    if known is not None:
+        return known
     distributed.barrier()
     started = time.perf_counter()
     dataset = measure()

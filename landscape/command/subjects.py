@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from landscape.command.cautions import caution_about_images
 from landscape.command.parser import DEFAULT_IMAGES
 from landscape.errors import LandscapeError
+from landscape.store.files import require_file_name
 from landscape.store.protocol import CHOICES, Protocol, preset
 
 if TYPE_CHECKING:
@@ -156,10 +157,9 @@ def require_writable(path: Path) -> None:
     """Raise LandscapeError, before anything long starts, when a file cannot be made at `path`."""
     import os
 
+    require_file_name(path)
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
-    if path.is_dir():
-        raise LandscapeError(f"cannot write {path}: it is a folder; give a file name")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise LandscapeError(f"cannot write {path}: {folder} is not a folder that can be written; choose another")

@@ -1,14 +1,11 @@
 """Labelled results with provenance: one NetCDF file a result, found again by what made it."""
 
-import glob
 import hashlib
+import io
 import json
-import os
+import logging
 import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,10 @@ import xarray
 
 from landscape import __version__
 from landscape.errors import LandscapeError
+from landscape.store.files import DamagedFile, read_sealed, write_sealed
 from landscape.store.protocol import Protocol
+
+_log = logging.getLogger(__name__)
 
 # What an instrument's results and the pieces of its journal consist of, and how they are computed: raise the number
 # when that changes, so that nothing older code has kept is taken for an answer. Instruments not listed stand at 1.
@@ -100,55 +100,53 @@ def key(
 
 
 def save(dataset: xarray.Dataset, path: Path | str) -> Path:
-    """Write `dataset` as NetCDF, whole or not at all: to a temporary name beside `path`, then renamed.
+    """Write `dataset` as NetCDF with a checksum, whole or not at all.
+
+    The file is made in memory, since HDF5 ends the process where the disk is full. Its checksum stands behind the end
+    of the NetCDF content, where ``xarray.open_dataset`` and other readers ignore it.
 
     Raises
     ------
     LandscapeError
-        When the folder cannot be written or the disk is full; nothing is left behind.
+        When the file cannot be written or the disk is full; nothing is left behind.
     """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        dataset.to_netcdf(temporary, engine="h5netcdf")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise LandscapeError(f"cannot write {path}: {error.strerror or error}; choose another --out") from None
-    finally:
-        if temporary is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-    return path
-
-
-def _sweep(path: Path) -> None:
-    """Delete what a process killed while it wrote `path` has left; a minute old, so that no living one loses its."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}-*"):
-        with suppress(FileNotFoundError):
-            if time.time() - stale.stat().st_mtime > 60:
-                stale.unlink()
+    content = io.BytesIO()
+    dataset.to_netcdf(content, engine="h5netcdf")
+    write_sealed(Path(path), content.getbuffer())
+    return Path(path)
 
 
 def load(path: Path | str) -> xarray.Dataset:
-    """Read a result into memory.
+    """Read a result into memory, after its checksum was checked.
 
     Raises
     ------
+    DamagedFile
+        When the content does not match its checksum, has none, or is not a result.
     LandscapeError
-        When the file is missing or is not a result.
+        When the file is missing.
     """
     path = Path(path)
     if not path.is_file():
         raise LandscapeError(f"no result at {path}: give the .nc file that an instrument wrote")
+    content = read_sealed(path)
     try:
-        return xarray.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError) as error:
-        raise LandscapeError(f"{path} is not a readable result ({type(error).__name__}): measure again") from None
+        return xarray.load_dataset(io.BytesIO(content), engine="h5netcdf")
+    # Anything at all: HDF5 and its readers raise by what they stumble over.
+    except Exception as error:
+        raise DamagedFile(path, f"is not a readable result ({type(error).__name__})", "measure again") from None
+
+
+def cached(path: Path, key: str) -> xarray.Dataset | None:
+    """The result of the question `key` at `path`, or None where it must be measured; damage is logged as a warning."""
+    if not path.is_file():
+        return None
+    try:
+        known = load(path)
+    except DamagedFile as error:
+        _log.warning("%s: it is measured again", error.finding)
+        return None
+    return known if known.attrs.get("key") == key else None
 
 
 def require_same_protocol(datasets: Sequence[xarray.Dataset], *, allow_mismatch: bool = False) -> list[str]:

@@ -1,0 +1,5 @@
+"""``python -m landscape.store [--seal] FILE...``."""
+
+from landscape.command import launch
+
+launch("landscape.store.cli")
