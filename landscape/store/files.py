@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, printable
 
 try:
     import fcntl
@@ -39,7 +39,7 @@ class DamagedFile(LandscapeError):
     """
 
     def __init__(self, path: Path, what: str, advice: str) -> None:
-        self.finding = f"{path} {what}"
+        self.finding = printable(f"{path} {what}")
         super().__init__(f"{self.finding}: {advice}")
 
 
