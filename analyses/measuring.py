@@ -18,8 +18,8 @@ from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.hessian.mini_batches import mini_batch_spectra
 from landscape.hessian.over_masks import MeanOperator
+from landscape.hessian.sampling import sampling
 from landscape.hessian.sharpness import ScaledOperator, filter_norms
-from landscape.hessian.spectrum import sampling_error
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.objective import examples
 from landscape.robustness import corrupted, corruptions
@@ -117,7 +117,7 @@ def _hessian(subject: Subject, settings: Mapping[str, Any], journal: Journal) ->
         {
             "eigenvalue": ("rank", pairs.values),
             "residual": ("rank", pairs.residuals),
-            "sampling_stderr": ("rank", sampling_error(curvature, pairs.vectors)),
+            **sampling(curvature, pairs.values, pairs.vectors).variables(),
         }
     )
 

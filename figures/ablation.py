@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from figures.sources import Drawing
 from landscape import plotting
+from landscape.hessian import sampling
 from landscape.look.comparison import stage_ends
 from landscape.metrics.confidence import Z
 
@@ -23,8 +24,8 @@ def _metric(name: str, scale: float) -> Callable[[xarray.Dataset], Point]:
 
 
 def _eigenvalue(result: xarray.Dataset) -> Point:
-    value, error = float(result["eigenvalue"][0]), Z * float(result["sampling_stderr"][0])
-    return value, value - error, value + error
+    value, (low, high) = float(result["eigenvalue"][0]), (float(end[0]) for end in sampling.interval(result))
+    return value, low, high
 
 
 def _model_std(result: xarray.Dataset) -> Point:

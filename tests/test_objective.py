@@ -141,12 +141,13 @@ def test_a_mini_batch_counts_as_if_it_were_everything() -> None:
     assert torch.allclose(mini(vector), CurvatureOperator(alone)(vector), atol=1e-12)
 
 
-def test_rayleigh_quotients_of_micro_batches_average_to_the_whole() -> None:
+def test_projections_of_micro_batches_average_to_the_whole() -> None:
     operator = CurvatureOperator(objective())
     vectors = torch.linalg.qr(torch.randn(operator.size, 2, generator=generator(0), dtype=torch.float64)).Q
-    quotients, counts = operator.batch_quotients(vectors)
-    whole = (vectors * operator(vectors)).sum(0)
-    assert torch.allclose((quotients * counts[:, None]).sum(0) / 37, whole, atol=1e-12)
+    projections, numbers, counts = operator.batch_projections(vectors)
+    assert numbers.tolist() == list(range(len(counts)))
+    whole = vectors.T @ operator(vectors)
+    assert torch.allclose((projections * counts[:, None, None]).sum(0) / 37, whole, atol=1e-12)
 
 
 def dropout_net() -> nn.Module:

@@ -197,7 +197,10 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
             "eigenvalues": result["eigenvalue"].values.tolist(),
             "residuals": result["residual"].values.tolist(),
             "errors": result["error"].values.tolist(),
-            "sampling_stderr": result["sampling_stderr"].values.tolist(),
+            **{
+                name: result[name].values.tolist()
+                for name in ("sampling_stderr", "eigenvalue_low", "eigenvalue_high", "sampling_bias")
+            },
             "converged": bool(result["converged"].values.all()),
             "smallest_eigenvalue": float(result["smallest_eigenvalue"]),
             "smallest_residual": float(result["smallest_residual"]),
@@ -242,25 +245,42 @@ def table(results: Sequence[xarray.Dataset], differences: Sequence[str] = ()) ->
     rows.append(["seconds", *[f"{float(result.attrs['seconds']):.1f}" for result in results]])
     notes = [
         *hessian.measurements.notes(results),
-        "± is one standard error: of eigenvalues, for the choice of images (their numerical error is below it); of the "
-        "trace, for its random vectors.",
+        *[note for result in results if "eigenvalue" in result for note in _sampling(result)],
+        "± of the trace is one standard error, for its random vectors; of eigenvalues a bound of the numerical error.",
     ]
-    if all("eigenvalue" in result for result in results):
-        notes.append("In brackets: an eigenvalue lies within this distance, the numerical bound.")
     if not all(bool(result["converged"].values.all()) for result in results if "converged" in result):
         notes.append("* not converged to the wanted tolerance.")
     return "\n".join([command.columns(head, rows), *notes, *differences])
 
 
 def _smallest(result: xarray.Dataset) -> str:
-    return f"{float(result['smallest_eigenvalue']):.3g} [{float(result['smallest_residual']):.1g}]"
+    return f"{float(result['smallest_eigenvalue']):.3g} ± {float(result['smallest_residual']):.1g}"
+
+
+def _sampling(result: xarray.Dataset) -> list[str]:
+    """What the choice of images does to the eigenvalues of one result, in words."""
+    name, images = result.attrs["name"], int(result.attrs["images"])
+    if not bool((result["sampling_stderr"] > 0).any()):
+        return []
+    if not bool(result["eigenvalue_low"].notnull().any()):
+        return [
+            f"{name}: {images} images are too few for an interval of an eigenvalue that holds: give --images "
+            f"{hessian.sampling.FEWEST} or more."
+        ]
+    value, bias = float(result["eigenvalue"][0]), float(result["sampling_bias"][0])
+    notes = [f"{name}: in brackets, the 95 % interval of the whole population's eigenvalue, for the choice of images."]
+    if bias > 0.05 * abs(value):
+        notes.append(f"{name}: so few images raise the first eigenvalue, on average by about {bias:.2g}.")
+    return notes
 
 
 def _eigenvalue(result: xarray.Dataset, place: int) -> str:
     if place >= result.sizes["rank"]:
         return ""
-    value, stderr = float(result["eigenvalue"][place]), float(result["sampling_stderr"][place])
-    text = f"{value:.5g}" + (f" ± {stderr:.2g}" if math.isfinite(stderr) and stderr > 0 else "")
+    value, low, high = (float(result[name][place]) for name in ("eigenvalue", "eigenvalue_low", "eigenvalue_high"))
+    text = f"{value:.5g}"
     if not bool(result["converged"][place]):
-        text += f" [{float(result['residual'][place]):.1g}]*"
+        text += f" ± {float(result['residual'][place]):.1g}*"
+    if math.isfinite(low) and high > low:
+        text += f" [{low:.3g}, {high:.3g}]"
     return text

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape import plotting
 from landscape.errors import LandscapeError
+from landscape.hessian.sampling import interval
 from landscape.hessian.spectrum import density_of
-from landscape.metrics.confidence import Z
 
 NO_PICTURE = "a trace alone has no picture: leave out --plot, or measure top or density as well"
 _EIGENVALUE = "eigenvalue of the Hessian (nats per unit of weight squared)"
@@ -89,11 +89,12 @@ def _ranks(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     shown = [result for result in results if "eigenvalue" in result]
     for place, result in enumerate(shown):
         # Side by side, so that bars do not hide each other.
+        low, high = interval(result)
         aside = 0.12 * (place - (len(shown) - 1) / 2)
         axes.errorbar(
             result["rank"] + aside,
             result["eigenvalue"],
-            Z * np.nan_to_num(result["sampling_stderr"].values),
+            np.nan_to_num(np.maximum([result["eigenvalue"] - low, high - result["eigenvalue"]], 0)),
             fmt=_marker(place),
             color=_color(place),
             markersize=5,

@@ -6,9 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-import torch
 import xarray
-from torch import Tensor
 
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
@@ -17,11 +15,10 @@ from landscape.eigen.lanczos import Which
 from landscape.errors import LandscapeError
 from landscape.hessian.choices import PARTS, Part
 from landscape.hessian.replay import Replayed
+from landscape.hessian.sampling import sampling
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 
-# Groups of images that the sampling error is read off; its own relative error is 1 / sqrt(2 (groups - 1)).
-_GROUPS = 16
 # Wanted residual of the smallest eigenvalue, see `eigenpairs`. At the edge of a bulk 0.01 takes twice the products.
 _SMALLEST = 0.1
 
@@ -83,10 +80,10 @@ def spectrum(
     -------
     xarray.Dataset
         ``eigenvalue`` (rank) with ``residual`` (the true eigenvalue lies within it), ``error`` (the sharper estimate
-        that `tolerance` is compared with), ``converged`` and ``sampling_stderr`` (what the choice of images costs,
-        with the finite-population correction: zero when all images were used); ``smallest_eigenvalue``, to 10 % or
-        0.3 % of the largest (ask for `which` ``SA`` or ``BE`` to have it as sharp as the others), with
-        ``smallest_residual``; ``trace`` with
+        that `tolerance` is compared with) and ``converged``; ``sampling_stderr``, ``eigenvalue_low``,
+        ``eigenvalue_high`` and ``sampling_bias``, what the choice of images costs
+        (`landscape.hessian.sampling.Sampling`); ``smallest_eigenvalue``, to 10 % or 0.3 % of the largest (ask for
+        `which` ``SA`` or ``BE`` to have it as sharp as the others), with ``smallest_residual``; ``trace`` with
         ``trace_stderr`` and ``l2_trace``, the L2 term's part of it;
         ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node) of the density, total
         weight 1 a probe, see `density_of`.
@@ -128,7 +125,7 @@ def spectrum(
                 "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
                 "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|"}),
                 "converged": ("rank", pairs.converged.astype(np.int8)),
-                "sampling_stderr": ("rank", sampling_error(curvature, pairs.vectors, sample=sample)),
+                **sampling(curvature, pairs.values, pairs.vectors, sample=sample).variables(),
                 "smallest_eigenvalue": ((), pairs.smallest),
                 "smallest_residual": ((), pairs.smallest_residual),
                 "missed_probability": ((), pairs.missed_probability),
@@ -237,28 +234,3 @@ def density_of(result: xarray.Dataset) -> SpectralDensity:
         size=int(result.attrs["parameters"]),
         products=int(result.attrs["products"]),
     )
-
-
-@measurement
-def sampling_error(curvature: CurvatureOperator, vectors: Tensor, *, sample: int = 0) -> np.ndarray:
-    r"""Standard error (k,) of each eigenvalue that comes from having looked at some images only.
-
-    First order: :math:`\lambda` moves by :math:`v^\top (\Delta A)\, v` when the images change: the spread of the
-    micro-batches' Rayleigh quotients :math:`v^\top A_b v` tells it, weighted by their sizes, with the
-    finite-population correction :math:`1 - n/N` for *n* of *N* images. NaN for a single image.
-    """
-    objective = curvature.objective
-    if objective.images == objective.population:
-        return np.zeros(vectors.shape[1])
-    # Groups of the micro-batches' size when there are enough of them to see a spread, smaller ones otherwise.
-    group = min(objective.micro_batch, max(1, objective.images // _GROUPS))
-    groups = CurvatureOperator(objective, curvature.kind, sample=sample, micro_batch=group)
-    quotients, counts = (curvature if group == objective.micro_batch else groups).batch_quotients(vectors)
-    weights = counts.to(quotients)[:, None]
-    batches = float(objective.reduced(torch.tensor(float(len(counts)), device=quotients.device)))
-    mean = objective.reduced((weights * quotients).sum(0)) / objective.images
-    spread = objective.reduced((weights.square() * (quotients - mean).square()).sum(0))
-    if batches < 2:
-        return np.full(len(mean), np.nan)
-    correction = 1 - objective.images / objective.population
-    return (spread * correction * batches / (batches - 1)).sqrt().div(objective.images).cpu().numpy()

@@ -224,23 +224,27 @@ class CurvatureOperator:
             yield from zip(self._ranges, products, strict=True)
 
     @measurement
-    def batch_quotients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Rayleigh quotients :math:`v^\top A_b v` of each micro-batch *b*'s own mean, for orthonormal columns (P, k).
+    def batch_projections(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Projections :math:`V^\top A_b V` of each micro-batch *b*'s own mean, for orthonormal columns *V* (P, k).
 
         Returns
         -------
-        quotients : Tensor
-            (B, k), float64, without the L2 term. Their weighted mean is the quotient of the whole.
-        counts : Tensor
-            (B,) examples in each micro-batch.
+        projections : Tensor
+            (B, k, k), float64, without the L2 term; Rayleigh quotients are their diagonals. Their mean weighted with
+            the counts is the projection of the whole.
+        numbers, counts : Tensor
+            (B,) number of each micro-batch, counted over all processes, and examples in it.
         """
-        rows, counts = [], []
+        rows, numbers, counts = [], [], []
         for (start, stop), product in self.batch_products(vectors):
             share = (stop - start) / self.objective.images * self._scale
-            rows.append((vectors * product).sum(0, dtype=torch.float64) / share)
+            # Column by column: copies in float64 of all of them would be large.
+            columns = [(vectors * column[:, None]).sum(0, dtype=torch.float64) for column in product.T]
+            rows.append(torch.stack(columns, dim=1) / share)
+            numbers.append(start // self._micro_batch)
             counts.append(stop - start)
         self.products += vectors.shape[1]
-        return torch.stack(rows), torch.tensor(counts)
+        return torch.stack(rows), torch.tensor(numbers), torch.tensor(counts)
 
     def halve(self) -> None:
         """Go on with micro-batches half as large, after the device ran out of memory."""

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 SCHEMAS: dict[str, int] = {
     "landscape.predictions": 2,  # intervals that take off the bias of few images
     "landscape.surface": 2,  # cells keep the paired square, for the error of the rise
-    "landscape.hessian": 3,  # one search space for top, smallest and trace; kept products tell their seconds
+    "landscape.hessian": 4,  # intervals for the choice of images instead of a standard error alone
 }
 
 
