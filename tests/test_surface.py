@@ -12,7 +12,7 @@ from torch import nn
 from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.metrics import METRICS, MetricSet
+from landscape.metrics import METRICS, MetricSet, confidence
 from landscape.nets.dropout import MCDropout
 from landscape.objective import Inference, Objective
 from landscape.store.journal import Journal
@@ -131,6 +131,11 @@ def test_rise_error_is_of_paired_differences() -> None:
     cell = surface.isel(alpha=2, beta=0)
     assert float(cell.rise) == pytest.approx(float(difference.mean()), abs=1e-6)
     assert float(cell.rise_stderr) == pytest.approx(float(difference.std() / math.sqrt(37)), rel=1e-4)
+    # Ends from the cubes that the cells add up, against the examples themselves.
+    for name, values in (("loss", losses(0.2, -0.2)), ("rise", difference)):
+        low, high = confidence.of_mean(values.numpy())
+        assert float(cell[f"{name}_low"]) == pytest.approx(float(low), rel=1e-4)
+        assert float(cell[f"{name}_high"]) == pytest.approx(float(high), rel=1e-4)
 
 
 def test_masks_off_fixed_and_fresh() -> None:

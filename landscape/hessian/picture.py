@@ -89,12 +89,12 @@ def _ranks(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     shown = [result for result in results if "eigenvalue" in result]
     for place, result in enumerate(shown):
         # Side by side, so that bars do not hide each other.
-        low, high = interval(result)
+        value, (low, high) = result["eigenvalue"].values, interval(result)
         aside = 0.12 * (place - (len(shown) - 1) / 2)
         axes.errorbar(
             result["rank"] + aside,
-            result["eigenvalue"],
-            np.nan_to_num(np.maximum([result["eigenvalue"] - low, high - result["eigenvalue"]], 0)),
+            value,
+            np.nan_to_num(np.stack([value - low, high - value]).clip(0)),
             fmt=_marker(place),
             color=_color(place),
             markersize=5,

@@ -82,6 +82,16 @@ def adjusted_skewness(second: np.ndarray | float, third: np.ndarray | float, cou
     return np.asarray(ratio * np.sqrt(count * (count - 1)) / (count - 2))
 
 
+def from_moments(first: float, second: float, third: float, count: int) -> tuple[float, tuple[float, float]]:
+    """Standard error and interval of a mean from the raw moments (means of values, squares and cubes) of `count`."""
+    if count < 2 or not np.isfinite([first, second, third]).all():
+        return float("nan"), (float("nan"), float("nan"))
+    variance = max(second - first**2, 0.0)
+    stderr = float(np.sqrt(variance / (count - 1)))
+    skew = adjusted_skewness(variance, third - 3 * first * second + 2 * first**3, count)
+    return stderr, skewed(first, stderr, float(skew), count)
+
+
 def of_mean(values: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the interval of the mean over the last axis (..., n), by `skewed`."""
     values = np.asarray(values, dtype=np.float64)

@@ -78,14 +78,14 @@ class Cells:
         Returns
         -------
         dict
-            ``l2``; ``cross_entropy`` and ``square``, mean and mean square of the examples' losses; ``paired``, the
-            mean square of their differences from the first control; ``cross``, the means (c,) of their products with
-            the controls; ``of_pass`` (passes,), the mean loss of each mask draw; every
-            metric with its ``_stderr``.
+            ``l2``; ``cross_entropy``, ``square`` and ``cube``, means of the examples' losses, squares and cubes;
+            ``paired`` and ``paired_cube``, means of the squares and cubes of their differences from the first control;
+            ``cross``, the means (c,) of their products with the controls; ``of_pass`` (passes,), the mean loss of each
+            mask draw; every metric with its ``_stderr``.
         """
         count = images or self.objective.images
         point = self.go(coordinates, self._sample(number, 0))
-        totals = torch.zeros(3 + controls.shape[1], dtype=torch.float64, device=self.objective.device)
+        totals = torch.zeros(5 + controls.shape[1], dtype=torch.float64, device=self.objective.device)
         of_pass = torch.zeros(self.passes, dtype=torch.float64, device=self.objective.device)
         metrics: MetricSet | None = None
         for ranges in self._chunks(count):
@@ -95,8 +95,11 @@ class Cells:
             for start, stop in ranges:
                 totals[0] += losses[start - first : stop - first].sum()
             totals[1] += losses.square().sum()
-            totals[2] += (losses - controls[first:last, 0]).square().sum()
-            totals[3:] += losses @ controls[first:last]
+            rises = losses - controls[first:last, 0]
+            totals[2] += rises.square().sum()
+            totals[3] += losses.pow(3).sum()
+            totals[4] += rises.pow(3).sum()
+            totals[5:] += losses @ controls[first:last]
             if averaged is not None:
                 if metrics is None:
                     metrics = MetricSet(averaged.shape[1], device=averaged.device)
@@ -107,7 +110,9 @@ class Cells:
             "cross_entropy": np.array(means[0]),
             "square": np.array(means[1]),
             "paired": np.array(means[2]),
-            "cross": means[3:],
+            "cube": np.array(means[3]),
+            "paired_cube": np.array(means[4]),
+            "cross": means[5:],
             "of_pass": (of_pass / count).cpu().numpy(),
         }
         return found | _metrics(metrics)

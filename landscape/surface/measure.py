@@ -13,7 +13,7 @@ from torch import Tensor
 from landscape.compute.randomness import generator, numpy_generator
 from landscape.compute.settings import measurement
 from landscape.errors import LandscapeError
-from landscape.metrics import METRICS
+from landscape.metrics import METRICS, confidence
 from landscape.objective import Objective, Precision
 from landscape.store.journal import Journal
 from landscape.surface import adaptive
@@ -33,6 +33,7 @@ _PILOT_CELLS = 16
 _FEWEST_IMAGES = 500
 # What the pilot's own error asks for on top.
 _MARGIN = 1.1
+_NOWHERE = (math.nan, math.nan)
 _LONG_NAMES = {
     "loss": "regularised loss",
     "cross_entropy": "mean loss over examples",
@@ -40,6 +41,11 @@ _LONG_NAMES = {
     "rise": "loss above the loss at the origin",
     "mask_spread": "standard deviation of the loss over mask draws",
     "mask_stderr": "standard error of the loss over mask draws",
+}
+_PARTS = {
+    "stderr": "standard error",
+    "low": "lower end of the 95 % interval",
+    "high": "upper end of the 95 % interval",
 }
 
 
@@ -94,10 +100,12 @@ def plane(
     -------
     xarray.Dataset
         Over ``alpha`` and ``beta`` (dimensionless, in lengths of the directions): ``loss`` = ``cross_entropy`` +
-        ``l2`` (nats); ``loss_stderr``, over the choice of examples, or with `stderr` against all of them; ``rise``
-        above the origin with ``rise_stderr``, of the paired differences; the metrics of :mod:`landscape.metrics` with
-        their ``_stderr``; ``mask_spread`` and ``mask_stderr`` (several passes); ``evaluated``, 1 where measured;
-        ``interpolation_error``. Cells that are not finite stay so.
+        ``l2`` (nats); ``loss_stderr``, over the choice of examples, or with `stderr` against all of them, and
+        ``loss_low`` and ``loss_high``, the 95 % interval (`landscape.metrics.confidence.skewed`; nan where no
+        prediction is wrong); ``rise`` above the origin with ``rise_stderr``, ``rise_low`` and ``rise_high``, of the
+        paired differences; the metrics of :mod:`landscape.metrics` with their ``_stderr``; ``mask_spread``
+        and ``mask_stderr`` (several passes); ``evaluated``, 1 where measured; ``interpolation_error``. Cells that are
+        not finite stay so.
 
     Raises
     ------
@@ -269,12 +277,14 @@ def _with_places(dataset: xarray.Dataset, directions: Directions) -> xarray.Data
 
 
 def _described(name: str) -> dict[str, str]:
-    base = name.removesuffix("_stderr")
+    base, _, what = name.rpartition("_")
+    if name in _LONG_NAMES or what not in _PARTS:
+        base = name
     if base in METRICS:
         label, unit = METRICS[base].label, METRICS[base].unit
     else:
         label, unit = _LONG_NAMES.get(base, base.replace("_", " ")), "1" if name == "evaluated" else "nats"
-    return {"long_name": label if base == name else f"standard error of {label}", "units": unit}
+    return {"long_name": label if base == name else f"{_PARTS[what]} of {label}", "units": unit}
 
 
 def _filled(
@@ -325,18 +335,26 @@ def _cell(
 ) -> dict[str, float]:
     """Variables of one cell from its sums."""
     # A journal gives numbers back as arrays of one entry.
-    mean, square, paired, l2 = (arrays[name].item() for name in ("cross_entropy", "square", "paired", "l2"))
-    cross = arrays["cross"]
-    found: dict[str, float] = {}
+    mean, square, cube, l2 = (arrays[name].item() for name in ("cross_entropy", "square", "cube", "l2"))
+    estimate, ends, rise_ends = mean, _NOWHERE, _NOWHERE
     if regression is not None:
-        estimate, error = regression.estimate(mean, square, cross)
+        estimate, error = regression.estimate(mean, square, arrays["cross"])
         rise_error = error
+        half = confidence.student(sample) * error
+        ends = (estimate - half, estimate + half)
+        rise_ends = (ends[0] - origin_mean, ends[1] - origin_mean)
     else:
-        estimate = mean
-        error = _stderr(square - mean * mean, sample)
-        rise_error = _stderr(paired - (mean - origin_mean) ** 2, sample)
-    found |= {"loss": estimate + l2, "cross_entropy": estimate, "l2": l2, "loss_stderr": error}
-    found |= {"rise": estimate - origin_mean + l2 - origin_l2, "rise_stderr": rise_error}
+        error, ends = confidence.from_moments(mean, square, cube, sample)
+        paired = (arrays[name].item() for name in ("paired", "paired_cube"))
+        rise_error, rise_ends = confidence.from_moments(mean - origin_mean, *paired, sample)
+        if "accuracy" in arrays and arrays["accuracy"].item() == 1:
+            # Of no wrong prediction: the large losses of rare errors are not among those seen.
+            ends = rise_ends = _NOWHERE
+    above = l2 - origin_l2
+    found = {"loss": estimate + l2, "cross_entropy": estimate, "l2": l2, "loss_stderr": error}
+    found |= {"loss_low": ends[0] + l2, "loss_high": ends[1] + l2}
+    found |= {"rise": estimate - origin_mean + above, "rise_stderr": rise_error}
+    found |= {"rise_low": rise_ends[0] + above, "rise_high": rise_ends[1] + above}
     draws = arrays["of_pass"]
     if len(draws) > 1:
         found["mask_spread"] = float(draws.std(ddof=1))
@@ -345,12 +363,6 @@ def _cell(
         if name in arrays:
             found |= {name: arrays[name].item(), f"{name}_stderr": arrays[f"{name}_stderr"].item()}
     return found
-
-
-def _stderr(variance: float, count: int) -> float:
-    if not math.isfinite(variance) or count < 2:
-        return math.nan
-    return math.sqrt(max(variance, 0.0) / (count - 1))
 
 
 def _wanted(stderr: float | str) -> tuple[float, bool]:

@@ -33,6 +33,8 @@ class Rise:
     stderr
         For the choice of examples; errors around the circle are taken as fully correlated, since all cells see the
         same examples.
+    low, high
+        95 % interval of `mean`, likewise; not a number where a cell has none.
     lowest, highest
         On the circle.
     """
@@ -40,6 +42,8 @@ class Rise:
     radius: float
     mean: float
     stderr: float
+    low: float
+    high: float
     lowest: float
     highest: float
 
@@ -146,9 +150,8 @@ def rises(surface: xarray.Dataset, variable: str = "loss", shares: Sequence[floa
     reach = min(min(-axis[0], axis[-1]) for axis in axes)
     if not reach > 0 or any(len(axis) < 4 for axis in axes):
         return []
-    errors = surface["rise_stderr"].values if "rise_stderr" in surface else np.full(values.shape, np.nan)
     height = _interpolant(axes, values)
-    error = RegularGridInterpolator(axes, errors, method="linear")
+    error, below, above = (_error(surface, name, axes) for name in ("rise_stderr", "rise_low", "rise_high"))
     angles = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1) if len(axes) == 2 else np.array([[1.0], [-1.0]])
     base = float(height(np.zeros((1, len(axes))))[0])
@@ -161,11 +164,21 @@ def rises(surface: xarray.Dataset, variable: str = "loss", shares: Sequence[floa
                 radius=float(share * reach),
                 mean=float(up.mean()),
                 stderr=float(error(on).mean()),
+                low=float(up.mean() + below(on).mean()),
+                high=float(up.mean() + above(on).mean()),
                 lowest=float(up.min()),
                 highest=float(up.max()),
             )
         )
     return made
+
+
+def _error(surface: xarray.Dataset, name: str, axes: Sequence[np.ndarray]) -> RegularGridInterpolator:
+    """A standard error of the rise, or the distance of an end of its interval from it; not a number without."""
+    if name not in surface:
+        return RegularGridInterpolator(axes, np.full([len(axis) for axis in axes], np.nan))
+    height = 0.0 if name.endswith("_stderr") else surface["rise"].values
+    return RegularGridInterpolator(axes, surface[name].values - height, method="linear")
 
 
 def _interpolant(axes: Sequence[np.ndarray], values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -33,7 +33,8 @@ def table(
             entries = [f"{one[name]['mean']:.4g} ± {one[name]['deviation']:.2g}" for one in every if name in one]
             rows.append([f"{name}, {len(planes[0])} planes", *entries, *[""] * (len(results) - len(entries))])
     notes = [
-        "Lengths are in units of the directions, heights in nats; ± is one standard error over the choice of images"
+        "Lengths are in units of the directions, heights in nats; in brackets, the 95 % interval for the choice of "
+        "images (± one standard error where there is none that holds)"
     ]
     notes[0] += ", of several planes the standard deviation between them." if planes else "."
     for result, summary in zip(results, summaries, strict=True):
@@ -47,8 +48,10 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
             return "-"
         if "loss_stderr" not in result:
             return f"{summary.origin:.5g}"
-        at = dict.fromkeys(result["loss"].dims, 0.0)
-        return f"{summary.origin:.5g} ± {float(result['loss_stderr'].sel(at)):.2g}"
+        here = result.sel(dict.fromkeys(result["loss"].dims, 0.0))
+        if "loss_low" not in result:
+            return f"{summary.origin:.5g} ± {float(here['loss_stderr']):.2g}"
+        return f"{summary.origin:.5g}{_interval(float(here['loss_low']), float(here['loss_high']))}"
 
     rows: list[tuple[str, Text]] = [
         ("loss at the origin", centre),
@@ -99,9 +102,15 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
 def _rise(radius: float, result: xarray.Dataset, summary: Summary) -> str:
     for rise in summary.rises:
         if rise.radius == radius and math.isfinite(rise.mean):
-            error = f" ± {rise.stderr:.2g}" if math.isfinite(rise.stderr) else ""
-            return f"{rise.mean:.4g}{error} [{rise.lowest:.3g}, {rise.highest:.3g}]"
+            error = _interval(rise.low, rise.high)
+            if not error and math.isfinite(rise.stderr):
+                error = f" ± {rise.stderr:.2g}"
+            return f"{rise.mean:.4g}{error}, {rise.lowest:.3g} to {rise.highest:.3g}"
     return "-"
+
+
+def _interval(low: float, high: float) -> str:
+    return f" [{low:.4g}, {high:.4g}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def _share(share: float) -> str:
@@ -159,7 +168,7 @@ def _notes(result: xarray.Dataset, summary: Summary) -> list[str]:
         notes.append(
             f"{name}: {attributes['images_sampled']} of {attributes['images']} images in every cell, standard error "
             f"against all of them at most {attributes['stderr_reached']:.2g} nats ({attributes['stderr_wanted']:.2g} "
-            "wanted); 1 cell in 20 may be off by more than twice that, and metrics other than the loss are of the "
+            "wanted); 1 cell in 20 is outside its interval, and metrics other than the loss are of the "
             "sample."
         )
     if attributes.get("tolerance") or "stderr_wanted" in attributes:
