@@ -345,8 +345,8 @@ def _cell(
         rise_ends = (ends[0] - origin_mean, ends[1] - origin_mean)
     else:
         error, ends = confidence.from_moments(mean, square, cube, sample)
-        paired = (arrays[name].item() for name in ("paired", "paired_cube"))
-        rise_error, rise_ends = confidence.from_moments(mean - origin_mean, *paired, sample)
+        paired, paired_cube = (arrays[name].item() for name in ("paired", "paired_cube"))
+        rise_error, rise_ends = confidence.from_moments(mean - origin_mean, paired, paired_cube, sample)
         if "accuracy" in arrays and arrays["accuracy"].item() == 1:
             # Of no wrong prediction: the large losses of rare errors are not among those seen.
             ends = rise_ends = _NOWHERE
