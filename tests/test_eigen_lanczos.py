@@ -1,11 +1,15 @@
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from eigen_problems import digits_hessian, with_spectrum
+from eigen_problems import digits_hessian, hessian_like, with_spectrum
 
 from landscape.compute.randomness import numpy_generator
 from landscape.eigen import Eigenpairs, dense, eigenpairs
 from landscape.eigen.lanczos import Which
+from landscape.eigen.search_space import Ritz, SearchSpace
 from landscape.errors import LandscapeError
 
 
@@ -212,3 +216,31 @@ def test_a_single_ritz_value_is_not_taken_for_an_eigenvalue() -> None:
     found = eigenpairs(dense(matrix), 1, tolerance=0.02, confidence=0)
     assert found.values[0] == pytest.approx(10, rel=0.02)
     assert found.products > 1
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e20, 1e30])
+def test_float32_eigenvalues_of_any_scale(scale: float) -> None:
+    matrix = with_spectrum(hessian_like(100))
+    plain = eigenpairs(dense(matrix.float()), 3)
+    scaled = eigenpairs(dense((matrix * scale).float()), 3)
+    assert np.isfinite(scaled.residuals).all()
+    assert scaled.converged.all()
+    np.testing.assert_allclose(scaled.values / scale, plain.values, rtol=1e-4)
+
+
+def test_infinite_residuals_are_never_converged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.eigen.search_space.SearchSpace.ritz", infinite(SearchSpace.ritz))
+    pairs = eigenpairs(dense(with_spectrum(hessian_like(50))), 2, max_products=20)
+    assert np.isinf(pairs.residuals).all()
+    assert not pairs.converged.any()
+
+
+def infinite(ritz: Callable[[SearchSpace], Ritz]) -> Callable[[SearchSpace], Ritz]:
+    """Residuals, errors and rounding as they were after an overflow."""
+
+    def overflowed(space: SearchSpace) -> Ritz:
+        found = ritz(space)
+        beyond = np.full_like(found.values, np.inf)
+        return dataclasses.replace(found, residuals=beyond, errors=beyond, rounding=np.inf)
+
+    return overflowed

@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, torchmetrics and hand-worked cases; merging; boundaries; coverage of errors."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -10,7 +12,9 @@ from torch import Tensor
 from landscape import metrics
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
-from landscape.metrics import METRICS, MetricSet
+from landscape.metrics import METRICS, MetricSet, functions
+from landscape.metrics.examples import examples
+from landscape.metrics.resampling import bootstrap, bootstrap_weights
 
 CLASSES = 7
 
@@ -147,14 +151,24 @@ def test_sums_survive_as_arrays() -> None:
     assert again.result() == metric_set.result()
 
 
-def test_rows_that_are_not_numbers_count_as_wrong_and_show() -> None:
+@pytest.mark.parametrize("rows", [[3], range(10)])
+def test_a_prediction_that_is_not_a_number_makes_every_metric_none(rows: Sequence[int]) -> None:
     log_probabilities, labels = predictions(10)
     labels = log_probabilities.argmax(1)
-    log_probabilities[3] = torch.nan
-    result = MetricSet.of(log_probabilities, labels).result()
-    assert result["accuracy"].value == 0.9
-    assert result["top5"].value == 0.9
-    assert np.isnan([result[name].value for name in ("nll", "brier", "ece", "signed_ece")]).all()
+    log_probabilities[list(rows)] = torch.nan
+    metric_set = MetricSet.of(log_probabilities, labels)
+    for name, estimate in metric_set.result().items():
+        assert np.isnan(estimate.value), name
+        assert np.isnan(estimate.stderr), name
+    for name in metrics.METRICS:
+        assert np.isnan(getattr(functions, name)(log_probabilities, labels)), name
+    sound = MetricSet.of(*predictions(10))
+    assert np.isnan(sound.merge(metric_set).result()["accuracy"].value)
+    weights = bootstrap_weights(10, replicates=50)
+    drawn = weights[:, list(rows)].sum(1).numpy() > 0
+    replicates = bootstrap(examples(log_probabilities, labels), weights)
+    assert np.array_equal(np.isnan(replicates["accuracy"]), drawn)
+    assert np.array_equal(np.isnan(replicates["top5"]), drawn)
 
 
 def test_no_confident_prediction_is_not_a_number() -> None:

@@ -309,3 +309,11 @@ def test_users_model_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_a_cell_whose_loss_is_not_a_number_has_no_accuracy_either() -> None:
+    surface = plane(Objective(small_net(), small_images()), points=3, span=1e25)
+    broken = np.isnan(surface["cross_entropy"].values)
+    assert 0 < broken.sum() < broken.size
+    for name in ("accuracy", "top5", "nll", "ece", "accuracy_stderr"):
+        assert np.array_equal(np.isnan(surface[name].values), broken), name

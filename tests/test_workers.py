@@ -13,6 +13,7 @@ from landscape.compute.randomness import generator
 from landscape.compute.workers import Replicas, each
 from landscape.nets.dropout import MCDropout
 from landscape.objective import CurvatureOperator, Inference, Objective
+from landscape.objective.operators import Kind
 from landscape.store.protocol import Protocol
 
 CPU = torch.device("cpu")
@@ -143,3 +144,17 @@ def test_products_and_values_do_not_depend_on_threads(memory: str | None) -> Non
     torch.testing.assert_close(shared_product, product, rtol=1e-12, atol=1e-12)
     assert shared_value == pytest.approx(value, rel=1e-14)
     torch.testing.assert_close(shared_outputs, outputs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_bits_do_not_depend_on_memory(kind: Kind) -> None:
+    objective = Objective(dropout_net(), small_images(count=96), protocol=Protocol(dropout="fixed"), micro_batch=8)
+    each_graph = CurvatureOperator(objective, kind).plan.bytes_each
+    vectors = torch.randn(objective.size, 2, generator=generator(0))
+    products = []
+    # All graphs kept; three (one of them beside the pairs that share the cores); fewer than there are cores; none.
+    for graphs, kept in ((100, 12), (3, 3), (1, 1), (0, 0)):
+        operator = CurvatureOperator(objective.within(graphs * each_graph), kind)
+        products.append(operator(vectors))
+        assert operator.plan.kept == kept
+    assert all(torch.equal(product, products[0]) for product in products)

@@ -49,7 +49,7 @@ class Eigenpairs:
         (k,) the sharper estimate min(residual, ||R||^2 / gap), which takes the rest of the spectrum to lie where the
         search space saw it (Li and Li 2005, "A note on eigenvalues of perturbed Hermitian matrices").
     converged
-        (k,) bool: error <= tolerance * max(|value|, 1e-3 of the largest Ritz value) + rounding.
+        (k,) bool: error <= tolerance * max(|value|, 1e-3 of the largest Ritz value) + rounding, and the residual finite.
     products
         Products with the operator.
     missed_probability
@@ -319,7 +319,7 @@ def eigenpairs(
         ritz = space.ritz()
         chosen = _wanted(ritz.values, count, which)
         sought, error, goal = _sought(ritz, chosen, tolerance, smallest)
-        converged = error <= goal
+        converged = (error <= goal) & np.isfinite(ritz.residuals)
         done = len(chosen) == count and bool(converged[sought].all())
         if callback is not None:
             if len(chosen) == count:
@@ -358,7 +358,7 @@ def eigenpairs(
             ritz = space.ritz()
             chosen = _wanted(ritz.values, count, which)
             sought, error, goal = _sought(ritz, chosen, tolerance, smallest)
-            converged = error <= goal
+            converged = (error <= goal) & np.isfinite(ritz.residuals)
             if check is not None:
                 check.spoilt = True  # its vectors are mixed into the kept ones
         if start_check:

@@ -1,5 +1,6 @@
 """What the numerics of this room work on: a symmetric operator, known only through its products with vectors."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
+
+# Norms between these are right in float32 as they come: squares neither overflow nor vanish.
+_SAFE = (1e-12, 1e18)
 
 
 class Operator(Protocol):
@@ -118,6 +122,17 @@ def random_direction(operator: Operator, seed: int, *purpose: str | int) -> Tens
     return (vector / torch.linalg.vector_norm(vector)).to(operator.device)
 
 
+def norm_of(vector: Tensor) -> float:
+    """Euclidean norm, right also where squares of entries are beyond the range of their type."""
+    norm = float(torch.linalg.vector_norm(vector))
+    if _SAFE[0] < norm < _SAFE[1]:
+        return norm
+    largest = float(vector.abs().max()) if vector.numel() else 0.0
+    if largest == 0 or not math.isfinite(largest):
+        return largest
+    return largest * float(torch.linalg.vector_norm(vector / largest))
+
+
 def orthogonalise(vector: Tensor, basis: Tensor, near: Sequence[int] = ()) -> tuple[Tensor, np.ndarray, float]:
     """Take the span of orthonormal rows out of a vector: w - V' (V w).
 
@@ -141,7 +156,7 @@ def orthogonalise(vector: Tensor, basis: Tensor, near: Sequence[int] = ()) -> tu
         The remainder (n,), the coefficients V w (k,) in float64, and the remainder's norm.
     """
     coefficients = np.zeros(basis.shape[0])
-    norm = float(torch.linalg.vector_norm(vector))
+    norm = norm_of(vector)
     if basis.shape[0] == 0:
         return vector, coefficients, norm
     passes = [list(near)] if 0 < len(near) < basis.shape[0] else []
@@ -151,7 +166,7 @@ def orthogonalise(vector: Tensor, basis: Tensor, near: Sequence[int] = ()) -> tu
         found = chosen @ vector
         vector = torch.addmv(vector, chosen.T, found, alpha=-1)
         coefficients[slice(None) if rows is None else rows] += found.double().cpu().numpy()
-        norm = float(torch.linalg.vector_norm(vector))
+        norm = norm_of(vector)
         if rows is None and norm >= 0.7 * before:
             break
     return vector, coefficients, norm

@@ -19,7 +19,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from landscape.eigen.operator import Products, orthogonalise, rotate_rows
+from landscape.eigen.operator import Products, norm_of, orthogonalise, rotate_rows
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SearchSpace:
 
     def add(self, vector: Tensor) -> bool:
         """Make what is new in a direction pending; False when nothing is."""
-        before = float(torch.linalg.vector_norm(vector))
+        before = norm_of(vector)
         if self.full or before == 0:
             return False
         remainder, _, norm = orthogonalise(vector, self.rows[: self.used])

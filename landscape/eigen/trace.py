@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landscape.compute.settings import measurement
 from landscape.eigen.estimate import Estimate, mean_of, widening
-from landscape.eigen.operator import Operator, Products, orthogonalise, random_direction
+from landscape.eigen.operator import Operator, Products, norm_of, orthogonalise, random_direction
 from landscape.eigen.search_space import SearchSpace
 from landscape.errors import LandscapeError
 from landscape.metrics.confidence import Z
@@ -57,7 +57,7 @@ class _Sketch:
         size = self.products.operator.size
         probe = random_direction(self.products.operator, self.seed, "trace", index) * np.sqrt(size)
         image = self.products(probe)
-        length = float(torch.linalg.vector_norm(image))
+        length = norm_of(image)
         form = float(torch.dot(probe, image))
         remainder, coefficients, norm = orthogonalise(image, self.basis[:index])
         if norm <= 1e3 * torch.finfo(image.dtype).eps * length or index >= size:
@@ -139,7 +139,7 @@ def _exact(products: Products) -> tuple[float, float]:
         unit[index] = 1
         column = products(unit)
         trace += float(column[index])
-        squares += float(torch.linalg.vector_norm(column)) ** 2
+        squares += norm_of(column) ** 2
     return trace, squares
 
 
@@ -336,7 +336,7 @@ def _by_probes(
         probe = probe * (np.sqrt(left) / norm)
         image = counted(probe)
         form = float(torch.dot(probe, image))
-        length = float(torch.linalg.vector_norm(image))
+        length = norm_of(image)
         inner = orthogonalise(image, basis)[2]
         squares_left.append(inner**2)
         samples.append((known[0] + form, known[1] + (inner if complement_only else length) ** 2))

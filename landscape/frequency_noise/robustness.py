@@ -166,7 +166,8 @@ def _scores(runs: Passes, images: Tensor, labels: Tensor, start: int, samples: S
         )
     logarithm = outputs.double().log_softmax(2).logsumexp(0) - math.log(len(outputs))
     loss = -logarithm.gather(1, labels[:, None]).squeeze(1)
-    return (logarithm.argmax(1) == labels).double(), loss
+    # An output that is not a number is neither right nor wrong.
+    return (logarithm.argmax(1) == labels).double().masked_fill(logarithm.isnan().any(1), torch.nan), loss
 
 
 def _whole(of_image: Mapping[str, np.ndarray], frequencies: Sequence[float]) -> xarray.Dataset:

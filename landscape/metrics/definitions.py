@@ -6,7 +6,7 @@ to (0.8, 0.9] and 1 to (0.9, 1].
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import torch
@@ -48,6 +48,15 @@ class Sums:
     bin_count: Tensor
     bin_correct: Tensor
     bin_confidence: Tensor
+
+
+def without_numbers(sums: Sums, missing: Tensor) -> Sums:
+    """The sums, all of them not a number where `missing` (...) says that a prediction is not: so is every metric."""
+
+    def filled(value: Tensor) -> Tensor:
+        return value.masked_fill(missing.reshape(missing.shape + (1,) * (value.dim() - missing.dim())), torch.nan)
+
+    return Sums(**{field.name: filled(getattr(sums, field.name)) for field in fields(sums)})
 
 
 def nll(sums: Sums) -> Tensor:

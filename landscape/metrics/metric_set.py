@@ -21,6 +21,8 @@ _CHUNK = 2**17
 class MetricSet:
     """Mergeable sums for every metric: one pass over the log-probabilities, all arithmetic on their device.
 
+    A prediction that is not a number makes every metric not a number: it is neither right nor wrong.
+
     Counts are integers, so that any grouping into batches gives the same bits; other sums are float64, equal to
     rounding.
 
@@ -135,7 +137,7 @@ class MetricSet:
             )
         # Quotients of integers would be float32.
         confusion, bins = self._matrix().double(), self._bins.double()
-        return Sums(
+        sums = Sums(
             count=bins[0].sum(),
             nll=self._moments[0, 0],
             brier=self._moments[1, 0],
@@ -147,6 +149,7 @@ class MetricSet:
             bin_correct=bins[1],
             bin_confidence=self._bin_confidence,
         )
+        return definitions.without_numbers(sums, confusion[..., -1].sum() > 0)
 
     def values(self) -> dict[str, float]:
         """Every metric by name."""
@@ -181,8 +184,8 @@ class MetricSet:
             "accuracy": _of_share(found["accuracy"], count),
             "accuracy_90": _of_share(found["accuracy_90"], confident),
             "uncertain_90": _of_share(found["uncertain_90"], wrong),
-            "iou": _of_iou(confusion.sum(0)),
-            "iou_90": _of_iou(confusion[1]),
+            "iou": _of_iou(confusion.sum(0)) if np.isfinite(count) else np.nan,
+            "iou_90": _of_iou(confusion[1]) if np.isfinite(count) else np.nan,
             "frequency_90": _of_share(found["frequency_90"], count),
             "top5": _of_share(found["top5"], count),
             "brier": _of_mean(found["brier"], square_of["brier"], count),

@@ -47,7 +47,7 @@ def weighted_sums(batch: Examples, weights: Tensor, *, binning: Binning = "right
     adds = (place[:, None] == numbers).double()
     binned = weights @ torch.cat([member, member * correct.double()[:, None], adds * batch.confidence[:, None]], dim=1)
     bin_count, bin_correct, bin_confidence = binned.split(BINS, dim=1)
-    return Sums(
+    sums = Sums(
         count=weights.sum(1),
         nll=weights @ batch.nll,
         brier=weights @ batch.brier,
@@ -59,6 +59,7 @@ def weighted_sums(batch: Examples, weights: Tensor, *, binning: Binning = "right
         bin_correct=bin_correct,
         bin_confidence=bin_confidence,
     )
+    return definitions.without_numbers(sums, weights @ (batch.predicted == batch.classes).double() > 0)
 
 
 def bootstrap(batch: Examples, weights: Tensor, *, binning: Binning = "right") -> dict[str, np.ndarray]:

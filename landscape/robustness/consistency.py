@@ -42,6 +42,7 @@ def sequence_consistency(log_probabilities: Tensor) -> tuple[Tensor, Tensor]:
     """
     before, after = log_probabilities[:, :-1], log_probabilities[:, 1:]
     same = (before.argmax(-1) == after.argmax(-1)).double().mean(1)
+    same = same.masked_fill(log_probabilities.isnan().flatten(1).any(1), torch.nan)
     probabilities = after.exp()
     # Zero times minus infinity is zero here: a class that is impossible in both frames adds nothing.
     terms = torch.where(probabilities > 0, probabilities * before, 0.0)
