@@ -44,12 +44,16 @@ class Eigenpairs:
     vectors
         (n, k) orthonormal, in the operator's dtype on its device.
     residuals
-        (k,) ||A y - theta y||: an eigenvalue of A lies within this distance of the value, always.
+        (k,) ||A y - theta y||: an eigenvalue of A lies within this distance of the value, always. The products'
+        rounding is added, where the operator states it (``relative_rounding``, relative to its norm): what is meant is
+        the eigenvalue of the exact operator, not of the one that float32 makes of it.
     errors
         (k,) the sharper estimate min(residual, ||R||^2 / gap), which takes the rest of the spectrum to lie where the
-        search space saw it (Li and Li 2005, "A note on eigenvalues of perturbed Hermitian matrices").
+        search space saw it (Li and Li 2005, "A note on eigenvalues of perturbed Hermitian matrices"), and the products'
+        rounding.
     converged
-        (k,) bool: error <= tolerance * max(|value|, 1e-3 of the largest Ritz value) + rounding, and the residual finite.
+        (k,) bool: the residual is finite, and error <= tolerance * max(|value|, 1e-3 of the largest Ritz value) plus
+        rounding.
     products
         Products with the operator.
     missed_probability
@@ -384,15 +388,17 @@ def eigenpairs(
         if on_check:
             space.swap(0, space.pending - 1)
 
+    # Rounding moves every eigenvalue by its norm at most, to first order: no gap makes that smaller.
+    rounding = getattr(operator, "relative_rounding", 0.0) * ritz.scale
     return Eigenpairs(
         values=ritz.values[chosen],
         vectors=space.vectors(ritz.coefficients[:, chosen]),
-        residuals=ritz.residuals[chosen],
-        errors=ritz.errors[chosen],
+        residuals=ritz.residuals[chosen] + rounding,
+        errors=ritz.errors[chosen] + rounding,
         converged=converged[chosen],
         products=products.count,
         missed_probability=missed,
         smallest=float(ritz.values[0]),
-        smallest_residual=float(ritz.residuals[0]),
+        smallest_residual=float(ritz.residuals[0]) + rounding,
         space=space if keep_space else None,
     )

@@ -20,6 +20,7 @@ from landscape.hessian import blocks, mini_batches, over_masks, pyhessian_solver
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.fit import fit
 from landscape.objective.objective import examples
+from landscape.objective.operators import MATRICES
 from landscape.store.files import sha256
 from landscape.store.journal import Journal
 from landscape.store.result import require_same_protocol
@@ -182,8 +183,7 @@ def notes(results: Sequence[xarray.Dataset]) -> list[str]:
     """What was measured, on which images, and how well each network fits them."""
     first = results[0].attrs
     lines = [
-        f"{first['operator']} of the mean loss plus L2 term on {first.get('sample', first['data'])}, "
-        f"protocol {first['protocol_hash']}."
+        f"{MATRICES[first['operator']]}, on {first.get('sample', first['data'])}, protocol {first['protocol_hash']}."
     ]
     fits = {str(result.attrs["name"]): command.fit_in_words(result.attrs) for result in results}
     return lines + [f"{name}: {words}." for name, words in fits.items() if words]

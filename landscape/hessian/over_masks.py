@@ -31,6 +31,11 @@ class MeanOperator:
         self.parts = parts
         self.size, self.dtype, self.device = parts[0].size, parts[0].dtype, parts[0].device
 
+    @property
+    def relative_rounding(self) -> float:
+        """Rounding of a product relative to the norm: that of the first operator."""
+        return self.parts[0].relative_rounding
+
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply a vector (P,) or columns (P, k)."""
         total = torch.zeros_like(vectors)

@@ -81,6 +81,11 @@ class Replayed:
         except OSError as error:
             raise LandscapeError(f"cannot write {path}: {error.strerror}; choose another --out") from None
 
+    @property
+    def relative_rounding(self) -> float:
+        """The operator's own, see `CurvatureOperator.relative_rounding`."""
+        return float(getattr(self.operator, "relative_rounding", 0.0))
+
     def __enter__(self) -> "Replayed":
         return self
 

@@ -123,7 +123,7 @@ def spectrum(
             variables |= {
                 "eigenvalue": ("rank", pairs.values, {"long_name": "eigenvalue", "units": "nats"}),
                 "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
-                "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|"}),
+                "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|, rounding included"}),
                 "converged": ("rank", pairs.converged.astype(np.int8)),
                 **sampling(curvature, pairs.values, pairs.vectors, sample=sample).variables(),
                 "smallest_eigenvalue": ((), pairs.smallest),

@@ -160,6 +160,8 @@ class Objective:
         for parameter in parameters.values():
             parameter.requires_grad_(False)
         self._replicas = workers.Replicas(module)
+        # Rounding of curvature products, measured when first asked for.
+        self.roundings: dict[str, float] = {}
         buffers = {id(buffer): name for name, buffer in module.named_buffers()}
         self._inner_statistics = {name: buffers.get(id(value), "") for name, value in statistics.items()}
         for name, value in self._statistics(self.point, 0).items():
@@ -226,7 +228,8 @@ class Objective:
         chosen = set(names)
         tensors = dict(zip(self.space.names, self.space.split(self.point), strict=True))
         space = ParameterSpace([(name, nn.Parameter(tensors[name])) for name in self.space.names if name in chosen])
-        return self._changed(space=space, point=space.flatten(tensors[name] for name in space.names))
+        point = space.flatten(tensors[name] for name in space.names)
+        return self._changed(space=space, point=point, roundings={})
 
     def reordered(self, order: Tensor) -> "Objective":
         """The same function with its examples in another order (N,); shares the network."""
@@ -249,6 +252,7 @@ class Objective:
             _decayed={name: parameters[self.inner_names[name]] for name in self._decayed},
             _recalibration=None if self._recalibration is None else self._recalibration.in_double(),
             _replicas=workers.Replicas(module),
+            roundings={},
         )
 
     def private_module(self) -> nn.Module:
