@@ -183,7 +183,7 @@ def notes(results: Sequence[xarray.Dataset]) -> list[str]:
     """What was measured, on which images, and how well each network fits them."""
     first = results[0].attrs
     lines = [
-        f"{MATRICES[first['operator']]}, on {first.get('sample', first['data'])}, protocol {first['protocol_hash']}."
+        f"{MATRICES[first['operator']]} on {first.get('sample', first['data'])}, protocol {first['protocol_hash']}."
     ]
     fits = {str(result.attrs["name"]): command.fit_in_words(result.attrs) for result in results}
     return lines + [f"{name}: {words}." for name, words in fits.items() if words]

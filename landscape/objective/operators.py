@@ -28,8 +28,8 @@ Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 # What each kind is, for people.
 MATRICES: dict[str, str] = {
     "hessian": "Hessian of the mean loss plus L2 term",
-    "ggn": "generalised Gauss-Newton matrix of the mean loss, plus the Hessian of the L2 term",
-    "fisher": "empirical Fisher matrix of the mean loss, without the L2 term",
+    "ggn": "generalised Gauss-Newton matrix of the mean loss plus the Hessian of the L2 term",
+    "fisher": "empirical Fisher matrix of the mean loss without L2 term",
 }
 
 _log = logging.getLogger(__name__)
