@@ -1,31 +1,22 @@
 """One look at the curvature where a network in training stands, warm-started from the last one."""
 
 import math
-from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from landscape.eigen import Eigenpairs, eigenpairs, trace
+from landscape.eigen import trace
 from landscape.eigen.operator import Operator
 from landscape.hessian.sharpness import ScaledOperator
 from landscape.monitor.optimizers import State
+from landscape.monitor.warm import WarmStarts
 from landscape.objective import CurvatureOperator, Objective
 
-# Products of a first, cold solve: the largest eigenvalue is there after about 8, the smallest comes nearer.
-_COLD = 16
+# Products of a first, cold solve: the largest eigenvalue is there after about 8, the smallest near.
+_COLD = 20
 # Wanted relative error of a cold solve; warm ones spend their products and state what they reached.
 _TOLERANCE = 1e-2
-# Further directions carried along besides the largest and the smallest eigenvector: at the edge of stability the
-# largest eigenvalues lie close together, and what is second now is first at the next look.
-_CARRIED = 1
-
-
-@dataclass
-class Carried:
-    """Vectors of the last measurement, by what they are eigenvectors of, that the next one starts from."""
-
-    vectors: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Decayed:
@@ -44,9 +35,9 @@ class Decayed:
 
 
 def measure(
-    objective: Objective, state: State, carried: Carried, *, products: int, trace_products: int, seed: int
+    objective: Objective, state: State, warm: WarmStarts, *, products: int, trace_products: int, seed: int
 ) -> dict[str, float]:
-    """Every number of one measurement, by name; `carried` is brought up to date.
+    """Every number of one measurement, by name; `warm` is brought up to date.
 
     Parameters
     ----------
@@ -54,10 +45,10 @@ def measure(
         Mean loss over the examples, without weight decay.
     state
         Of the optimizer.
-    carried
-        Starting vectors; empty for a cold start.
+    warm
+        Starting vectors.
     products
-        For the largest and smallest eigenvalue of each matrix.
+        For each extreme eigenvalue.
     trace_products
         For the trace; 0 for none.
     seed
@@ -80,19 +71,20 @@ def measure(
     }
     curvature = CurvatureOperator(objective)
     decayed = Decayed(curvature, decay)
-    pairs = _ends(decayed, carried, "hessian", products, seed)
+    solve = partial(warm.solve, products=products, cold_products=_COLD, tolerance=_TOLERANCE, seed=seed)
+    pairs, lowest = solve(decayed, "largest"), solve(decayed, "smallest", which="SA")
     numbers |= {
         "largest_eigenvalue": float(pairs.values[0]),
         "largest_residual": float(pairs.residuals[0]),
-        "smallest_eigenvalue": pairs.smallest,
-        "smallest_residual": pairs.smallest_residual,
+        "smallest_eigenvalue": float(lowest.values[0]),
+        "smallest_residual": float(lowest.residuals[0]),
     }
     if trace_products:
         estimate = trace(decayed, products=trace_products, seed=seed, space=pairs.space)
         numbers |= {"trace": estimate.value, "trace_stderr": estimate.stderr}
-    del pairs
+    del pairs, lowest
     if state.scale is not None:
-        scaled = _ends(ScaledOperator(decayed, state.scale), carried, "preconditioned", products, seed, smallest=False)
+        scaled = solve(ScaledOperator(decayed, state.scale), "preconditioned")
         numbers |= {
             "preconditioned_sharpness": float(scaled.values[0]),
             "preconditioned_residual": float(scaled.residuals[0]),
@@ -106,7 +98,7 @@ def measure(
     if state.radius is not None and length > 0:
         step = _ascent(point, gradient, state.radius, state.adaptive)
         perturbed = CurvatureOperator(objective, point=point + step)
-        ends = _ends(Decayed(perturbed, decay), carried, "perturbed", products, seed, smallest=False)
+        ends = solve(Decayed(perturbed, decay), "perturbed")
         moved = objective.value(point + step).loss + float((decay * (point + step).double().square()).sum() / 2)
         numbers |= {
             "perturbed_sharpness": float(ends.values[0]),
@@ -116,29 +108,6 @@ def measure(
         }
         total += perturbed.products
     return numbers | {"products": float(total)}
-
-
-def _ends(
-    operator: Operator, carried: Carried, name: str, products: int, seed: int, *, smallest: bool = True
-) -> Eigenpairs:
-    """The largest eigenvalues, with `smallest` the smallest too, from where the last measurement ended."""
-    start = carried.vectors.get(name)
-    if start is not None and start.shape[0] != operator.size:
-        start = None
-    pairs = eigenpairs(
-        operator,
-        (1 + _CARRIED) + int(smallest),
-        which="BE" if smallest else "LA",
-        tolerance=_TOLERANCE,
-        start=start,
-        seed=seed,
-        max_products=_COLD if start is None else products,
-        # A further copy of the largest eigenvalue does not change it.
-        confidence=0,
-        keep_space=True,
-    )
-    carried.vectors[name] = pairs.vectors
-    return pairs
 
 
 def _over(numerator: float, denominator: float) -> float:

@@ -15,8 +15,9 @@ from landscape.compute.randomness import derived_seed
 from landscape.errors import LandscapeError
 from landscape.monitor import optimizers, record
 from landscape.monitor.examples import arranged
-from landscape.monitor.measure import Carried, measure
+from landscape.monitor.measure import measure
 from landscape.monitor.mirror import Mirror, undisturbed
+from landscape.monitor.warm import WarmStarts
 from landscape.objective import Objective
 from landscape.objective.objective import Loss
 from landscape.store.protocol import Protocol
@@ -50,9 +51,9 @@ class Monitor:
         Largest share of the training time that measurements may take. When they would take more, they are spaced
         further apart. The first one is taken in any case, and paid off before the second. None: no limit.
     products
-        Hessian-vector products per matrix and measurement for its extreme eigenvalues, after a first, cold solve. Each
-        starts from the eigenvectors of the last one; 4 are within 2 % of a cold solve in most steps
-        (``benchmarks/monitor.py``), and the bound says so at each.
+        Hessian-vector products per extreme eigenvalue and measurement, after a first, cold solve. Each starts from the
+        eigenvectors of the last one; 4 bring the largest within 2 % of a cold solve at most steps
+        (``benchmarks/monitor.py``), and its bound tells at which it is not so.
     trace_products
         Hessian-vector products for the trace; 0 for no trace.
     log
@@ -86,9 +87,10 @@ class Monitor:
 
     Notes
     -----
-    *Cost.* A measurement takes one gradient, `products` per matrix and `trace_products` Hessian-vector products on all
-    examples; a product costs 1.5 to 2.5 gradients. With 256 examples and training batches of 128 that is about 30
-    training steps, so that 1 % of the training is a measurement every 3,000 steps: with fewer than that many, raise
+    *Cost.* A measurement takes a gradient, `products` Hessian-vector products for each of two or more extreme
+    eigenvalues and `trace_products`, on all examples; a product costs 1.5 to 2.5 gradients. With 256 examples and
+    training batches of 128 that is about 50 training steps, so that 1 % of the training is a measurement every 5,000
+    steps: with fewer than that many, raise
     `budget` or take fewer examples. ``monitor.cost()`` and ``repr(monitor)`` state what it was.
 
     *Errors.* Bounds are of the numerical solve on these examples: an eigenvalue of the Hessian lies within
@@ -155,7 +157,7 @@ class Monitor:
         tensors = [*self._mirror.network.parameters(), *self._mirror.network.buffers()]
         self._device = tensors[0].device if tensors else torch.device("cpu")
         self._protocol = (protocol or Protocol()).replace(device=self._device.type)
-        self._carried = Carried()
+        self._warm = WarmStarts()
         self._tables: list[record.Table] = []
         self._loggers: list[Any] = []
         for sink in log if isinstance(log, (list, tuple)) else [] if log is None else [log]:
@@ -209,7 +211,7 @@ class Monitor:
             except LandscapeError as error:
                 # A training is worth more than a number about it.
                 _log.warning("step %d could not be measured: %s", self.steps, error)
-                self._carried = Carried()
+                self._warm = WarmStarts()
         else:
             # Once: a training that has diverged goes on for long.
             level = logging.DEBUG if self.rows and math.isnan(self.rows[-1]["loss"]) else logging.WARNING
@@ -239,7 +241,7 @@ class Monitor:
         return measure(
             objective,
             state,
-            self._carried,
+            self._warm,
             products=self.products,
             trace_products=self.trace_products,
             seed=derived_seed(self._seed, "monitor", self.steps),

@@ -76,7 +76,7 @@ class Network:
     ) -> None:
         require_finite(model)
         self.device, self.dtype = device, dtype
-        self.module = _private_copy(model).eval().to(device=device, dtype=dtype)
+        self.module = private_copy(model).eval().to(device=device, dtype=dtype)
         self._lay_out(data, masks)
 
     def _lay_out(self, data: Images, masks: Callable[[], Masks]) -> None:
@@ -192,7 +192,7 @@ class Network:
             folding.replace(self.module, norm_name, nn.Identity())
 
 
-def _private_copy(model: nn.Module) -> nn.Module:
+def private_copy(model: nn.Module) -> nn.Module:
     """A deep copy of a network without the hooks that are not part of it."""
     # `deepcopy` takes what its memo holds for the copy: hooks that stay behind are not even looked at.
     memo: dict[int, Any] = {}
