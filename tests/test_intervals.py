@@ -122,4 +122,6 @@ def test_wilsons_interval() -> None:
     # Brown, Cai & DasGupta 2001: closed form.
     assert confidence.share(0.0, 10) == pytest.approx((0.0, 0.27753), abs=1e-4)
     assert confidence.share(0.5, 20) == pytest.approx((0.29930, 0.70070), abs=1e-4)
+    assert confidence.share(1.0, 2000)[1] == 1.0
+    assert confidence.share(0.0, 2000)[0] == 0.0
     assert np.isnan(confidence.share(np.nan, 0)).all()

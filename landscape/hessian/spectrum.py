@@ -80,10 +80,10 @@ def spectrum(
     -------
     xarray.Dataset
         ``eigenvalue`` (rank) with ``residual`` (the true eigenvalue lies within it), ``error`` (the sharper estimate
-        that `tolerance` is compared with) and ``converged``; ``sampling_stderr``, ``eigenvalue_low``,
-        ``eigenvalue_high`` and ``sampling_bias``, what the choice of images costs
-        (`landscape.hessian.sampling.Sampling`); ``smallest_eigenvalue``, to 10 % or 0.3 % of the largest (ask for
-        `which` ``SA`` or ``BE`` to have it as sharp as the others), with ``smallest_residual``; ``trace`` with
+        that `tolerance` is compared with, and what rounding in the products adds) and ``converged``;
+        ``sampling_stderr``, ``eigenvalue_low``, ``eigenvalue_high`` and ``sampling_bias``, what the choice of images
+        costs (`landscape.hessian.sampling.Sampling`); ``smallest_eigenvalue``, to 10 % or 0.3 % of the largest (ask
+        for `which` ``SA`` or ``BE`` to have it as sharp as the others), with ``smallest_residual``; ``trace`` with
         ``trace_stderr`` and ``l2_trace``, the L2 term's part of it;
         ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node) of the density, total
         weight 1 a probe, see `density_of`.

@@ -119,7 +119,9 @@ def share(value: float, count: float, *, level: float = LEVEL) -> tuple[float, f
     square = quantile**2 / count
     centre = (value + square / 2) / (1 + square)
     half = quantile / (1 + square) * np.sqrt(max(value * (1 - value), 0.0) / count + square / (4 * count))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    # Exact at the ends, where rounding may leave the share itself outside.
+    low = 0.0 if value <= 0 else max(0.0, float(centre - half))
+    return low, 1.0 if value >= 1 else min(1.0, float(centre + half))
 
 
 def absolute_sum(

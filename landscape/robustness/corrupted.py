@@ -1,6 +1,6 @@
 """Metrics on corrupted images, and mean corruption errors relative to a baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol as Interface
 
@@ -16,9 +16,8 @@ from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.look.forward import gathered
-from landscape.metrics import METRICS, Examples, MetricSet
+from landscape.metrics import METRICS, Examples, MetricSet, confidence
 from landscape.metrics.choices import Binning
-from landscape.metrics.confidence import Z
 from landscape.metrics.definitions import BINS, bin_of
 from landscape.predictions import Predictor
 from landscape.predictions.passes import require_same_images
@@ -190,8 +189,10 @@ def relative_errors(
     Returns
     -------
     xarray.Dataset
-        Over ``measure`` (mCE, mCNLL, mCECE): ``value``, ``stderr``, ``low`` and ``high`` (95 %, normal with the
-        bootstrap's standard error), ``replicate`` (measure, replicate); over ``(measure, corruption)`` the ``ratio``.
+        Over ``measure`` (mCE, mCNLL, mCECE): ``value``, ``stderr`` (bootstrap), ``low`` and ``high`` (95 %, of means by
+        `landscape.metrics.confidence.skewed`, of the calibration error by `absolute_sum`, which takes its bias off),
+        ``debiased``, the value without that bias, and ``replicate`` (measure, replicate); over
+        ``(measure, corruption)`` the ``ratio``.
         All are shares: 1 is the baseline.
 
     Raises
@@ -221,17 +222,26 @@ def relative_errors(
         },
     )
     if "correct_of_image" in measured:
-        drawn = _replicates(chosen, replicates, seed)
-        replicated = np.stack([(drawn[term] / base[term]).mean(1) for term in RELATIVE.values()])
-        stderr = replicated.std(1, ddof=1)
+        of_image, gaps = _of_images(chosen, base)
+        weights = metrics.bootstrap_weights(of_image.shape[1], replicates=replicates, seed=seed) / of_image.shape[1]
+        drawn = (weights @ torch.from_numpy(of_image.T)).numpy().T
+        drawn_gaps = (weights @ torch.from_numpy(gaps.T)).numpy()
+        replicated = np.stack([*drawn, np.abs(drawn_gaps).sum(1)])
+        sums = gaps.mean(1)
+        debiased, ends = confidence.absolute_sum(sums, drawn_gaps - sums)
+        bounds = np.concatenate([np.stack(confidence.of_mean(of_image), axis=1), [ends]])
         dataset["replicate"] = (("measure", "replicate"), replicated)
-        dataset["stderr"] = ("measure", stderr)
-        dataset["low"], dataset["high"] = ("measure", value - Z * stderr), ("measure", value + Z * stderr)
+        dataset["stderr"] = ("measure", replicated.std(1, ddof=1))
+        dataset["low"], dataset["high"] = ("measure", bounds[:, 0]), ("measure", bounds[:, 1])
+        dataset["debiased"] = ("measure", np.array([*value[:-1], debiased]))
     return dataset
 
 
 def difference(first: xarray.Dataset, second: xarray.Dataset) -> xarray.Dataset:
     """Second minus first of what `relative_errors` gives, paired over images, with ``stderr``, ``low`` and ``high``.
+
+    The interval is about the difference of the debiased values: what few images add to calibration errors is not the
+    same for both.
 
     Raises
     ------
@@ -243,9 +253,8 @@ def difference(first: xarray.Dataset, second: xarray.Dataset) -> xarray.Dataset:
         raise LandscapeError("the networks were measured under different corruptions: give both the same --corruptions")
     found = second["value"] - first["value"]
     stderr = (second["replicate"] - first["replicate"]).std("replicate", ddof=1)
-    return xarray.Dataset(
-        {"difference": found, "stderr": stderr, "low": found - Z * stderr, "high": found + Z * stderr}
-    )
+    centre, half = second["debiased"] - first["debiased"], confidence.Z * stderr
+    return xarray.Dataset({"difference": found, "stderr": stderr, "low": centre - half, "high": centre + half})
 
 
 def _terms(table: xarray.Dataset) -> dict[str, np.ndarray]:
@@ -254,21 +263,17 @@ def _terms(table: xarray.Dataset) -> dict[str, np.ndarray]:
     return {"error": 1 - ordered["accuracy"].values, "nll": ordered["nll"].values, "ece": ordered["ece"].values}
 
 
-def _replicates(chosen: xarray.Dataset, replicates: int, seed: int) -> dict[str, np.ndarray]:
-    """Sums over severities of each term, (replicate, corruption), over bootstrap samples of the images."""
+def _of_images(chosen: xarray.Dataset, base: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What each image adds to mCE and mCNLL (2, image), and to the gap of each bin in each cell (bins, image).
+
+    The measures are the means over images, and of mCECE the sum of the gaps' absolute means.
+    """
     ordered = chosen.transpose("severity", "corruption", "image", ...)
-    images = ordered.sizes["image"]
-    weights = metrics.bootstrap_weights(images, replicates=replicates, seed=seed) / images
-    found = {term: np.zeros((replicates, ordered.sizes["corruption"])) for term in RELATIVE.values()}
-    for place in range(ordered.sizes["corruption"]):
-        for severity in range(ordered.sizes["severity"]):
-            cell = ordered.isel(severity=severity, corruption=place)
-            correct = torch.from_numpy(cell["correct_of_image"].values).double()
-            confidence = torch.from_numpy(cell["confidence_of_image"].values)
-            member = torch.nn.functional.one_hot(bin_of(confidence.float(), BINS), BINS)
-            columns = [1 - correct, torch.from_numpy(cell["nll_of_image"].values), *(member.T * (confidence - correct))]
-            sums = weights @ torch.stack(columns, dim=1)
-            found["error"][:, place] += sums[:, 0].numpy()
-            found["nll"][:, place] += sums[:, 1].numpy()
-            found["ece"][:, place] += sums[:, 2:].abs().sum(1).numpy()
-    return found
+    correct, confident = ordered["correct_of_image"].values.astype(float), ordered["confidence_of_image"].values
+    share = {name: 1 / (value * len(value)) for name, value in base.items()}
+    terms = {"error": 1 - correct, "nll": ordered["nll_of_image"].values}
+    of_image = np.stack([np.einsum("sci,c->i", terms[name], share[name]) for name in terms])
+    place = bin_of(torch.from_numpy(confident).float(), BINS).numpy()
+    scaled = (confident - correct) * share["ece"][:, None]
+    gaps = [np.where(place == number, scaled, 0.0).reshape(-1, scaled.shape[-1]) for number in range(BINS)]
+    return of_image, np.concatenate(gaps)
