@@ -81,7 +81,7 @@ class Counts:
     def __init__(self) -> None:
         self.found: dict[tuple[str, str, str], Count] = {}
 
-    def add(self, interval: str, network: str, images: object, ends: Sequence[Any], truth: float) -> None:
+    def add(self, interval: str, network: str, images: object, ends: Any, truth: Any) -> None:
         """Count one interval."""
         key = (interval, network, str(images))
         if key not in self.found:
@@ -101,11 +101,11 @@ class Study:
         self.cache, self.repeats = cache, repeats
         cache.mkdir(parents=True, exist_ok=True)
 
-    def recorded(self, name: str, record: Callable[[], Recorded]) -> Recorded:
-        """A population's numbers, recorded once."""
+    def recorded(self, name: str, record: Callable[..., Recorded], *arguments: Any) -> Recorded:
+        """A population's numbers, recorded once: what `record` gives for the arguments."""
         path = self.cache / f"{name}.npz"
         if not path.exists():
-            np.savez(path, **record())  # type: ignore[arg-type]
+            np.savez(path, **record(*arguments))  # type: ignore[arg-type]
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
 
@@ -141,13 +141,13 @@ def predictions_of(model: torch.nn.Module, images: data.Images, passes: int) -> 
 
 def test_predictions(study: Study) -> Iterator[tuple[str, Recorded]]:
     """Predictions of both networks on their test images."""
+
+    def record(network: Callable[[], Any]) -> Recorded:
+        model, _, images = network()
+        return predictions_of(model, images, 1)
+
     for name, network in ((EASY, easy), (HARD, hard)):
-
-        def record(network: Callable[[], Any] = network) -> Recorded:
-            model, _, images = network()
-            return predictions_of(model, images, 1)
-
-        yield name, study.recorded(f"predictions-{'easy' if name == EASY else 'hard'}", record)
+        yield name, study.recorded(f"predictions-{'easy' if name == EASY else 'hard'}", record, network)
 
 
 def examples_of(recorded: Recorded, rows: np.ndarray | slice, draw: int = 0) -> Examples:
@@ -177,7 +177,7 @@ def row_passes(study: Study, counts: Counts) -> None:
         model, _, images = hard(kind)
         return predictions_of(model, images.select(torch.arange(2500)), 8)
 
-    networks = [study.recorded(f"passes-{kind}", lambda kind=kind: record(kind)) for kind in ("mcdo", "mcdo-smooth")]
+    networks = [study.recorded(f"passes-{kind}", record, kind) for kind in ("mcdo", "mcdo-smooth")]
 
     def curves_of(recorded: Recorded, rows: np.ndarray | slice) -> xarray.Dataset:
         passes = xarray.Dataset(
@@ -235,12 +235,9 @@ def row_corruption(study: Study, counts: Counts) -> None:
 
     pairs: dict[str, list[Recorded]] = {}
     model, _, images = easy()
-    pairs[EASY] = [study.recorded("corrupted-easy", lambda: record(model, images))]
+    pairs[EASY] = [study.recorded("corrupted-easy", record, model, images)]
     few = hard()[2].select(torch.arange(1500))
-    pairs[HARD] = [
-        study.recorded(f"corrupted-{kind}", lambda kind=kind: record(hard(kind)[0], few))
-        for kind in ("dnn", "dnn-smooth")
-    ]
+    pairs[HARD] = [study.recorded(f"corrupted-{kind}", record, hard(kind)[0], few) for kind in ("dnn", "dnn-smooth")]
     for network, networks in pairs.items():
         whole = [table(one, slice(None)) for one in networks]
         baseline = whole[0]
@@ -275,7 +272,8 @@ def row_surface(study: Study, counts: Counts) -> None:
                 for place in ("origin", "corner"):
                     losses = recorded[place][rows]
                     # A loss below log 2 is of a right prediction; the instrument counts the wrong ones.
-                    ends = confidence.from_moments(*(float((losses**power).mean()) for power in (1, 2, 3)), count)[1]
+                    first, second, third = (float((losses**power).mean()) for power in (1, 2, 3))
+                    ends = confidence.from_moments(first, second, third, count)[1]
                     if losses.max() < np.log(2):
                         ends = (np.nan, np.nan)
                     counts.add(f"loss at the {place} of a surface", network, count, ends, recorded[place].mean())
@@ -357,8 +355,8 @@ def row_eigenvalues(study: Study, counts: Counts) -> None:
         return factors_of(Objective(model, train, protocol=Protocol(images=images)), fisher=fisher)
 
     for network, kind, recorded in (
-        (EASY, "GGN", study.recorded("factors-easy", lambda: record(easy, None, fisher=False))),
-        (HARD, "Fisher", study.recorded("factors-hard", lambda: record(hard, 1500, fisher=True))),
+        (EASY, "GGN", study.recorded("factors-easy", record, easy, None, False)),
+        (HARD, "Fisher", study.recorded("factors-hard", record, hard, 1500, True)),
     ):
         population = int(recorded["population"])
         factors, owner = recorded["factors"], recorded["owner"]
@@ -385,9 +383,9 @@ def row_hessian(study: Study, counts: Counts) -> None:
         one = sampling(curvature, pairs.values, pairs.vectors)
         return {"values": pairs.values, "low": one.low, "high": one.high, "stderr": one.stderr}
 
-    truth = study.recorded("hessian-all", lambda: found(None, 0))["values"]
+    truth = study.recorded("hessian-all", found, None, 0)["values"]
     for seed in range(study.repeats):
-        one = study.recorded(f"hessian-192-{seed}", lambda seed=seed: found(192, seed))
+        one = study.recorded(f"hessian-192-{seed}", found, 192, seed)
         for rank in range(3):
             ends = (one["low"][rank], one["high"][rank])
             counts.add(f"Hessian eigenvalue {rank + 1}, choice of images", EASY, "192 of 1438", ends, truth[rank])
@@ -418,8 +416,8 @@ def row_mini_batches(study: Study, counts: Counts) -> None:
     largest = eigenvalues[:, 0]
     for draws in (5, 20):
         for rows in study.samples(len(largest), draws, "masks", replace=True):
-            one = mean_of(largest[rows], 0)
-            counts.about("mean over draws of masks or planes", EASY, draws, one.value, one.stderr, largest.mean())
+            mean = mean_of(largest[rows], 0)
+            counts.about("mean over draws of masks or planes", EASY, draws, mean.value, mean.stderr, largest.mean())
 
 
 def row_feature_maps(study: Study, counts: Counts) -> None:
