@@ -18,6 +18,7 @@ from landscape.errors import LandscapeError
 from landscape.hessian import replay
 from landscape.hessian.replay import Replayed
 from landscape.objective import CurvatureOperator, Objective
+from landscape.store.journal import Journal
 
 
 class Counted:
@@ -48,8 +49,11 @@ def every_product_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def density(operator: Counted, path: Path) -> tuple[np.ndarray, int]:
-    with Replayed(operator, path) as source:
-        return spectral_density(source, probes=2, steps=20).nodes, source.replayed
+    with Journal(path, {"matrix": 0}) as journal:
+        source = Replayed(operator, journal)
+        nodes = spectral_density(source, probes=2, steps=20).nodes
+        journal.remove()
+    return nodes, source.replayed
 
 
 @pytest.mark.usefixtures("every_product_is_kept")
@@ -76,12 +80,15 @@ def test_products_of_something_else_and_damaged_ones_are_taken_again(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         density(Counted(matrix, 10), path)
     content = bytearray(path.read_bytes())
-    content[60] ^= 1  # in the first product
+    content[300] ^= 1  # in the first product
     path.write_bytes(content)
-    with Replayed(Counted(matrix), path) as source:
-        source(torch.ones(60, dtype=torch.float64))
-        assert source.replayed == 0
-    assert not path.exists()
+    with Journal(path, {"matrix": 0}) as journal:
+        assert len(journal) == 0
+    with Journal(path, {"matrix": 0}) as journal:
+        Replayed(Counted(matrix), journal)(torch.zeros(60, dtype=torch.float64))
+        other = Replayed(Counted(matrix), journal)
+        assert torch.equal(other(torch.ones(60, dtype=torch.float64)), matrix @ torch.ones(60, dtype=torch.float64))
+        assert other.replayed == 0
 
 
 def test_cheap_products_leave_no_file(tmp_path: Path, matrix: Tensor) -> None:
@@ -90,20 +97,21 @@ def test_cheap_products_leave_no_file(tmp_path: Path, matrix: Tensor) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, matrix: Tensor) -> None:
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LandscapeError, match=r"cannot write .*choose another"):
-        Replayed(Counted(matrix), tmp_path / "file" / "products")
+        Journal(tmp_path / "file" / "products", {})
 
 
 @pytest.mark.usefixtures("every_product_is_kept")
 def test_a_spectrum_whose_products_are_kept_is_the_same(tmp_path: Path) -> None:
     function = Objective(small_net(), small_images())
     plain = hessian.spectrum(function, top=2, probes=1, steps=5)
-    kept = hessian.spectrum(function, top=2, probes=1, steps=5, keep_products=tmp_path / "products")
+    with Journal(tmp_path / "products", {}) as journal:
+        kept = hessian.spectrum(function, top=2, probes=1, steps=5, journal=journal)
+        assert len(journal) == kept.attrs["products"]
     for name in ("eigenvalue", "trace", "node"):
         assert np.array_equal(plain[name].values, kept[name].values)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("every_product_is_kept")
@@ -122,10 +130,11 @@ def test_a_killed_spectrum_tells_the_products_and_seconds_of_all_its_runs(
         return slow(operator, vectors)
 
     monkeypatch.setattr(CurvatureOperator, "__call__", broken)
-    with pytest.raises(KeyboardInterrupt):
-        hessian.spectrum(function, top=2, probes=1, steps=5, keep_products=path)
+    with pytest.raises(KeyboardInterrupt), Journal(path, {}) as journal:
+        hessian.spectrum(function, top=2, probes=1, steps=5, journal=journal)
     monkeypatch.setattr(CurvatureOperator, "__call__", slow)
-    found = hessian.spectrum(function, top=2, probes=1, steps=5, keep_products=path)
+    with Journal(path, {}) as journal:
+        found = hessian.spectrum(function, top=2, probes=1, steps=5, journal=journal)
     assert found.attrs["products"] == whole.attrs["products"]
     assert found.attrs["seconds_before"] >= 10 * 0.05
     assert np.array_equal(found["node"].values, whole["node"].values)

@@ -1,18 +1,27 @@
 """Kept files that were damaged: no number changes in silence, nothing hangs, nothing is a traceback."""
 
+import os
 import random
 import resource
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray
 
+from landscape.eigen import dense
 from landscape.errors import LandscapeError
+from landscape.hessian import replay
 from landscape.store import cli as check
-from landscape.store import files, result
+from landscape.store import files, journal, result
+from landscape.store.journal import Journal
+from landscape.store.pieces import pieces
 
 
 def measured() -> xarray.Dataset:
@@ -129,3 +138,191 @@ def test_a_full_disk_is_one_line_at_every_size_and_leaves_nothing(tmp_path: Path
     with disk_of(whole):
         result.save(measured(), folder / "r.nc")
     assert result.load(folder / "r.nc").identical(measured())
+
+
+WORK = {"key": "0123456789ab"}
+KEYS = [f"cell/{number}" for number in range(6)]
+
+
+def cell(key: str) -> dict[str, np.ndarray]:
+    number = int(key.partition("/")[2])
+    return {"loss": np.random.default_rng(number).normal(size=3), "count": np.array([number])}
+
+
+def same(found: dict[str, np.ndarray], key: str) -> bool:
+    return set(found) == {"loss", "count"} and all(np.array_equal(found[name], cell(key)[name]) for name in found)
+
+
+def of_journal(path: Path) -> bool:
+    """Whether the work done with a journal gives its true numbers."""
+    with Journal(path, WORK) as kept:
+        found = dict(pieces(KEYS, cell, journal=kept, what="cells"))
+    return sorted(found) == KEYS and all(same(dict(found[key]), key) for key in KEYS)
+
+
+def records(content: bytes) -> list[bytes]:
+    """Header and pieces of a journal, each with its frame."""
+    parts = []
+    while content:
+        length = 40 + int.from_bytes(content[:8], "little")
+        parts.append(content[:length])
+        content = content[length:]
+    return parts
+
+
+def test_no_damaged_journal_gives_another_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "journal"
+    assert of_journal(path)
+    content, rng = path.read_bytes(), random.Random(2)
+    with Journal(tmp_path / "other", {"key": "other"}) as other:
+        for key in KEYS:
+            other.write(key, cell("cell/99"))
+    foreign = records((tmp_path / "other").read_bytes())
+    for attempt in range(120):
+        header, *parts = records(content)
+        kind = attempt % 4
+        if kind == 0:  # records in another order, some twice, some lost
+            broken = header + b"".join(rng.choice(parts) for _ in range(rng.randrange(9)))
+        elif kind == 1:  # whole records of other work
+            parts.insert(rng.randrange(len(parts)), rng.choice(foreign[1:]))
+            broken = rng.choice((header, header, foreign[0])) + b"".join(parts)
+        else:
+            broken = damaged(content, rng)
+        path.write_bytes(broken)
+        assert of_journal(path), attempt
+        assert path.read_bytes()[: len(header)] == header
+    assert any("measured again" in record.getMessage() for record in caplog.records)
+
+
+def test_no_damaged_product_is_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "WORTH_KEEPING", 0.0)
+    matrix = torch.arange(8, dtype=torch.float64).outer(torch.arange(8, dtype=torch.float64)).cos()
+    vectors = torch.eye(8, dtype=torch.float64)
+
+    def products(path: Path) -> torch.Tensor:
+        with Journal(path, WORK) as kept:
+            operator = replay.Replayed(dense(matrix), kept)
+            return torch.stack([operator(vectors[place]) for place in range(8)])
+
+    path, rng = tmp_path / "products", random.Random(3)
+    truth = products(path)
+    content = path.read_bytes()
+    for _ in range(60):
+        header, *parts = records(content)
+        rng.shuffle(parts)
+        path.write_bytes(damaged(content, rng) if rng.random() < 0.7 else header + b"".join(parts[:5]))
+        assert torch.equal(products(path), truth)
+
+
+def test_a_full_disk_leaves_a_journal_of_whole_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    of_journal(path)
+    content = path.read_bytes()
+    ends = np.cumsum([len(part) for part in records(content)])
+    path.unlink()
+    for size in range(0, len(content), 53):
+        with disk_of(size), pytest.raises(LandscapeError, match=r"cannot write the journal .*free"):
+            of_journal(path)
+        whole = int(max([end for end in ends[1:] if end <= size], default=0))
+        assert (path.read_bytes() if path.exists() else b"") == content[:whole]
+        path.unlink(missing_ok=True)
+    with disk_of(len(content) // 2), pytest.raises(LandscapeError):
+        of_journal(path)
+    assert of_journal(path)
+
+
+def test_two_runs_of_the_same_work_share_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal(path, WORK) as paused:
+        paused.write(KEYS[0], cell(KEYS[0]))
+        with Journal(path, WORK) as first:
+            assert first.path != paused.path
+            assert same(first[KEYS[0]], KEYS[0])
+            first.write(KEYS[1], cell(KEYS[1]))
+            first.remove()
+        # What the paused one has written is not taken from it.
+        assert list(tmp_path.iterdir()) == [path]
+        paused.write(KEYS[2], cell(KEYS[2]))
+        assert all(same(paused[key], key) for key in (KEYS[0], KEYS[2]))
+        paused.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pieces_stay_readable_when_another_run_has_finished_and_deleted_them(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    of_journal(path)
+    with Journal(path, WORK) as first:
+        second = Journal(path, WORK)
+        first.remove()
+        assert same(second[KEYS[3]], KEYS[3])
+        second.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_leaves_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    code = "import pathlib, time\nfrom landscape.store import files\n"
+    code += "kept = files._temporary(pathlib.Path('.'))\nprint(kept[0], flush=True)\ntime.sleep(60)"
+    root = str(Path(__file__).parents[1])
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        temporary = tmp_path / process.stdout.readline().strip()
+        files.write_whole(tmp_path / "a", b"a")
+        assert temporary.exists()
+        process.kill()
+    (tmp_path / ".somebody-elses.tmp").touch()
+    files.write_whole(tmp_path / "a", b"a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".somebody-elses.tmp", "a"]
+
+
+def test_a_journal_left_behind_a_whole_result_is_deleted_and_one_that_is_newer_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    of_journal(path)
+    journal.remove(path, before=path.stat().st_mtime)
+    assert path.exists()
+    journal.remove(path, before=time.time() + 1)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_only_regular_files_are_written_over(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.png"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path = Path("/dev/null")
+    before = path.stat().st_mode
+    for write in (
+        lambda: files.write_whole(path, b""),
+        lambda: result.save(measured(), path),
+        lambda: Journal(path, {}),
+    ):
+        with pytest.raises(LandscapeError, match=r"cannot write .*give a file name"):
+            write()
+    assert path.stat().st_mode == before
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder" / "file")
+    files.write_whole(tmp_path / "link", b"content")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder" / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("name", ["n" * 250, "é" * 120, os.fsdecode(b"\xff\xfe" * 100)])
+def test_long_names_are_shortened_and_stay_apart(tmp_path: Path, name: str) -> None:
+    names = [files.file_name(f"{name}{key}", ".nc") for key in ("-aaaaaaaaaaaa", "-bbbbbbbbbbbb")]
+    assert len(set(names)) == 2
+    assert all(len(os.fsencode(made)) <= 200 and made.endswith(".nc") for made in names)
+    whole = tmp_path / f"{name[: 250 if name.isascii() else 120]}.nc"
+    result.save(measured(), whole)
+    assert result.load(whole).identical(measured())
+    assert files.file_name("short", ".nc") == "short.nc"

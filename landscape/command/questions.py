@@ -4,11 +4,14 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landscape.command.subjects import Subject, require_writable
+from landscape.errors import printable
+from landscape.store.files import beside, file_name
 
 if TYPE_CHECKING:
     import xarray
@@ -44,19 +47,20 @@ class Question:
     def path(self) -> Path:
         """Where the result is kept."""
         what = self.instrument.removeprefix("landscape.")
-        return self.out or Path("results") / what / f"{self.subject.name}-{self.key}.nc"
+        return self.out or Path("results") / what / file_name(f"{self.subject.name}-{self.key}", ".nc")
 
     @property
     def journal(self) -> Path:
         """Where finished pieces are kept until the result is whole."""
-        return self.path.with_name(f".{self.path.name}.journal")
+        # Not by the result's name, which may be as long as names can be.
+        return self.path.with_name(f".{self.key}.journal")
 
 
 def question(arguments: argparse.Namespace, instrument: str, subject: Subject, settings: Mapping[str, Any]) -> Question:
     """The question that a command line asks of a subject."""
     out = arguments.out
     if out is not None and len(arguments.checkpoints) > 1:
-        out = out.with_name(f"{out.stem}-{subject.name}{out.suffix}")
+        out = beside(out, subject.name)
     settings = {**settings, "batch": arguments.batch}
     return Question(instrument=instrument, subject=subject, settings=settings, seed=arguments.seed, out=out)
 
@@ -75,11 +79,14 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
         Measure even when the answer is known.
     """
     from landscape.compute import distributed
-    from landscape.store import result
+    from landscape.store import journal, result
 
     require_writable(asked.path)
     known = None if force else result.cached(asked.path, asked.key)
     if known is not None:
+        if distributed.is_main():
+            # What a process that was killed as soon as its result was whole has left.
+            journal.remove(asked.journal, before=asked.path.stat().st_mtime)
         return known
     distributed.barrier()
     started = time.perf_counter()
@@ -95,7 +102,7 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
     )
     dataset.attrs |= {
         "key": asked.key,
-        "name": asked.subject.name,
+        "name": printable(asked.subject.name),
         "data": asked.subject.data.title,
         "sample": asked.subject.data.described(asked.subject.protocol.images),
         "weight_decay": asked.subject.weight_decay,
@@ -111,19 +118,17 @@ def journaled(asked: Question, measure: "Callable[[Journal], xarray.Dataset]", *
     from landscape.compute import distributed
     from landscape.store.journal import Journal
 
-    journals: list[Journal] = []
+    with ExitStack() as stack:
+        journals: list[Journal] = []
 
-    def begin() -> "xarray.Dataset":
-        journals.append(Journal(asked.journal, {"key": asked.key}, process=distributed.rank()))
-        try:
+        def begin() -> "xarray.Dataset":
+            journals.append(stack.enter_context(Journal(asked.journal, {"key": asked.key}, process=distributed.rank())))
             return measure(journals[0])
-        finally:
-            journals[0].close()
 
-    result = answer(asked, begin, force=force)
-    if journals and distributed.is_main():
-        journals[0].remove()
-    return result
+        dataset = answer(asked, begin, force=force)
+        for journal in journals:
+            journal.remove()
+    return dataset
 
 
 def report(arguments: argparse.Namespace, *, table: Callable[[], str], facts: Callable[[], Any]) -> None:

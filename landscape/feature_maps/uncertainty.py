@@ -1,26 +1,21 @@
 """How much feature maps vary: over Monte-Carlo dropout passes, over positions, over images."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape.compute import distributed
-from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.look.forward import Passes, gathered
+from landscape.look.forward import Passes, Range, by_share
 from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays
 from landscape.store.protocol import Protocol
 
-Item = TypeVar("Item")
-
-# At most so many pieces of the journal.
-SHARES = 20
 # Passes over which data uncertainty is averaged: it differs little between passes, much less than between images, and
 # costs as much a pass as the variance over masks.
 DATA_PASSES = 10
@@ -109,21 +104,11 @@ def measure(
     if passes < 2:
         raise LandscapeError(f"a variance over {passes} pass is none: give --passes 2 or more")
     runs = Passes(model, data, protocol=protocol, blocks=blocks, batch=batch, device=device)
-    shares = split(runs.batches(0, len(runs)), SHARES)
-    finished: dict[int, Mapping[str, np.ndarray]] = {}
-    with Progress(len(runs), "feature maps", unit="image", quiet=quiet or not distributed.is_main()) as bar:
-        for share in distributed.share(range(len(shares))):
-            key = f"share {share}"
-            if journal is None or key not in journal:
-                piece = _share(runs, shares[share], passes=passes, bar=bar)
-                if journal is not None:
-                    journal.write(key, piece)
-                finished[share] = piece
-            else:
-                finished[share] = journal[key]
-                bar.update(shares[share][-1][1] - shares[share][0][0])
-    pieces = gathered(finished)
-    result = _whole(runs, [pieces[share] for share in range(len(shares))], passes)
+
+    def share(batches: Sequence[Range]) -> Arrays:
+        return _share(runs, batches, passes=passes)
+
+    result = _whole(runs, by_share(runs, share, journal=journal, what="feature maps", quiet=quiet), passes)
     result.attrs |= {
         "images": len(runs),
         "population": len(data),
@@ -131,12 +116,6 @@ def measure(
         "dropout_calls": runs.dropout_calls,
     }
     return result
-
-
-def split(items: Sequence[Item], parts: int) -> list[Sequence[Item]]:
-    """The items in so many contiguous parts, or fewer, none empty."""
-    parts = min(parts, len(items))
-    return [items[len(items) * part // parts : len(items) * (part + 1) // parts] for part in range(parts)]
 
 
 class Streams:
@@ -184,7 +163,7 @@ def _mean(features: Tensor) -> Tensor:
     return rows.flatten(1).mean(1).double()
 
 
-def _share(runs: Passes, batches: Sequence[tuple[int, int]], *, passes: int, bar: Progress) -> dict[str, np.ndarray]:
+def _share(runs: Passes, batches: Sequence[Range], *, passes: int) -> dict[str, np.ndarray]:
     """Values of each image, and the sum over images of the mean map of each point, by group of the jackknife."""
     points, first, last = len(runs.depths), batches[0][0], batches[-1][1]
     of_image = {name: torch.empty(points, last - first, dtype=torch.float64) for name in (*PER_IMAGE, "square_of_mean")}
@@ -214,7 +193,6 @@ def _share(runs: Passes, batches: Sequence[tuple[int, int]], *, passes: int, bar
                 inside = torch.from_numpy(group_of[start:stop] == member).to(mean.device)
                 key, total = f"sum of {place} in {member}", mean[inside].sum(0).double().cpu()
                 sums[key] = sums[key] + total if key in sums else total
-        bar.update(stop - start)
     return {name: value.numpy() for name, value in (of_image | sums).items()}
 
 

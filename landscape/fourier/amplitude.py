@@ -8,16 +8,14 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape.compute import distributed
-from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.feature_maps.uncertainty import SHARES, split
 from landscape.fourier.choices import PATHS
 from landscape.fourier.spectrum import Grid, log_amplitude, transform
-from landscape.look.forward import Passes, gathered
+from landscape.look.forward import Passes, Range, by_share, joined
 from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays
 from landscape.store.protocol import Protocol
 
 # What a spectrum is of.
@@ -95,25 +93,12 @@ def measure(
     runs = Passes(model, data, protocol=protocol, blocks=blocks, batch=batch, device=device)
     stochastic = protocol.dropout == "fresh" and runs.dropout_calls > 0
     grids = [Grid(point.height, point.width) for point in runs.depths.points]
-    shares = split(runs.batches(0, len(runs)), SHARES)
-    finished: dict[int, Mapping[str, np.ndarray]] = {}
-    with Progress(len(runs), "spectra", unit="image", quiet=quiet or not distributed.is_main()) as bar:
-        for share in distributed.share(range(len(shares))):
-            key, batches = f"share {share}", shares[share]
-            if journal is not None and key in journal:
-                finished[share] = journal[key]
-                bar.update(batches[-1][1] - batches[0][0])
-                continue
-            parts = []
-            for start, stop in batches:
-                parts.append(_batch(runs, grids, start, stop, range(passes) if stochastic else (), window))
-                bar.update(stop - start)
-            finished[share] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            if journal is not None:
-                journal.write(key, finished[share])
-    pieces = gathered(finished)
-    names = pieces[0].keys()
-    of_image = {name: np.concatenate([pieces[share][name] for share in range(len(shares))]) for name in names}
+    samples = range(passes) if stochastic else ()
+
+    def share(batches: Sequence[Range]) -> Arrays:
+        return joined([_batch(runs, grids, *batch, samples, window) for batch in batches])
+
+    of_image = joined(by_share(runs, share, journal=journal, what="spectra", quiet=quiet))
     result = _whole(runs, grids, of_image, stochastic)
     result.attrs |= {
         "images": len(runs),

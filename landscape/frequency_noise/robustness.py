@@ -9,16 +9,14 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape.compute import distributed
-from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.feature_maps.uncertainty import SHARES, split
 from landscape.frequency_noise.bands import FREQUENCIES, banded, in_ring, ring, white_noise
 from landscape.frequency_noise.choices import WIDTH
-from landscape.look.forward import Passes, gathered
+from landscape.look.forward import Passes, Range, by_share, joined
 from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays
 from landscape.store.protocol import Protocol
 
 ENERGIES = ("given", "matched")
@@ -97,25 +95,11 @@ def measure(
     if frequencies is None:
         frequencies = [frequency for frequency in FREQUENCIES if bool(in_ring(height, side, frequency, width).any())]
     rings = [ring(height, side, frequency, width).to(runs.device) for frequency in frequencies]
-    shares = split(runs.batches(0, len(runs)), SHARES)
-    finished: dict[int, Mapping[str, np.ndarray]] = {}
-    with Progress(len(runs), "band noise", unit="image", quiet=quiet or not distributed.is_main()) as bar:
-        for share in distributed.share(range(len(shares))):
-            key, batches = f"share {share}", shares[share]
-            if journal is not None and key in journal:
-                finished[share] = journal[key]
-                bar.update(batches[-1][1] - batches[0][0])
-                continue
-            parts = []
-            for start, stop in batches:
-                parts.append(_batch(runs, start, stop, rings, (given, matched), samples, seed))
-                bar.update(stop - start)
-            finished[share] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            if journal is not None:
-                journal.write(key, finished[share])
-    pieces = gathered(finished)
-    names = pieces[0].keys()
-    of_image = {name: np.concatenate([pieces[share][name] for share in range(len(shares))]) for name in names}
+
+    def share(batches: Sequence[Range]) -> Arrays:
+        return joined([_batch(runs, *batch, rings, (given, matched), samples, seed) for batch in batches])
+
+    of_image = joined(by_share(runs, share, journal=journal, what="band noise", quiet=quiet))
     result = _whole(of_image, frequencies)
     result.attrs |= {
         "images": len(runs),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from landscape.eigen import Eigenpairs
     from landscape.objective import Objective
+    from landscape.store.journal import Journal
 
 INSTRUMENT = "landscape.hessian"
 DESCRIPTION = """Hessian spectrum of the regularised loss at a network's weights.
@@ -138,7 +139,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
     chosen = settings(arguments)
     asked = command.question(arguments, INSTRUMENT, subject, chosen)
 
-    def measure() -> xarray.Dataset:
+    def measure(journal: Journal) -> xarray.Dataset:
         of = command.objective(arguments, subject, sharded=True)
 
         def keep(pairs: Eigenpairs) -> None:
@@ -151,12 +152,12 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
             seed=arguments.seed,
             quiet=arguments.quiet,
             keep_vectors=keep,
-            keep_products=asked.path.with_name(f".{asked.path.name}.{asked.key}.products"),
+            journal=journal,
         )
         return result.assign_attrs(objective.fit.fit(of).attributes())
 
     # Results hold no vectors: they are found again when they are wanted.
-    result = command.answer(asked, measure, force=arguments.force or arguments.save_vectors is not None)
+    result = command.journaled(asked, measure, force=arguments.force or arguments.save_vectors is not None)
     command.caution_about_fit(result.attrs)
     return result
 
@@ -171,7 +172,7 @@ def save_vectors(of: Objective, pairs: Eigenpairs, path: Path) -> None:
 def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Path:
     """Where the eigenvectors of a subject go: one file each."""
     path: Path = arguments.save_vectors
-    return path if len(arguments.checkpoints) == 1 else path.with_name(f"{path.stem}-{subject.name}{path.suffix}")
+    return path if len(arguments.checkpoints) == 1 else store.files.beside(path, subject.name)
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:

@@ -9,8 +9,7 @@ import xarray
 from matplotlib.figure import Figure
 
 from landscape import command, plotting
-from landscape.compute import distributed, workers
-from landscape.compute.progress import Progress
+from landscape.compute import workers
 from landscape.compute.randomness import derived_seed, generator, numpy_generator
 from landscape.compute.settings import math_attention, measurement
 from landscape.data import Images
@@ -21,6 +20,7 @@ from landscape.metrics.confidence import tails
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays, pieces
 
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 REPLICATES = 1000
@@ -115,19 +115,10 @@ def mini_batch_spectra(
             f"{objective.images} images do not fill a mini-batch of {per_batch}: take more images or smaller batches"
         )
     batches = filled if batches is None else min(batches, filled)
-    found = np.zeros((batches, len(_COLUMNS), top))
-    products = np.zeros(batches)
-    known = [place for place in range(batches) if journal is not None and _key(place) in journal]
-    # Every process has read the journals of all of them before any writes: they must agree on what is left.
-    distributed.barrier()
-    if journal is not None and distributed.is_main():
-        for place in known:
-            found[place], products[place] = journal[_key(place)]["pairs"], journal[_key(place)]["products"][0]
-    left = sorted(set(range(batches)) - set(known))
-    quiet = quiet or not distributed.is_main()
+    places = {f"mini-batch {place}": place for place in range(batches)}
 
-    def of(place: int) -> tuple[np.ndarray, int]:
-        first = place * per_batch
+    def of(key: str) -> Arrays:
+        first = places[key] * per_batch
         parts = [
             CurvatureOperator(
                 objective, operator, first=first, last=first + per_batch, sample=mask, micro_batch=per_batch
@@ -140,30 +131,30 @@ def mini_batch_spectra(
             top,
             which="LM",
             tolerance=tolerance,
-            seed=derived_seed(seed, "mini-batch", place),
+            seed=derived_seed(seed, "mini-batch", places[key]),
             confidence=0,
         )
         order = np.argsort(-pairs.values)
         columns = np.full((len(_COLUMNS), top), np.nan)
         columns[:, : len(order)] = np.stack([getattr(pairs, name)[order] for name in _COLUMNS])
-        return columns, pairs.products
+        return {"pairs": columns, "products": np.array([float(pairs.products)])}
 
-    mine = distributed.share(left)
-    with (
-        Progress(batches, "mini-batches", unit="batch", quiet=quiet, done=len(known)) as bar,
-        math_attention,
-    ):
-        # Too small to keep several cores busy: a core each.
-        for place, (columns, taken) in zip(
-            mine, workers.each(of, mine, objective.device, one_core=len(mine)), strict=True
-        ):
-            found[place], products[place] = columns, taken
-            if journal is not None:
-                journal.write(_key(place), {"pairs": found[place], "products": products[place : place + 1]})
-            bar.update(min(distributed.world_size(), batches - bar.done), largest=f"{np.nanmax(columns[0]):.4g}")
-    if distributed.world_size() > 1:
-        for array in (found, products):
-            array[...] = distributed.all_reduce(torch.from_numpy(array).to(objective.device)).cpu().numpy()
+    with math_attention:
+        done = dict(
+            pieces(
+                list(places),
+                of,
+                journal=journal,
+                what="mini-batches",
+                unit="batch",
+                quiet=quiet,
+                show=lambda key, made: {"largest": f"{np.nanmax(made['pairs'][0]):.4g}"},
+                # Too small to keep several cores busy: a core each.
+                each=lambda compute, keys: workers.each(compute, keys, objective.device, one_core=len(keys)),
+            )
+        )
+    found = np.stack([done[key]["pairs"] for key in places])
+    products = sum(int(done[key]["products"][0]) for key in places)
     dataset = xarray.Dataset(
         {
             "eigenvalue": (("batch", "rank"), found[:, 0], {"long_name": "eigenvalue", "units": "nats"}),
@@ -177,17 +168,13 @@ def mini_batch_spectra(
             "per_batch": per_batch,
             "parameters": objective.size,
             "images": batches * per_batch,
-            "products": int(products.sum()),
+            "products": products,
         },
     )
     return dataset.merge(distribution(found[:, 0], seed=seed), combine_attrs="no_conflicts")
 
 
 _COLUMNS = ("values", "residuals", "errors", "converged")
-
-
-def _key(place: int) -> str:
-    return f"mini-batch {place}"
 
 
 def distribution(eigenvalues: np.ndarray, *, seed: int = 0, replicates: int = REPLICATES) -> xarray.Dataset:

@@ -2,8 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import xarray
@@ -18,6 +16,7 @@ from landscape.hessian.replay import Replayed
 from landscape.hessian.sampling import sampling
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
+from landscape.store.journal import Journal
 
 # Wanted residual of the smallest eigenvalue, see `eigenpairs`. At the edge of a bulk 0.01 takes twice the products.
 _SMALLEST = 0.1
@@ -39,7 +38,7 @@ def spectrum(
     seed: int = 0,
     quiet: bool = True,
     keep_vectors: Callable[[Eigenpairs], None] | None = None,
-    keep_products: Path | None = None,
+    journal: Journal | None = None,
 ) -> xarray.Dataset:
     r"""Top eigenvalues, smallest eigenvalue, trace and spectral density of the curvature at the network's weights.
 
@@ -72,9 +71,8 @@ def spectrum(
         No progress bar.
     keep_vectors
         Called with the top eigenpairs, whose vectors the result does not hold.
-    keep_products
-        File for products that take long: killed, the same call with the same file goes on from the last of them. It
-        is removed when the spectrum is whole.
+    journal
+        Keeps products that take long: killed, the same call with the same journal goes on from the last of them.
 
     Returns
     -------
@@ -102,65 +100,65 @@ def spectrum(
     attributes: dict[str, object] = {}
     pairs: Eigenpairs | None = None
 
-    with nullcontext(curvature) if keep_products is None else Replayed(curvature, keep_products) as source:
-        if "top" in only or "density" in only:
-            with Progress(None, "eigenvalues", unit="product", quiet=quiet) as bar:
-                pairs = eigenpairs(
-                    source,
-                    top,
-                    which=which,
-                    tolerance=tolerance,
-                    smallest=max(tolerance, _SMALLEST) if "top" in only else None,
-                    keep_space="trace" in only,
-                    seed=seed,
-                    callback=show_on(bar, source),
-                )
-        if "top" in only:
-            assert pairs is not None
-            if keep_vectors is not None:
-                keep_vectors(pairs)
-            coordinates["rank"] = np.arange(1, len(pairs.values) + 1)
-            variables |= {
-                "eigenvalue": ("rank", pairs.values, {"long_name": "eigenvalue", "units": "nats"}),
-                "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
-                "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|, rounding included"}),
-                "converged": ("rank", pairs.converged.astype(np.int8)),
-                **sampling(curvature, pairs.values, pairs.vectors, sample=sample).variables(),
-                "smallest_eigenvalue": ((), pairs.smallest),
-                "smallest_residual": ((), pairs.smallest_residual),
-                "missed_probability": ((), pairs.missed_probability),
-            }
-        if "trace" in only:
-            with Progress(trace_products, "trace", unit="product", quiet=quiet) as bar:
-                estimate = trace(
-                    source,
-                    products=trace_products,
-                    seed=seed,
-                    space=None if pairs is None else pairs.space,
-                    callback=_count_on(bar, source),
-                )
-            pairs = None if pairs is None else dataclasses.replace(pairs, space=None)  # its memory
-            variables |= {
-                "trace": ((), estimate.value),
-                "trace_stderr": ((), estimate.stderr),
-                "l2_trace": ((), l2_trace(objective) if operator != "fisher" else 0.0),
-            }
-        if "density" in only:
-            with Progress(probes * steps, "density", unit="product", quiet=quiet) as bar:
-                density = spectral_density(
-                    source,
-                    probes=probes,
-                    steps=steps,
-                    seed=seed,
-                    deflate=pairs,
-                    callback=_count_on(bar, source),
-                )
-            variables |= {
-                "node": (("probe", "quadrature_node"), density.nodes),
-                "weight": (("probe", "quadrature_node"), density.weights),
-                "node_residual": (("probe", "quadrature_node"), density.residuals),
-            }
-            attributes = {"density_points": density.points}
+    source: Operator = curvature if journal is None else Replayed(curvature, journal)
+    if "top" in only or "density" in only:
+        with Progress(None, "eigenvalues", unit="product", quiet=quiet) as bar:
+            pairs = eigenpairs(
+                source,
+                top,
+                which=which,
+                tolerance=tolerance,
+                smallest=max(tolerance, _SMALLEST) if "top" in only else None,
+                keep_space="trace" in only,
+                seed=seed,
+                callback=show_on(bar, source),
+            )
+    if "top" in only:
+        assert pairs is not None
+        if keep_vectors is not None:
+            keep_vectors(pairs)
+        coordinates["rank"] = np.arange(1, len(pairs.values) + 1)
+        variables |= {
+            "eigenvalue": ("rank", pairs.values, {"long_name": "eigenvalue", "units": "nats"}),
+            "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
+            "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|, rounding included"}),
+            "converged": ("rank", pairs.converged.astype(np.int8)),
+            **sampling(curvature, pairs.values, pairs.vectors, sample=sample).variables(),
+            "smallest_eigenvalue": ((), pairs.smallest),
+            "smallest_residual": ((), pairs.smallest_residual),
+            "missed_probability": ((), pairs.missed_probability),
+        }
+    if "trace" in only:
+        with Progress(trace_products, "trace", unit="product", quiet=quiet) as bar:
+            estimate = trace(
+                source,
+                products=trace_products,
+                seed=seed,
+                space=None if pairs is None else pairs.space,
+                callback=_count_on(bar, source),
+            )
+        pairs = None if pairs is None else dataclasses.replace(pairs, space=None)  # its memory
+        variables |= {
+            "trace": ((), estimate.value),
+            "trace_stderr": ((), estimate.stderr),
+            "l2_trace": ((), l2_trace(objective) if operator != "fisher" else 0.0),
+        }
+    if "density" in only:
+        with Progress(probes * steps, "density", unit="product", quiet=quiet) as bar:
+            density = spectral_density(
+                source,
+                probes=probes,
+                steps=steps,
+                seed=seed,
+                deflate=pairs,
+                callback=_count_on(bar, source),
+            )
+        variables |= {
+            "node": (("probe", "quadrature_node"), density.nodes),
+            "weight": (("probe", "quadrature_node"), density.weights),
+            "node_residual": (("probe", "quadrature_node"), density.residuals),
+        }
+        attributes = {"density_points": density.points}
     found = xarray.Dataset(
         variables,
         coordinates,

@@ -2,15 +2,13 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
+import numpy as np
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
-from landscape.compute import distributed
 from landscape.compute.masks import BLOCK, Masks
 from landscape.compute.settings import measurement
 from landscape.data import Images
@@ -18,13 +16,18 @@ from landscape.errors import LandscapeError
 from landscape.look import depths, prefix
 from landscape.objective.network import Network, ranges
 from landscape.objective.objective import examples
+from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays, pieces
 from landscape.store.protocol import Protocol
 
 # Largest feature map of a micro-batch in bytes: with its running sums it stays in the last-level cache of a core or two
 # (benchmarks/feature_maps.py).
 _CACHE_BYTES = 4 * 2**20
 
-Piece = TypeVar("Piece")
+# At most so many shares of the images, each a piece of the journal.
+SHARES = 20
+
+Range = tuple[int, int]
 Visit = Callable[[int, Tensor], None]
 SampleVisit = Callable[[int, int, Tensor], None]
 
@@ -100,7 +103,7 @@ class Passes:
         """Images `start` to `stop` as the network takes them."""
         return self.network.images(self.data, start, stop)
 
-    def batches(self, first: int, last: int) -> list[tuple[int, int]]:
+    def batches(self, first: int, last: int) -> list[Range]:
         """Ranges (start, stop) of the batches between two images."""
         return ranges(first, last, self.batch)
 
@@ -165,12 +168,30 @@ class Passes:
         return int(min(max(2 ** int(math.log2(max(_CACHE_BYTES // largest, 1))), BLOCK), 8 * BLOCK))
 
 
-def gathered(pieces: Mapping[int, Piece]) -> dict[int, Piece]:
-    """The pieces of all processes, by number, on every process."""
-    everything = dict(pieces)
-    if distributed.world_size() > 1:
-        received: list[Any] = [None] * distributed.world_size()
-        torch.distributed.all_gather_object(received, everything)
-        for part in received:
-            everything |= part
-    return everything
+def by_share(
+    runs: Passes, compute: Callable[[Sequence[Range]], Arrays], *, journal: Journal | None, what: str, quiet: bool
+) -> list[Arrays]:
+    """What `compute` gives for the batches of each share of the images, in order; a share is a piece of the journal."""
+    batches = runs.batches(0, len(runs))
+    parts = min(SHARES, len(batches))
+    shares = {
+        f"share {part}": batches[len(batches) * part // parts : len(batches) * (part + 1) // parts]
+        for part in range(parts)
+    }
+    found = dict(
+        pieces(
+            list(shares),
+            lambda key: compute(shares[key]),
+            journal=journal,
+            what=what,
+            unit="image",
+            steps=[share[-1][1] - share[0][0] for share in shares.values()],
+            quiet=quiet,
+        )
+    )
+    return [found[key] for key in shares]
+
+
+def joined(parts: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Arrays of consecutive images as one, by name."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -98,7 +98,7 @@ def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
     """The passes of one subject, from the cache when they are there."""
-    beside = arguments.out and arguments.out.with_name(f"{arguments.out.stem}-passes{arguments.out.suffix}")
+    beside = arguments.out and store.files.beside(arguments.out, "passes")
     kept = argparse.Namespace(**{**vars(arguments), "out": beside, "seed": 0})
     asked = command.question(kept, f"{INSTRUMENT}.passes", subject, {"passes": arguments.passes})
 

@@ -10,17 +10,15 @@ import xarray
 from torch import Tensor, nn
 
 from landscape import metrics
-from landscape.compute import distributed
 from landscape.compute.masks import BLOCK, Masks
-from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.look import prefix
-from landscape.look.forward import gathered
 from landscape.objective.network import Network, ranges
 from landscape.objective.objective import examples
 from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays, pieces
 from landscape.store.protocol import Protocol
 
 # Largest feature map of a batch in bytes: what stays in the last-level cache of a core or two.
@@ -188,29 +186,34 @@ def measure(
     chosen = examples(data, protocol)
     predictor = Predictor(model, chosen, protocol=protocol, batch=batch, device=device)
     samples = range(passes if predictor.stochastic else 1)
-    pieces = [(start, min(start + PIECE, len(chosen))) for start in range(0, len(chosen), PIECE)]
-    finished: dict[int, np.ndarray] = {}
-    with Progress(len(chosen), f"{len(samples)} passes", unit="image", quiet=quiet or not distributed.is_main()) as bar:
-        for place in distributed.share(range(len(pieces))):
-            key, (first, last) = f"piece {place}", pieces[place]
-            if journal is None or key not in journal:
-                parts = [
-                    predictor.passes(predictor.images(chosen, start, stop), start, samples).float().cpu()
-                    for start, stop in predictor.batches(first, last)
-                ]
-                made = torch.cat(parts, dim=1).numpy()
-                if journal is not None:
-                    journal.write(key, {"log_probability": made})
-            else:
-                made = journal[key]["log_probability"]
-            finished[place] = made
-            bar.update(last - first)
-    whole = gathered(finished)
+    ranges = {
+        f"piece {place}": (start, min(start + PIECE, len(chosen)))
+        for place, start in enumerate(range(0, len(chosen), PIECE))
+    }
+
+    def compute(key: str) -> Arrays:
+        parts = [
+            predictor.passes(predictor.images(chosen, start, stop), start, samples).float().cpu()
+            for start, stop in predictor.batches(*ranges[key])
+        ]
+        return {"log_probability": torch.cat(parts, dim=1).numpy()}
+
+    whole = dict(
+        pieces(
+            list(ranges),
+            compute,
+            journal=journal,
+            what=f"{len(samples)} passes",
+            unit="image",
+            steps=[last - first for first, last in ranges.values()],
+            quiet=quiet,
+        )
+    )
     result = xarray.Dataset(
         {
             "log_probability": (
                 ("pass", "image", "class"),
-                np.concatenate([whole[place] for place in range(len(pieces))], axis=1),
+                np.concatenate([whole[key]["log_probability"] for key in ranges], axis=1),
                 {"long_name": "log-probability", "units": "nats"},
             ),
             "label": ("image", chosen.labels.cpu().numpy()),

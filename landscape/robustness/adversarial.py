@@ -3,25 +3,22 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import xarray
 from torch import Tensor, nn
 
 from landscape import metrics
-from landscape.compute import distributed
 from landscape.compute.masks import BLOCK
-from landscape.compute.progress import Progress
 from landscape.compute.randomness import generator
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.look.forward import gathered
 from landscape.metrics import METRICS, MetricSet
 from landscape.objective.objective import examples
 from landscape.predictions import Predictor
 from landscape.robustness.choices import EPSILONS, KINDS, Kind
 from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays, pieces
 from landscape.store.protocol import Protocol
 
 # Draws of masks numbered from here on are the attacker's: other ones than those that are attacked.
@@ -207,38 +204,31 @@ def measure(
     samples = range(passes if predictor.stochastic else 1)
     piece = 16 * BLOCK
     rows: list[Attack | None] = [None, *wanted]
-    work = [
-        (row, start, min(start + piece, len(chosen)))
-        for row in range(len(rows))
+    work = {
+        f"{attempt} {start}": (row, start, min(start + piece, len(chosen)))
+        for row, attempt in enumerate(rows)
         for start in range(0, len(chosen), piece)
-    ]
-    finished: dict[int, dict[str, np.ndarray]] = {}
-    with Progress(len(work), "attacks", unit="piece", quiet=quiet or not distributed.is_main()) as bar:
-        for place in distributed.share(range(len(work))):
-            row, first, last = work[place]
-            key = f"{rows[row]} {first}"
-            if journal is None or key not in journal:
-                metric_set = MetricSet(predictor.classes, device=predictor.device)
-                attempt = rows[row]
-                for start, stop in predictor.batches(first, last):
-                    images = (
-                        predictor.images(chosen, start, stop)
-                        if attempt is None
-                        else attacked(predictor, chosen, attempt, start, stop, seed=seed)
-                    )
-                    average = metrics.log_mean_exp(predictor.passes(images, start, samples))
-                    metric_set.update(average, chosen.labels[start:stop].to(average.device))
-                made = metric_set.arrays()
-                if journal is not None:
-                    journal.write(key, made)
-            else:
-                made = journal[key]
-            finished[place] = made
-            bar.update()
-    whole = gathered(finished)
+    }
+
+    def compute(key: str) -> Arrays:
+        row, first, last = work[key]
+        attempt = rows[row]
+        metric_set = MetricSet(predictor.classes, device=predictor.device)
+        for start, stop in predictor.batches(first, last):
+            images = (
+                predictor.images(chosen, start, stop)
+                if attempt is None
+                else attacked(predictor, chosen, attempt, start, stop, seed=seed)
+            )
+            average = metrics.log_mean_exp(predictor.passes(images, start, samples))
+            metric_set.update(average, chosen.labels[start:stop].to(average.device))
+        return metric_set.arrays()
+
+    whole = dict(pieces(list(work), compute, journal=journal, what="attacks", quiet=quiet))
     sets = [MetricSet(predictor.classes) for _ in rows]
-    for place, (row, _, _) in enumerate(work):
-        sets[row].merge(MetricSet.from_arrays(whole[place], predictor.classes))
+    for metric_set, attempt in zip(sets, rows, strict=True):
+        for start in range(0, len(chosen), piece):
+            metric_set.merge(MetricSet.from_arrays(whole[f"{attempt} {start}"], predictor.classes))
     results = [metric_set.result() for metric_set in sets]
     variables = {}
     for name in METRICS:

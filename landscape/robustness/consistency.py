@@ -9,15 +9,13 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape.compute import distributed
-from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.look.forward import gathered
 from landscape.predictions import Predictor
 from landscape.robustness.cifar_files import CifarP
 from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays, pieces
 from landscape.store.protocol import Protocol
 
 # Sequences of one piece of the journal.
@@ -100,24 +98,17 @@ def measure(
             raise LandscapeError(f"{name}.npy has sequences of {frames} frame: consistency needs two or more")
         sequences = min(sequences, protocol.images or sequences)
         work += [(name, frames, start, min(start + _PIECE, sequences)) for start in range(0, sequences, _PIECE)]
-    finished: dict[int, np.ndarray] = {}
-    with Progress(len(work), "perturbations", unit="piece", quiet=quiet or not distributed.is_main()) as bar:
-        for place in distributed.share(range(len(work))):
-            name, frames, start, stop = work[place]
-            key = f"{name} {start}"
-            if journal is None or key not in journal:
-                images = source.load(name, start, stop)
-                average = predictor.average(images, 0, len(images), samples, offset=start * frames)
-                pair = sequence_consistency(average.view(stop - start, frames, -1))
-                made = torch.stack(pair).cpu().numpy()
-                if journal is not None:
-                    journal.write(key, {"values": made})
-            else:
-                made = journal[key]["values"]
-            finished[place] = made
-            bar.update(perturbation=name)
-    whole = gathered(finished)
-    return _dataset(source.names, [entry[0] for entry in work], whole, len(samples))
+    ranges = {f"{name} {start}": (name, frames, start, stop) for name, frames, start, stop in work}
+
+    def compute(key: str) -> Arrays:
+        name, frames, start, stop = ranges[key]
+        images = source.load(name, start, stop)
+        average = predictor.average(images, 0, len(images), samples, offset=start * frames)
+        return {"values": torch.stack(sequence_consistency(average.view(stop - start, frames, -1))).cpu().numpy()}
+
+    whole = dict(pieces(list(ranges), compute, journal=journal, what="perturbations", quiet=quiet))
+    values = {place: whole[key]["values"] for place, key in enumerate(ranges)}
+    return _dataset(source.names, [entry[0] for entry in work], values, len(samples))
 
 
 def _dataset(names: Sequence[str], owners: Sequence[str], pieces: dict[int, np.ndarray], passes: int) -> xarray.Dataset:

@@ -10,12 +10,9 @@ import xarray
 from torch import nn
 
 from landscape import metrics
-from landscape.compute import distributed
-from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.look.forward import gathered
 from landscape.metrics import METRICS, Examples, MetricSet, confidence
 from landscape.metrics.choices import Binning
 from landscape.metrics.definitions import BINS, bin_of
@@ -25,6 +22,7 @@ from landscape.robustness.choices import SEVERITIES
 from landscape.robustness.corruptions import STANDARD
 from landscape.store import published, result
 from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays, pieces
 from landscape.store.protocol import Protocol
 
 # Error rate, NLL and ECE: relative to a baseline they make mCE, mCNLL and mCECE.
@@ -95,29 +93,22 @@ def measure(
     missing = [name for name in names if name not in source.names]
     if missing or not names:
         raise LandscapeError(f"no corruption {', '.join(missing)} here: choose from {', '.join(source.names)}")
-    cells = [(severity, name) for severity in severities for name in names]
+    cells = {f"{name} {severity}": (severity, name) for severity in severities for name in names}
     first = source.load(names[0], severities[0])
     predictor = Predictor(model, first, protocol=protocol, batch=batch, device=device)
     samples = range(passes if predictor.stochastic else 1)
-    finished: dict[int, dict[str, np.ndarray]] = {}
-    with Progress(len(cells), "corruptions", unit="cell", quiet=quiet or not distributed.is_main()) as bar:
-        for place in distributed.share(range(len(cells))):
-            severity, name = cells[place]
-            key = f"{name} {severity}"
-            if journal is None or key not in journal:
-                images = source.load(name, severity)
-                average = predictor.average(images, 0, len(images), samples)
-                batch_of = metrics.examples(average, images.labels.to(average.device))
-                made = {field: getattr(batch_of, field).cpu().numpy() for field in _OF_IMAGE}
-                if journal is not None:
-                    journal.write(key, made)
-            else:
-                made = journal[key]
-            finished[place] = made
-            bar.update(corruption=name, severity=severity)
-    whole = gathered(finished)
+
+    def compute(key: str) -> Arrays:
+        severity, name = cells[key]
+        images = source.load(name, severity)
+        average = predictor.average(images, 0, len(images), samples)
+        batch_of = metrics.examples(average, images.labels.to(average.device))
+        return {field: getattr(batch_of, field).cpu().numpy() for field in _OF_IMAGE}
+
+    whole = dict(pieces(list(cells), compute, journal=journal, what="corruptions", unit="cell", quiet=quiet))
     labels = first.labels.cpu()
-    found = [_examples(whole[place], labels, predictor.classes) for place in range(len(cells))]
+    ordered = [whole[f"{name} {severity}"] for severity in severities for name in names]
+    found = [_examples(each, labels, predictor.classes) for each in ordered]
     shape = (len(severities), len(names))
     dataset = _dataset(found, shape, binning).assign_coords(severity=list(severities), corruption=list(names))
     dataset.attrs |= {
@@ -129,7 +120,7 @@ def measure(
     return dataset
 
 
-def _examples(arrays: dict[str, np.ndarray], labels: torch.Tensor, classes: int) -> Examples:
+def _examples(arrays: Arrays, labels: torch.Tensor, classes: int) -> Examples:
     tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in _OF_IMAGE}
     return Examples(**tensors, labels=labels, classes=classes)
 

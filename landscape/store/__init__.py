@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.store import files, importing, journal, protocol, published, result
+    from landscape.store import files, importing, journal, pieces, protocol, published, result
 
-__all__ = ["files", "importing", "journal", "protocol", "published", "result"]
+__all__ = ["files", "importing", "journal", "pieces", "protocol", "published", "result"]
 
 lazy.attach(__name__)

@@ -25,8 +25,10 @@ Content = bytes | bytearray | memoryview
 _SEAL = re.compile(rb"\nlandscape-sha256 ([0-9a-f]{64})\n\Z")
 SEAL_LENGTH = 83
 _TEMPORARY = re.compile(r"\.landscape-[0-9a-f]{16}\.tmp\Z")
-# Seconds. Where files cannot be locked, a temporary file that old belongs to no process that still writes it.
+# Seconds. Where files cannot be locked, one that old belongs to no process that still writes it.
 _ABANDONED = 3600.0
+# Bytes. File systems take 255; what other files beside it are called by may add to a name.
+_LONGEST_NAME = 200
 
 
 class DamagedFile(LandscapeError):
@@ -57,6 +59,21 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise LandscapeError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def file_name(stem: str, ending: str) -> str:
+    """`stem` and `ending`; a stem too long for a file system is cut, and told from others by its SHA-256."""
+    if len(os.fsencode(stem + ending)) <= _LONGEST_NAME:
+        return stem + ending
+    ending = f"-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:12]}{ending}"
+    while len(os.fsencode(stem + ending)) > _LONGEST_NAME:
+        stem = stem[:-1]
+    return stem + ending
+
+
+def beside(path: Path, what: str) -> Path:
+    """``folder/stem-WHAT.ending`` of ``folder/stem.ending``."""
+    return path.with_name(file_name(f"{path.stem}-{what}", path.suffix))
 
 
 def require_file_name(path: Path) -> None:
@@ -140,24 +157,36 @@ def is_at(path: Path, handle: int) -> bool:
         return False
 
 
+def unlock(handle: int) -> None:
+    """Take back `lock`."""
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
 def sweep(folder: Path) -> None:
     """Delete the temporary files that killed processes have left in a folder."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _TEMPORARY.match(entry.name):
-                with suppress(OSError):
-                    _sweep(Path(entry.path))
+                delete_unlocked(Path(entry.path))
 
 
-def _sweep(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    try:
-        locked = lock(handle)
-        old = time.time() - os.fstat(handle).st_mtime > _ABANDONED
-        if is_at(path, handle) and (locked or (locked is None and old)):
-            os.unlink(path)
-    finally:
-        os.close(handle)
+def delete_unlocked(path: Path, *, before: float = float("inf")) -> None:
+    """Delete a file that no running process has locked, and that was last written `before` a time.
+
+    Where files cannot be locked, only one that was not written for an hour.
+    """
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        try:
+            locked, written = lock(handle), os.fstat(handle).st_mtime
+            if locked is None:
+                before = min(before, time.time() - _ABANDONED)
+            if locked is not False and written < before and is_at(path, handle):
+                os.unlink(path)
+        finally:
+            os.close(handle)
 
 
 def write_sealed(path: Path, content: Content) -> None:

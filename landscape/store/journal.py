@@ -1,41 +1,63 @@
 """A journal of finished pieces: long work that is killed at any moment loses at most the piece in flight.
 
-The file is append-only: a header that names the work, then one checksummed record a piece. A record that was cut off by
-a crash fails its checksum and is dropped, with everything behind it, when the journal is next opened.
+The file is append-only: a header that names the work, then one record per piece. Each record stands behind its length
+and its SHA-256, which covers the work's name, the piece's key and its numbers: a record that was cut off by a crash,
+damaged, or comes from other work does not match, and is dropped with everything behind it when the journal is opened.
 """
 
+import errno
+import hashlib
 import json
+import logging
 import os
+import re
 import struct
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, printable
+from landscape.store import files
 
-_FRAME = struct.Struct("<QI")  # payload length in bytes, CRC-32 of the payload
-
-
-def _records(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Each whole record's end offset and payload, from where `file` stands up to the first that is torn or damaged."""
-    place, size = file.tell(), os.fstat(file.fileno()).st_size
-    while len(frame := file.read(_FRAME.size)) == _FRAME.size:
-        length, checksum = _FRAME.unpack(frame)
-        place += _FRAME.size + length
-        # A crash of the machine may leave anything behind the last record, zeros above all.
-        if not 0 < length <= size or place > size or zlib.crc32(payload := file.read(length)) != checksum:
-            return
-        yield place, payload
+_log = logging.getLogger(__name__)
+_FRAME = struct.Struct("<Q32s")  # length of the payload in bytes; SHA-256 of the work's digest and the payload
 
 
-def _key(payload: bytes) -> str:
-    (length,) = struct.unpack_from("<I", payload)
-    return payload[4 : 4 + length].decode()
+def _digest(work: bytes, payload: bytes) -> bytes:
+    digest = hashlib.sha256(work)
+    digest.update(payload)
+    return digest.digest()
+
+
+def _read(handle: int, place: int, length: int) -> bytes:
+    """So many bytes from an open file, fewer at its end; a single read gives at most 2 GiB."""
+    parts = []
+    while length and (part := os.pread(handle, length, place)):
+        parts.append(part)
+        place, length = place + len(part), length - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _record(handle: int, place: int, work: bytes | None) -> tuple[int, bytes] | None:
+    """End and payload of the record at `place`, None where there is no whole one; without `work`, of a header."""
+    frame = _read(handle, place, _FRAME.size)
+    if len(frame) < _FRAME.size:
+        return None
+    length, digest = _FRAME.unpack(frame)
+    end = place + _FRAME.size + length
+    # A crash of the machine may leave anything behind the last record, zeros above all.
+    if not length or end > os.fstat(handle).st_size:
+        return None
+    payload = _read(handle, place + _FRAME.size, length)
+    if work is None:
+        work = hashlib.sha256(payload).digest()
+    return (end, payload) if _digest(work, payload) == digest else None
 
 
 def _encode(key: str, arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -44,26 +66,41 @@ def _encode(key: str, arrays: Mapping[str, np.ndarray]) -> bytes:
     return struct.pack("<I", len(name)) + name + body
 
 
-def _decode(payload: bytes) -> dict[str, np.ndarray]:
+def _split(payload: bytes) -> tuple[str, bytes]:
+    """Key and encoded arrays of a piece."""
     (length,) = struct.unpack_from("<I", payload)
-    return safetensors.numpy.load(payload[4 + length :])
+    return payload[4 : 4 + length].decode(), payload[4 + length :]
+
+
+def _files(base: Path) -> list[Path]:
+    """The files of all processes."""
+    name = re.compile(re.escape(base.name) + r"(\.[0-9]+)?\Z")
+    return sorted(file for file in base.parent.iterdir() if name.match(file.name) and file.is_file())
+
+
+def remove(base: Path, *, before: float = float("inf")) -> None:
+    """Delete the files of a journal that no running process writes and that were last written `before` a time."""
+    with suppress(OSError):
+        for file in _files(base):
+            files.delete_unlocked(file, before=before)
 
 
 class Journal:
     """Finished pieces of one piece of work, by key, durable as soon as `write` returns.
 
-    Pieces stay in the file and are read when asked for, so that memory does not grow with their number.
+    Pieces stay in the file and are read when asked for, so that memory does not grow with their number. Damage is
+    logged as a warning; what was damaged counts as not finished.
 
     Parameters
     ----------
     path
-        The file. Under torchrun every process writes a file of its own beside it (``.1``, ``.2``, ...), and all of
-        them read all files when they start.
+        The file. Each process appends to a file of its own: where another one, that still runs, has this file, to
+        ``path.1``, ``path.2`` and so on. All of these are read when the journal is opened.
     identity
         What work this is, JSON-ready (protocol, settings, checkpoint hash). A file of other work at the same path is
         started anew, since its pieces would be wrong here.
     process
-        Number of the writing process.
+        Number of the process under torchrun, the first number that is tried.
 
     Raises
     ------
@@ -73,84 +110,119 @@ class Journal:
 
     def __init__(self, path: Path | str, identity: Mapping[str, Any], *, process: int = 0) -> None:
         self._base = Path(path)
-        self.path = self._base if process == 0 else self._base.with_name(f"{self._base.name}.{process}")
         self._header = json.dumps(dict(identity), sort_keys=True).encode()
-        self._places: dict[str, tuple[Path, int]] = {}
-        keep = 0
-        for file in self._files():
-            end = self._take_in(file)
-            if file == self.path:
-                keep = end
+        self._work = hashlib.sha256(self._header).digest()
+        # Open files: what another process deletes stays readable here.
+        self._handles: list[int] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        self._handle = -1
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "r+b" if keep else "w+b")  # noqa: SIM115  closed by close()
-            self._file.truncate(keep)
-            self._file.seek(keep)
-            if not keep:
+            self._base.parent.mkdir(parents=True, exist_ok=True)
+            self.path, self._handle = self._own_file(process)
+            self._handles.append(self._handle)
+            self._end = self._read_in(self.path, self._handle, own=True)
+            for file in _files(self._base):
+                if file != self.path:
+                    self._handles.append(os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+                    self._read_in(file, self._handles[-1], own=False)
+            os.ftruncate(self._handle, self._end)
+            if not self._end:
                 self._append(self._header)
         except OSError as error:
+            self.close()
             raise LandscapeError(
-                f"cannot write the journal {self.path}: {error.strerror}; choose another --out"
+                f"cannot write the journal {self._base}: {error.strerror or error}; free space or choose another --out"
             ) from None
 
-    def _files(self) -> list[Path]:
-        siblings = sorted(self._base.parent.glob(f"{self._base.name}.[0-9]*"))
-        return [file for file in [self._base, *siblings] if file.is_file()]
+    def _own_file(self, first: int) -> tuple[Path, int]:
+        """The first file that no running process has, locked for as long as this one runs."""
+        for number in count(first):
+            path = self._base.with_name(f"{self._base.name}.{number}") if number else self._base
+            files.require_file_name(path)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            # Between opening and locking, the process that had the file may have finished and deleted it.
+            if files.lock(handle) is not False and files.is_at(path, handle):
+                return path, handle
+            os.close(handle)
+        raise AssertionError
 
-    def _take_in(self, file: Path) -> int:
+    def _read_in(self, file: Path, handle: int, *, own: bool) -> int:
         """Learn where the whole pieces of a file are; the end of the last one, 0 if the file is of other work."""
-        with open(file, "rb") as opened:
-            records = _records(opened)
-            end, first = next(records, (0, b""))
-            if first != self._header:
+        header, end, pieces = _record(handle, 0, None), 0, 0
+        if header is not None:
+            if header[1] != self._header:
                 return 0
-            for after, payload in records:
-                self._places.setdefault(_key(payload), (file, end))
-                end = after
+            end = header[0]
+            while (record := _record(handle, end, self._work)) is not None:
+                self._places.setdefault(_split(record[1])[0], (handle, end))
+                end, pieces = record[0], pieces + 1
+        left = os.fstat(handle).st_size - end
+        # The last record of another process that runs may be half written.
+        if left > 0 and (own or files.lock(handle)):
+            what = "cut off or damaged" if pieces else "damaged"
+            _log.warning("%s is %s behind piece %d: what follows is measured again", printable(file), what, pieces)
+        if not own:
+            files.unlock(handle)
         return end
 
     def _append(self, payload: bytes) -> None:
-        self._file.write(_FRAME.pack(len(payload), zlib.crc32(payload)) + payload)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        left = memoryview(_FRAME.pack(len(payload), _digest(self._work, payload)) + payload)
+        place = self._end
+        try:
+            while left:
+                written = os.pwrite(self._handle, left, place)
+                left, place = left[written:], place + written
+            os.fsync(self._handle)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._handle, self._end)
+            raise
+        self._end = place
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
     def __getitem__(self, key: str) -> dict[str, np.ndarray]:
-        file, place = self._places[key]
-        with open(file, "rb") as opened:
-            opened.seek(place)
-            for _, payload in _records(opened):
-                return _decode(payload)
-        raise LandscapeError(f"the journal {file} was changed while in use: remove it and start again")
+        handle, place = self._places[key]
+        record = _record(handle, place, self._work)
+        if record is not None:
+            name, body = _split(record[1])
+            if name == key:
+                return safetensors.numpy.load(body)
+        raise LandscapeError(f"the journal {self._base} was changed while in use: the same command starts again")
 
     def __len__(self) -> int:
         return len(self._places)
 
     def write(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Append one finished piece; raises LandscapeError when the disk is full."""
-        place = self._file.tell()
+        """Append one finished piece; raises LandscapeError when the disk is full, what is finished stays."""
+        place = self._end
         try:
             self._append(_encode(key, arrays))
         except OSError as error:
-            raise LandscapeError(f"cannot write the journal {self.path}: {error.strerror}; free some space") from None
-        self._places[key] = (self.path, place)
-
-    def reload(self) -> None:
-        """Take in what the other processes have written since."""
-        for file in self._files():
-            self._take_in(file)
+            reason = error.strerror or errno.errorcode.get(error.errno or 0, "")
+            raise LandscapeError(f"cannot write the journal {self.path}: {reason}; free some space") from None
+        self._places[key] = (self._handle, place)
 
     def close(self) -> None:
-        """Close the file and keep it."""
-        self._file.close()
+        """Close the files; one of our own without a single piece is deleted."""
+        if self._handle in self._handles and all(handle != self._handle for handle, _ in self._places.values()):
+            self._delete_own()
+        for handle in self._handles:
+            os.close(handle)
+        self._handles = []
 
     def remove(self) -> None:
-        """Delete the journal of all processes: the work is whole and stored elsewhere."""
+        """Delete the journal, but for what other running processes write: the work is whole and stored elsewhere."""
+        if self._handle in self._handles:
+            self._delete_own()
+        remove(self._base)
+        self._places = {}
         self.close()
-        for file in self._files():
-            file.unlink(missing_ok=True)
+
+    def _delete_own(self) -> None:
+        if files.is_at(self.path, self._handle):
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> "Journal":
         return self

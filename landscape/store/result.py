@@ -12,7 +12,7 @@ from typing import Any
 import xarray
 
 from landscape import __version__
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, printable
 from landscape.store.files import DamagedFile, read_sealed, write_sealed
 from landscape.store.protocol import Protocol
 
@@ -68,7 +68,7 @@ def _command() -> str:
     """What was typed; that was a study or an audit as often as the instrument itself."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = [Path(sys.argv[0]).name] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
-    return " ".join(["python", *program, *sys.argv[1:]])
+    return printable(" ".join(["python", *program, *sys.argv[1:]]))
 
 
 def protocol_of(dataset: xarray.Dataset) -> Protocol:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import xarray
 
     from landscape.objective import Objective
+    from landscape.store.journal import Journal
     from landscape.surface.directions import Directions
 
 INSTRUMENT = "landscape.surface"
@@ -192,10 +193,10 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
     asked = command.question(arguments, INSTRUMENT, subject, settings(arguments))
     out = asked.out
     if out is not None and label:
-        out = out.with_name(f"{out.stem}-{label}{out.suffix}")
+        out = store.files.beside(out, label)
     asked = command.Question(instrument=INSTRUMENT, subject=subject, settings=asked.settings, seed=seed, out=out)
 
-    def measure() -> xarray.Dataset:
+    def measure(journal: Journal) -> xarray.Dataset:
         from landscape.objective import fit
 
         objective = command.objective(arguments, subject)
@@ -203,45 +204,33 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
         if arguments.save_directions is not None and compute.distributed.is_main():
             surface.saved_directions.save(axes, objective, arguments.save_directions)
         of: Callable[..., xarray.Dataset] = surface.line if len(axes) == 1 else surface.plane
-        identity = {"key": asked.key, "processes": "any"}
-        with store.journal.Journal(asked.journal, identity, process=compute.distributed.rank()) as journal:
-            result = of(
-                objective,
-                directions=axes,
-                points=_points(arguments),
-                span=_span(arguments, axes),
-                passes=arguments.passes,
-                precision=arguments.precision,
-                tolerance=arguments.tolerance,
-                stderr=arguments.stderr,
-                seed=seed,
-                journal=journal,
-                quiet=arguments.quiet,
-            )
-            result = result.merge(surface.curvature.along_axes(objective, axes))
-            result = result.assign_attrs(fit.fit(objective).attributes())
-            if arguments.curvature_map is not None:
-                coordinates = surface.measure.grid(arguments.curvature_map, _span(arguments, axes), 2)
-                result = result.merge(
-                    surface.curvature.over_cells(
-                        objective, axes, coordinates, seed=seed, journal=journal, quiet=arguments.quiet
-                    )
+        result = of(
+            objective,
+            directions=axes,
+            points=_points(arguments),
+            span=_span(arguments, axes),
+            passes=arguments.passes,
+            precision=arguments.precision,
+            tolerance=arguments.tolerance,
+            stderr=arguments.stderr,
+            seed=seed,
+            journal=journal,
+            quiet=arguments.quiet,
+        )
+        result = result.merge(surface.curvature.along_axes(objective, axes))
+        result = result.assign_attrs(fit.fit(objective).attributes())
+        if arguments.curvature_map is not None:
+            coordinates = surface.measure.grid(arguments.curvature_map, _span(arguments, axes), 2)
+            result = result.merge(
+                surface.curvature.over_cells(
+                    objective, axes, coordinates, seed=seed, journal=journal, quiet=arguments.quiet
                 )
+            )
         return result
 
-    try:
-        result = command.answer(asked, measure, force=arguments.force)
-        command.caution_about_fit(result.attrs)
-        return result
-    finally:
-        if asked.path.is_file() and compute.distributed.is_main():
-            _forget(asked)
-
-
-def _forget(asked: command.Question) -> None:
-    """Delete the journals of a result that is whole."""
-    for file in [asked.journal, *asked.journal.parent.glob(f"{asked.journal.name}.[0-9]*")]:
-        file.unlink(missing_ok=True)
+    result = command.journaled(asked, measure, force=arguments.force)
+    command.caution_about_fit(result.attrs)
+    return result
 
 
 def chosen_directions(arguments: argparse.Namespace, objective: Objective, *, seed: int) -> Directions:

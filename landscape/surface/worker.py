@@ -2,20 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
 
-from landscape.compute import distributed
-from landscape.compute.progress import Progress
 from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays, pieces
 from landscape.surface import adaptive
 from landscape.surface.cells import Cells
-
-Arrays = dict[str, np.ndarray]
 
 
 class Worker:
@@ -55,34 +51,9 @@ class Worker:
     def pieces(
         self, keys: Sequence[str], compute: Callable[[str], Arrays], *, images: int, what: str
     ) -> Iterator[tuple[str, Arrays]]:
-        """Pieces by key, each as soon as it is there: from the journal, or computed by one of the processes.
-
-        Every process gets all of them. One process keeps none of them, so that memory does not grow with their number.
-        """
-        known = [key for key in keys if self.journal is not None and key in self.journal]
-        mine = distributed.share([key for key in keys if self.journal is None or key not in self.journal])
-        fresh: dict[str, Arrays] = {}
+        """Pieces by key, see :func:`landscape.store.pieces.pieces`; their forward passes are counted."""
         self.image_passes += images * self.cells.passes * len(keys)
-        with Progress(
-            len(keys), what, unit="cell", quiet=self.quiet or not distributed.is_main(), done=len(known)
-        ) as bar:
-            for key in mine:
-                made = compute(key)
-                if self.journal is not None:
-                    self.journal.write(key, made)
-                if distributed.world_size() > 1:
-                    fresh[key] = made
-                else:
-                    yield key, made
-                bar.update(min(distributed.world_size(), max(len(keys) - bar.done, 0)))
-        if self.journal is not None:
-            for key in known:
-                yield key, self.journal[key]
-        if distributed.world_size() > 1:
-            received: list[Any] = [None] * distributed.world_size()
-            torch.distributed.all_gather_object(received, fresh)
-            for part in received:
-                yield from part.items()
+        return pieces(keys, compute, journal=self.journal, what=what, unit="cell", quiet=self.quiet)
 
     def controls(self, places: Sequence[tuple[tuple[float, ...], int]]) -> Tensor:
         """Losses (N, c) of all examples at some places, given as coordinates and number."""
