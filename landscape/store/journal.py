@@ -116,6 +116,8 @@ class Journal:
         self._handles: list[int] = []
         self._places: dict[str, tuple[int, int]] = {}
         self._handle = -1
+        folder = self._base.parent
+        self._new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
         try:
             self._base.parent.mkdir(parents=True, exist_ok=True)
             self.path, self._handle = self._own_file(process)
@@ -205,9 +207,12 @@ class Journal:
         self._places[key] = (self._handle, place)
 
     def close(self) -> None:
-        """Close the files; one of our own without a single piece is deleted."""
+        """Close the files; without a single piece of our own, our file is deleted, and folders made for it."""
         if self._handle in self._handles and all(handle != self._handle for handle, _ in self._places.values()):
             self._delete_own()
+            for folder in self._new_folders:
+                with suppress(OSError):  # something else is in it
+                    folder.rmdir()
         for handle in self._handles:
             os.close(handle)
         self._handles = []
