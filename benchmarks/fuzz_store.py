@@ -6,9 +6,9 @@
 
 Files are damaged (bits flipped, cut off, zeroed, parts exchanged, records of other work put in) and read again;
 commands are killed at random moments, run on disks that are full at every size, and run twice at the same time with
-one of them paused. Each line counts what was tried and what went wrong: a number that differs from the undamaged run's, a
-traceback, a run longer than a minute, a file left behind. All of it is seeded but for the moments of kills. The exit
-status is 1 where anything went wrong.
+one of them paused. Each line counts what was tried and what went wrong: a number that differs from the undamaged
+run's, a traceback, a run longer than a minute, a file left behind. All of it is seeded but for the moments of kills.
+The exit status is 1 where anything went wrong.
 """
 
 import argparse
