@@ -10,18 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses import studies
+from analyses.kinds import PRESETS
 from landscape import command, store
 from landscape.errors import LandscapeError
 
-LEFT_OUT = ("_replicate", "std_of_image", "variance_of_image", "power_of_image")
+LEFT_OUT = (
+    "_replicate",
+    "std_of_image",
+    "variance_of_image",
+    "power_of_image",
+    "delta_of_image",
+    "loss_of_image",
+    "of_group",
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Copy listings and the results that they name, and say how much that is."""
     made = command.Parser("analyses.keep", __doc__ or "")
-    made.add_argument(
-        "--preset", choices=("digits", "cifar100-small", "paper"), default="cifar100-small", help="whose results"
-    )
+    made.add_argument("--preset", choices=PRESETS, default="cifar100-small", help="whose results")
     made.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="where the studies keep theirs"
     )

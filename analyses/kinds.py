@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from landscape import training
-from landscape.training import Recipe
+if TYPE_CHECKING:
+    from landscape.training import Recipe
 
-PRESETS = ("digits", "cifar100-small", "paper")
+# Data and length of training that studies, audits and claims are offered for, from minutes to a GPU.
+PRESETS = ("digits", "cifar100-small", "converged", "paper")
 # Recipe of the baseline, an MC-dropout ResNet-18, by preset.
 BASELINES = {
     "digits": "digits-plain",
     "cifar100-small": "cifar100-small-mcdo",
+    "converged": "converged-mcdo",
     "paper": "cifar100-paper-resnet_mcdo_18",
 }
 
@@ -75,8 +77,10 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def recipe(kind: str, preset: str) -> Recipe:
+def recipe(kind: str, preset: str) -> "Recipe":
     """The recipe of a kind: a listed one where there is one that trains the same, else the baseline's, changed."""
+    from landscape import training
+
     chosen = KINDS[kind]
     base = training.recipe(BASELINES[preset])
     model = {**base.model, **chosen.model}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analyses.kinds import PRESETS
 from landscape import command
 from landscape.errors import LandscapeError
 from landscape.store.files import write_json
@@ -67,7 +68,7 @@ def listed(name: str, results: Path) -> Path:
 def parser(chosen: Study) -> command.Parser:
     """Arguments of a study."""
     made = command.Parser(f"analyses {chosen.name}", chosen.question)
-    made.add_argument("--preset", choices=("digits", "cifar100-small", "paper"), default="digits")
+    made.add_argument("--preset", choices=PRESETS, default="digits")
     made.add_argument("--seeds", type=command.positive, default=1, metavar="N")
     made.add_argument("--trained-only", action="store_true", help="leave out networks that would have to be trained")
     made.add_argument("--list", action="store_true", help="show networks and results, and stop")

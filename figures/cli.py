@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses import studies
+from analyses.kinds import PRESETS
 from landscape import command
 from landscape.errors import LandscapeError
 
@@ -19,7 +20,7 @@ FIGURES: dict[str, tuple[str, str | None]] = {
 }
 FORMATS = (".pdf", ".png")
 # Where figures come from unless told: real images first.
-PRESETS = ("cifar100-small", "digits")
+SHOWN = ("converged", "cifar100-small", "digits")
 DESCRIPTION = """Draw the paper's figures from results that the studies have kept; no network is touched.
 
 ``python -m figures`` draws what there are results for, ``python -m figures fig7`` one of them, and
@@ -32,8 +33,8 @@ def parser() -> command.Parser:
     made.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(FIGURES)}; or: explain FILE...")
     made.add_argument(
         "--preset",
-        choices=("digits", "cifar100-small", "paper"),
-        help=f"whose results (default: {PRESETS[0]}, and {PRESETS[1]} for what was not measured there)",
+        choices=PRESETS,
+        help=f"whose results (default: {SHOWN[0]}, and then {SHOWN[1]} and {SHOWN[2]} for what was not measured there)",
     )
     made.add_argument(
         "--results",
@@ -97,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _found(arguments: argparse.Namespace, study: str) -> tuple[str, Path]:
     """The preset and the folder that a study's results are taken from: one's own come before the repository's."""
-    presets = PRESETS if arguments.preset is None else (arguments.preset,)
+    presets = SHOWN if arguments.preset is None else (arguments.preset,)
     places = [
         (preset, folder)
         for preset in presets

@@ -14,16 +14,17 @@ import torch
 import xarray
 
 from analyses import claims as claims_page
-from analyses import measuring, protocol_sweep
+from analyses import kinds, measuring, protocol_sweep
 from analyses.audit import claims, networks, panel, report
 from analyses.audit.absurd import AddedNoise
 from analyses.audit.cli import main
 from analyses.audit.networks import Network, Preset
-from analyses.audit.verdict import Effect, Reading, decide, effect, holm
+from analyses.audit.verdict import LEVEL, Effect, Reading, decide, effect, holm, power, seeds_needed, weakest
 from analyses.measuring import Scale
 from landscape import command, training
 from landscape.compute.masks import Masks
 from landscape.errors import LandscapeError
+from landscape.predictions.efficiency import crossing
 from landscape.store import result
 
 TINY = Scale(32, 2, 3, 32, 5, 16, 2, 48, 4, 2, 16, 2)
@@ -52,16 +53,75 @@ def test_effect_is_the_paired_t_interval():
     assert (made.low, made.high, made.p) == pytest.approx((low, high, expected.pvalue))
 
 
-def test_images_widen_the_interval_and_alone_make_one_for_a_single_seed():
-    source = np.random.default_rng(0)
-    drawn = source.normal(size=(2, 3, 4000))
-    one, two = [0.0, 0.1, -0.1], [1.0, 1.2, 0.8]
-    narrow = effect(readings(one), readings(two))
-    wide = effect(readings(one, drawn[0]), readings(two, drawn[1]))
-    assert wide.stderr == pytest.approx(math.hypot(narrow.stderr, math.sqrt(2 / 3)), rel=0.05)
-    single = effect(readings(one[:1], drawn[0]), readings(two[:1], drawn[1]))
-    assert single.stderr == pytest.approx(math.sqrt(2), rel=0.05)
-    assert math.isnan(effect(readings(one[:1]), readings(two[:1])).p)
+def crossed(seeds, *, of_seed, shared, own, images=400, size=0.0, seed=0):
+    """Readings of differences between pairs: standard deviations of a seed's, an image's and a pair's own effects."""
+    source = np.random.default_rng(seed)
+    of_image = (
+        size
+        + of_seed * source.normal(size=(seeds, 1))
+        + np.sqrt(images) * (shared * source.normal(size=images) + own * source.normal(size=(seeds, images)))
+    )
+    weights = source.multinomial(images, np.full(images, 1 / images), size=2000) / images
+    return [Reading(row.mean(), weights @ row) for row in of_image]
+
+
+def zeros(count):
+    return readings([0.0] * count, np.zeros((count, 2000)))
+
+
+def test_the_variance_that_images_give_to_all_seeds_alike_is_told_from_that_of_each_seed():
+    shared = effect(zeros(12), crossed(12, of_seed=0.0, shared=1.0, own=0.0))
+    assert shared.shared == pytest.approx(1.0, rel=0.1)
+    assert shared.stderr == pytest.approx(1.0, rel=0.1)
+    assert shared.degrees == pytest.approx(133, rel=0.05)
+    own = effect(zeros(12), crossed(12, of_seed=0.0, shared=0.0, own=1.0))
+    assert own.shared < 0.15
+    assert own.stderr == pytest.approx(own.of_seed.std(ddof=1) / math.sqrt(12), rel=0.1)
+    assert 11 <= own.degrees < 12
+    both = effect(zeros(12), crossed(12, of_seed=2.0, shared=1.0, own=0.0))
+    assert both.stderr**2 == pytest.approx(both.spread**2 / 12 + both.shared**2)
+    assert 11 < both.degrees < 133
+
+
+def test_one_pair_has_images_alone():
+    single = effect(zeros(1), crossed(1, of_seed=0.0, shared=1.0, own=1.0))
+    assert single.stderr == pytest.approx(math.sqrt(2), rel=0.1)
+    assert math.isnan(effect(readings([0.0]), readings([1.0])).p)
+
+
+def test_differences_that_agree_to_rounding_decide_nothing():
+    one = readings([2.0, 3.0, 5.0, 7.0])
+    other = readings([each.value - 4.3219280948873626 for each in one])
+    assert math.isnan(effect(one, other).p)
+    # Nor by chance, where the images tell how much they must differ at least.
+    drawn = crossed(4, of_seed=0.0, shared=0.0, own=1.0)
+    equal = [Reading(0.5, each.replicates) for each in drawn]
+    made = effect(zeros(4), equal)
+    assert made.spread == pytest.approx(math.sqrt(0.352 / 3), rel=0.1)
+    assert made.p > 0.05
+
+
+def test_the_rule_errs_in_5_percent_and_foretells_its_power():
+    # The long run is benchmarks/type_one_error.py: 3.4 to 5.5 %.
+    from benchmarks.type_one_error import Differences, measured
+
+    for share, alike in ((0.5, 1.0), (0.9, 0.0)):
+        source = Differences(share, alike, seed=1)
+        wrong = np.mean([measured(source.draw(4)).p < LEVEL for _ in range(1500)])
+        assert 0.025 < wrong < 0.07
+    source = Differences(0.0, 0.0, seed=2)
+    assert seeds_needed(2.0) == 5
+    found = np.mean([measured(source.draw(5, 2.0)).p < LEVEL for _ in range(400)])
+    assert found == pytest.approx(power(2.0, 5), abs=0.06)
+
+
+def test_a_claim_about_all_sizes_is_as_sure_as_its_weakest():
+    strong = effect(readings([0.0] * 4), readings([1.0, 1.1, 0.9, 1.0]))
+    weak = effect(readings([0.0] * 4), readings([1.0, 2.1, 0.3, 0.9]))
+    assert weakest([strong, weak], ["1", "20"]).p == weak.p
+    assert weakest([strong, weak], ["1", "20"]).at == "20"
+    other = effect(readings([0.0] * 4), readings([-1.0, -1.1, -0.9, -1.0]))
+    assert weakest([strong, other], ["1", "20"]).p == 1.0
 
 
 def test_the_same_networks_are_undecided_and_nonfinite_seeds_are_left_out():
@@ -244,7 +304,7 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
     assert command.run("analyses.claims", [*asked, "--measure", "--quiet"]) == 0
     assert [file.name for file in reports.iterdir()] == ["smooth.json"]
     text = out.read_text()
-    assert "| C4 lower model uncertainty of feature maps |" in text
+    assert "| C4 lower model uncertainty before the smoothing layers |" in text
     assert "n = 1. Command: `python -m analyses.claims --measure --preset digits --only smooth --seeds 1`" in text
     assert "| C13: deterministic nets gain too | not measured | - | not measured |" in text
     out.unlink()
@@ -254,6 +314,59 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
     (reports / "smooth.json").write_text("{}")
     assert command.run("analyses.claims", asked) == 2
     assert "no JSON object with a sha256" in capsys.readouterr().err
+
+
+def test_every_preset_has_networks_and_a_scale():
+    assert set(kinds.PRESETS) == set(kinds.BASELINES) == set(networks.PRESETS) == set(measuring.SCALES)
+    assert kinds.recipe("mcdo-relu6", "converged").name == "converged-mcdo-relu6"
+
+
+def row_of(estimate, verdict, statement="lower NLL"):
+    return {"statement": statement, "effect": {"estimate": estimate}, "verdict": verdict, "claimed": "lower"}
+
+
+def test_an_explanation_is_held_against_what_smoothing_does_here():
+    smoothing = [row_of(-1.0, "supported"), row_of(0.3, "undecided", "lower ECE")]
+    assert claims_page.as_smoothing(row_of(-0.2, "supported"), smoothing) == "the same way"
+    assert claims_page.as_smoothing(row_of(0.2, "undecided"), smoothing) == "the other way, undecided"
+    assert claims_page.as_smoothing(row_of(0.2, "against", "lower ECE"), smoothing) == "smoothing itself undecided"
+
+
+def test_looks_decide_at_one_percent_and_the_first_decision_stands():
+    claim = claims.Claim("C8", "lower NLL", "NLL", claims.LOWER, ("predictions",), lambda own, other: own["x"])
+    values = [-1.0, -1.02, -0.98, -1.01, 3.0, 4.0]
+    compared = [Network(role, role, seed, Path()) for seed in range(6) for role in ("baseline", "variant")]
+    results = [{"x": Reading(part, np.empty(0))} for value in values for part in (0.0, value)]
+    (row,) = panel.decided(compared, results, [claim], sequential=True)
+    assert (row.verdict, row.decided_at) == ("supported", 4)
+    (fixed,) = panel.decided(compared, results, [claim])
+    assert (fixed.verdict, fixed.decided_at) == ("undecided", None)
+    # p of 0.02 is enough for one look at 5 %, not for one of five.
+    weak = [-1.0, -2.0, -3.1, -2.0]
+    results = [{"x": Reading(part, np.empty(0))} for value in weak for part in (0.0, value)]
+    assert panel.decided(compared[:8], results, [claim])[0].verdict == "supported"
+    assert panel.decided(compared[:8], results, [claim], sequential=True)[0].verdict == "undecided"
+    assert panel.decided(compared[:6], results[:6], [claim])[0].verdict == "no verdict"
+
+
+def test_arithmetic_is_corrected_apart():
+    def reads(own, other):
+        return own["x"]
+
+    one = claims.Claim("C4", "a", "", claims.LOWER, (), reads)
+    other = claims.Claim("C4", "b", "", claims.LOWER, (), reads, family=claims.ARITHMETIC)
+    compared = [Network(role, role, seed, Path()) for seed in range(4) for role in ("baseline", "variant")]
+    results = [{"x": Reading(part, np.empty(0))} for value in (-1.0, -2.0, -3.1, -2.0) for part in (0.0, value)]
+    rows = panel.decided(compared, results, [one, other])
+    assert [row.adjusted for row in rows] == [row.effect.p for row in rows]
+
+
+def test_a_single_pass_that_is_good_enough_is_worth_less_than_one():
+    sizes = np.array([1, 2, 4])
+    curve = 1 + 0.4 / sizes[:, None]
+    assert crossing(sizes, curve, np.array([1.8]))[0] == 1
+    assert crossing(sizes, curve, np.array([1.8]), extrapolate=True)[0] == pytest.approx(0.5)
+    assert crossing(sizes, curve, np.array([1.2]), extrapolate=True)[0] == pytest.approx(2)
 
 
 def test_every_claim_of_the_list_has_a_comparison_that_measures_it():

@@ -25,3 +25,10 @@ class AddedNoise(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Add the noise to features (N, C, H, W)."""
         return features + self.strength * (self.signs(torch.ones_like(features)) - 1)
+
+
+class FaintNoise(AddedNoise):
+    """Noise of half that strength: an effect that takes several pairs of networks to find."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5)

@@ -6,21 +6,30 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 import xarray
 
 from analyses.audit.verdict import Reading
 from landscape import metrics
-from landscape.compute.randomness import numpy_generator
-from landscape.look.comparison import stage_ends
+from landscape.look.comparison import last_blocks, stage_ends
+from landscape.metrics.definitions import BINS, bin_of
 from landscape.predictions.efficiency import crossing
-from landscape.surface.summary import rises, roughness
+from landscape.surface.summary import rise_of_images, rises, roughness, roughness_influence
 
 Results = Mapping[str, xarray.Dataset]
+# One reading, or one for each of several readings of which a claim says the same.
+Readings = Reading | Mapping[str, Reading]
 
 REPLICATES = 400
 LOWER, HIGHER = -1, 1
 # Frequencies from here on are high: the upper half of the axis, units of pi.
 HIGH = 0.5
+# Share of the mini-batches whose eigenvalues count as outliers in size, and the multiple of the median beyond which one
+# counts as an outlier in number.
+TAIL = 0.1
+OUTLIER = 2.0
+# What a claim is about: what the network learnt, or what holds behind a smoothing layer by the layer's own arithmetic.
+NETWORK, ARITHMETIC = "network", "arithmetic"
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Claim:
     Attributes
     ----------
     name
-        C1 to C10, as CLAIMS.md numbers them.
+        C1 to C11, as CLAIMS.md numbers them.
     statement
         What is claimed of the variant against the baseline.
     measure
@@ -40,9 +49,12 @@ class Claim:
     needs
         Instruments.
     read
-        (results of a network, results of the network it is compared with) -> reading.
+        (results of a network, results of the network it is compared with) -> reading, or readings by name where the
+        claim is about all of them.
     stochastic
         Whether it is about Monte-Carlo dropout.
+    family
+        `NETWORK`, or `ARITHMETIC`: corrected by Holm apart, and no evidence for the claim.
     """
 
     name: str
@@ -50,8 +62,9 @@ class Claim:
     measure: str
     direction: int
     needs: tuple[str, ...]
-    read: Callable[[Results, Results], Reading]
+    read: Callable[[Results, Results], Readings]
     stochastic: bool = False
+    family: str = NETWORK
 
 
 @cache
@@ -75,52 +88,94 @@ def exactly(value: float) -> Reading:
     return Reading(value, np.empty(0))
 
 
-def roughly(value: float, stderr: float) -> Reading:
-    """The logarithm of a number whose standard error over images is known but not its bootstrap samples.
+def linear(value: float, of_part: np.ndarray) -> Reading:
+    """The logarithm of a number whose first-order change with the images is known part by part.
 
-    Its replicates are normal, and independent from network to network: what two networks share for having seen the same
-    images is not taken off, which widens intervals, on the safe side. They depend on the two numbers alone: measured
-    again, a network gets the same interval.
+    Parameters
+    ----------
+    value
+        The number.
+    of_part
+        (G,) its change, times G, when one part of the images weighs more: the number's own value in each part where
+        it is a mean of these.
     """
     if not value > 0:
         return exactly(math.nan)
-    source = numpy_generator(0, "replicates", float(value).hex(), float(stderr).hex())
-    drawn = source.normal(scale=stderr / value, size=REPLICATES)
-    return Reading(math.log(value), math.log(value) + drawn)
+    shift = _weights(len(of_part)) @ (of_part - of_part.mean()) / value
+    return Reading(math.log(value), math.log(value) + shift)
 
 
 def top_eigenvalue(own: Results, other: Results) -> Reading:
-    """C1."""
+    """C1; by first order in the images, the quotients of groups of them at the eigenvector found."""
     spectrum = own["hessian"]
-    return roughly(float(spectrum["eigenvalue"][0]), float(spectrum["sampling_stderr"][0]))
+    return linear(float(spectrum["eigenvalue"][0]), spectrum["quotient_of_group"].values)
 
 
-def outliers(own: Results, other: Results) -> Reading:
-    """C2: the upper end of the max-eigenvalue spectrum, over bootstrap samples of mini-batches."""
+def _over_batches(own: Results, statistic: Callable[[np.ndarray], float]) -> Reading:
+    """A statistic of the mini-batches' largest eigenvalues, over bootstrap samples of mini-batches."""
     largest = own["mini_batches"]["eigenvalue"].values[:, 0]
     drawn = metrics.bootstrap_weights(len(largest), replicates=REPLICATES)
-    chosen = [np.repeat(largest, np.asarray(row).astype(int)) for row in drawn]
-    quantiles = np.array([np.quantile(sample, 0.9) for sample in chosen])
-    # Where the largest of all in magnitude are negative there is no logarithm, and nothing to compare.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return Reading(float(np.log(np.quantile(largest, 0.9))), np.log(quantiles))
+    samples = [np.repeat(largest, np.asarray(row).astype(int)) for row in drawn]
+    return Reading(statistic(largest), np.array([statistic(sample) for sample in samples]))
+
+
+def outlier_size(own: Results, other: Results) -> Reading:
+    """C2: how far the largest tenth of mini-batches stands above their median, a logarithm."""
+
+    def statistic(largest: np.ndarray) -> float:
+        tail = np.sort(largest)[-max(1, round(TAIL * len(largest))) :].mean()
+        middle = float(np.median(largest))
+        # Where the largest of all in magnitude are negative there is no logarithm, and nothing to compare.
+        return math.log(tail / middle) if middle > 0 else math.nan
+
+    return _over_batches(own, statistic)
+
+
+def outlier_share(own: Results, other: Results) -> Reading:
+    """C2: mini-batches whose largest eigenvalue is more than twice their median, percent."""
+    return _over_batches(own, lambda largest: 100 * float((largest > OUTLIER * np.median(largest)).mean()))
 
 
 def rise(own: Results, other: Results) -> Reading:
     """C3, how flat: mean rise at half the surface's reach."""
     found = rises(own["surface"], shares=(0.5,))[0]
-    return roughly(found.mean, found.stderr)
+    return linear(found.mean, rise_of_images(own["surface"], 0.5))
 
 
 def rough(own: Results, other: Results) -> Reading:
     """C3, how rough."""
-    return exactly(float(np.log(max(roughness(own["surface"])[0], np.finfo(float).tiny))))
+    value = roughness(own["surface"])[0]
+    if not value > 0:
+        return exactly(math.nan)
+    shift = _weights(own["surface"].sizes["image"]) @ roughness_influence(own["surface"])
+    return Reading(math.log(value), math.log(value) + shift)
 
 
-def model_uncertainty(own: Results, other: Results) -> Reading:
-    """C4, averaged over stages as logarithms, so that every stage counts alike."""
-    of_image = own["feature_maps"]["model_std_of_image"].values
-    return _mean_of_logs([of_image[place] for place in stage_ends(own["feature_maps"])])
+def _before(result: xarray.Dataset) -> list[int]:
+    return last_blocks(result)
+
+
+def _behind(result: xarray.Dataset) -> list[int]:
+    return stage_ends(result)
+
+
+def model_uncertainty(where: Callable[[xarray.Dataset], list[int]]) -> Callable[[Results, Results], Reading]:
+    """C4: relative to the map's scale, averaged over stages as logarithms, so that every stage counts alike.
+
+    Parameters
+    ----------
+    where
+        Points at the ends of stages: `_before` or `_behind` the smoothing layers, the same where there are none.
+    """
+
+    def read(own: Results, other: Results) -> Reading:
+        maps = own["feature_maps"]
+        scale = np.sqrt(maps["power_of_image"].values)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = maps["model_std_of_image"].values / scale
+        return _mean_of_logs([relative[place] for place in where(maps)])
+
+    return read
 
 
 def _mean_of_logs(stages: list[np.ndarray]) -> Reading:
@@ -131,31 +186,67 @@ def _mean_of_logs(stages: list[np.ndarray]) -> Reading:
     )
 
 
-def high_frequencies(masks: str) -> Callable[[Results, Results], Reading]:
-    """C5 and C6: relative log amplitude at the highest frequency, averaged over the ends of stages.
+def high_frequencies(
+    masks: str, where: Callable[[xarray.Dataset], list[int]] = _behind
+) -> Callable[[Results, Results], Reading]:
+    """C5 and C6: relative log amplitude at the same high frequency in both networks, averaged over ends of stages.
+
+    That frequency is, stage by stage, the highest below pi of the smallest of the maps compared, those before and
+    behind the smoothing layers in both networks; between the frequencies of a map it is interpolated.
 
     Parameters
     ----------
     masks
         ``off``, or ``on`` in networks that have any.
+    where
+        As in `model_uncertainty`.
     """
 
     def read(own: Results, other: Results) -> Reading:
-        mine, theirs = (_ends_at_pi(each["fourier"], masks) for each in (own, other))
-        # A map of one pixel has no frequency but zero: only stages that have some in both networks.
-        both = [
-            place for place in range(min(len(mine), len(theirs))) if np.isfinite([mine[place], theirs[place]]).all()
-        ]
-        return mean(mine[both].mean(0))
+        mine, theirs = own["fourier"], other["fourier"]
+        curves = []
+        for stage, place in enumerate(where(mine)):
+            frequency = _equal_frequency(stage, mine, theirs)
+            if frequency is not None:
+                curves.append(_at(mine, place, frequency, masks))
+        return mean(np.mean(curves, axis=0)) if curves else exactly(math.nan)
 
     return read
 
 
-def _ends_at_pi(spectra: xarray.Dataset, masks: str) -> np.ndarray:
-    """(stages, images)."""
-    mode = masks if masks in spectra["dropout"].values else "off"
-    of_image = spectra["delta_at_pi_of_image"].sel(dropout=mode, path="half_diagonal").values
-    return np.asarray(of_image[stage_ends(spectra)])
+def _equal_frequency(stage: int, *spectra: xarray.Dataset) -> float | None:
+    """The highest frequency below pi that all maps at the end of a stage have; None where one has a single pixel."""
+    found = []
+    for result in spectra:
+        for places in (_before(result), _behind(result)):
+            if stage >= len(places):
+                return None
+            place = places[stage]
+            found.append(float(result["frequency"].values[place][int(result["end"].values[place])]))
+    return min(found) if np.isfinite(found).all() else None
+
+
+def _at(spectra: xarray.Dataset, place: int, frequency: float, masks: str) -> np.ndarray:
+    """(images,), linear between the frequencies of the map."""
+    modes = [str(mode) for mode in spectra["dropout"].values]
+    curve = spectra["delta_of_image"].values[modes.index(masks if masks in modes else "off"), place].astype(float)
+    known = spectra["frequency"].values[place]
+    upper = int(np.searchsorted(known[np.isfinite(known)], frequency - 1e-9))
+    lower = max(upper - 1, 0)
+    share = (frequency - known[lower]) / (known[upper] - known[lower]) if upper > lower else 0.0
+    return np.asarray(curve[lower] + share * (curve[upper] - curve[lower]))
+
+
+def own_part(
+    read: Callable[[Callable[[xarray.Dataset], list[int]]], Callable[[Results, Results], Reading]],
+) -> Callable[[Results, Results], Reading]:
+    """What the smoothing layers themselves do: a reading behind them minus the same before them."""
+
+    def difference(own: Results, other: Results) -> Reading:
+        behind, before = (read(where)(own, other) for where in (_behind, _before))
+        return Reading(behind.value - before.value, behind.replicates - before.replicates)
+
+    return difference
 
 
 def band_noise(own: Results, other: Results) -> Reading:
@@ -166,12 +257,16 @@ def band_noise(own: Results, other: Results) -> Reading:
     return mean(100 * (noise["clean_correct_of_image"].values - correct))
 
 
-def ensemble_metric(name: str, scale: float) -> Callable[[Results, Results], Reading]:
-    """C8: a metric of the averaged prediction, averaged over ensemble sizes."""
+def ensemble_metric(name: str, scale: float) -> Callable[[Results, Results], Readings]:
+    """C8: a metric of the averaged prediction, for every ensemble size."""
 
-    def read(own: Results, other: Results) -> Reading:
+    def read(own: Results, other: Results) -> Readings:
         made = own["curves"]
-        return Reading(scale * float(made[name].mean()), scale * made[f"{name}_replicate"].mean("size").values)
+        values, drawn = made[name].values, made[f"{name}_replicate"].transpose("size", "replicate").values
+        return {
+            f"N = {size}": Reading(scale * float(values[place]), scale * drawn[place])
+            for place, size in enumerate(made["size"].values)
+        }
 
     return read
 
@@ -188,14 +283,15 @@ def passes_needed(own: Results, other: Results) -> Reading:
     """C9: passes needed for the NLL that the worse of the two networks reaches with all its passes, log2.
 
     The better network needs fewer than all, the worse one all, so that the difference is a network's gain, and zero on
-    average between equals.
+    average between equals. A network whose single pass is better than that is worth less than one pass, by the law
+    a + b / N through its own curve: whole passes would make all such networks equal.
     """
     mine, theirs = own["curves"], other["curves"]
     sizes = mine["size"].values
     target = np.maximum(mine["nll"].values[-1], theirs["nll"].values[-1])
     targets = np.maximum(mine["nll_replicate"].values[-1], theirs["nll_replicate"].values[-1])
-    needed = crossing(sizes, mine["nll"].values[:, None], np.array([target]))
-    drawn = crossing(sizes, mine["nll_replicate"].values, targets)
+    needed = crossing(sizes, mine["nll"].values[:, None], np.array([target]), extrapolate=True)
+    drawn = crossing(sizes, mine["nll_replicate"].values, targets, extrapolate=True)
     return Reading(float(np.log2(needed[0])), np.log2(drawn))
 
 
@@ -212,38 +308,63 @@ def corrupted_nll(own: Results, other: Results) -> Reading:
 
 
 def corrupted_ece(own: Results, other: Results) -> Reading:
-    """C10: ECE, mean over corruptions and severities, percent."""
-    return exactly(100 * float(own["corruptions"]["ece"].mean()))
+    """C10: ECE, mean over corruptions and severities, percent; the same images resampled in all of them."""
+    measured = own["corruptions"]
+    confidence, correct = (measured[f"{name}_of_image"].values for name in ("confidence", "correct"))
+    images = correct.shape[-1]
+    drawn = []
+    for sure, right in zip(confidence.reshape(-1, images), correct.reshape(-1, images), strict=True):
+        gaps = np.zeros((images, BINS))
+        gaps[np.arange(images), bin_of(torch.from_numpy(sure).float(), BINS).numpy()] = sure - right
+        drawn.append(np.abs(_weights(images) @ gaps).sum(1))
+    return Reading(100 * float(measured["ece"].mean()), 100 * np.mean(drawn, axis=0))
+
+
+_CORRUPTIONS = "mean over corruptions"
+_UNCERTAINTY = "log of std over masks / root mean square of the map"
+_AMPLITUDE = "Delta log A at equal high frequency, masks off"
+
+
+def _frequencies_off(where: Callable[[xarray.Dataset], list[int]]) -> Callable[[Results, Results], Reading]:
+    return high_frequencies("off", where)
 
 
 PANEL: tuple[Claim, ...] = (
     Claim("C1", "lower top Hessian eigenvalue", "log of the largest eigenvalue", LOWER, ("hessian",), top_eigenvalue),
     Claim(
         "C2",
-        "fewer outliers among mini-batch eigenvalues",
-        "log of the 90 % quantile of mini-batches' largest eigenvalues",
+        "smaller outliers among mini-batch eigenvalues",
+        "log of (mean of the largest tenth / median) of mini-batches' largest eigenvalues",
         LOWER,
         ("mini_batches",),
-        outliers,
+        outlier_size,
+    ),
+    Claim(
+        "C2",
+        "fewer outliers among mini-batch eigenvalues",
+        "% of mini-batches' largest eigenvalues above twice their median",
+        LOWER,
+        ("mini_batches",),
+        outlier_share,
     ),
     Claim("C3", "flatter loss surface", "log of the mean rise at half the reach", LOWER, ("surface",), rise),
     Claim("C3", "smoother loss surface under dropout", "log of the roughness", LOWER, ("surface",), rough, True),
     Claim(
         "C4",
-        "lower model uncertainty of feature maps",
-        "log of the standard deviation over masks, stage ends",
+        "lower model uncertainty before the smoothing layers",
+        f"{_UNCERTAINTY}, last block of stages",
         LOWER,
         ("feature_maps",),
-        model_uncertainty,
+        model_uncertainty(_before),
         True,
     ),
     Claim(
         "C6",
-        "less high-frequency signal after stages",
-        "Delta log A(pi), stage ends, masks off",
+        "less high-frequency signal before the smoothing layers",
+        f"{_AMPLITUDE}, last block of stages",
         LOWER,
         ("fourier",),
-        high_frequencies("off"),
+        high_frequencies("off", _before),
     ),
     Claim(
         "C7",
@@ -253,20 +374,16 @@ PANEL: tuple[Claim, ...] = (
         ("frequency_noise",),
         band_noise,
     ),
-    Claim(
-        "C8", "lower NLL", "NLL, nats, mean over ensemble sizes", LOWER, ("predictions",), ensemble_metric("nll", 1.0)
-    ),
+    Claim("C8", "lower NLL", "NLL, nats, every ensemble size", LOWER, ("predictions",), ensemble_metric("nll", 1.0)),
     Claim(
         "C8",
         "higher accuracy",
-        "accuracy, %, mean over ensemble sizes",
+        "accuracy, %, every ensemble size",
         HIGHER,
         ("predictions",),
         ensemble_metric("accuracy", 100.0),
     ),
-    Claim(
-        "C8", "lower ECE", "ECE, %, mean over ensemble sizes", LOWER, ("predictions",), ensemble_metric("ece", 100.0)
-    ),
+    Claim("C8", "lower ECE", "ECE, %, every ensemble size", LOWER, ("predictions",), ensemble_metric("ece", 100.0)),
     Claim(
         "C9",
         "needs fewer dropout passes",
@@ -276,16 +393,75 @@ PANEL: tuple[Claim, ...] = (
         passes_needed,
         True,
     ),
-    Claim("C10", "lower error under corruptions", "error, %", LOWER, ("corruptions",), corrupted_error),
-    Claim("C10", "lower NLL under corruptions", "NLL, nats", LOWER, ("corruptions",), corrupted_nll),
-    Claim("C10", "lower ECE under corruptions", "ECE, %", LOWER, ("corruptions",), corrupted_ece),
+    Claim(
+        "C10",
+        "lower error under computed corruptions",
+        f"error, %, {_CORRUPTIONS}",
+        LOWER,
+        ("corruptions",),
+        corrupted_error,
+    ),
+    Claim(
+        "C10",
+        "lower NLL under computed corruptions",
+        f"NLL, nats, {_CORRUPTIONS}",
+        LOWER,
+        ("corruptions",),
+        corrupted_nll,
+    ),
+    Claim(
+        "C10",
+        "lower ECE under computed corruptions",
+        f"ECE, %, {_CORRUPTIONS}",
+        LOWER,
+        ("corruptions",),
+        corrupted_ece,
+    ),
+    Claim(
+        "C4",
+        "arithmetic: lower model uncertainty behind the smoothing layers",
+        f"{_UNCERTAINTY}, stage ends",
+        LOWER,
+        ("feature_maps",),
+        model_uncertainty(_behind),
+        True,
+        ARITHMETIC,
+    ),
+    Claim(
+        "C4",
+        "arithmetic: what the smoothing layers do to it themselves",
+        "behind minus before",
+        LOWER,
+        ("feature_maps",),
+        own_part(model_uncertainty),
+        True,
+        ARITHMETIC,
+    ),
+    Claim(
+        "C6",
+        "arithmetic: less high-frequency signal behind the smoothing layers",
+        f"{_AMPLITUDE}, stage ends",
+        LOWER,
+        ("fourier",),
+        high_frequencies("off", _behind),
+        family=ARITHMETIC,
+    ),
+    Claim(
+        "C6",
+        "arithmetic: what the smoothing layers do to it themselves",
+        "behind minus before",
+        LOWER,
+        ("fourier",),
+        own_part(_frequencies_off),
+        family=ARITHMETIC,
+    ),
 )
 # Of other comparisons than that of a smoothing layer.
 OTHERS: tuple[Claim, ...] = (
     Claim(
         "C5",
         "dropout raises high-frequency amplitude",
-        "Delta log A(pi), stage ends, masks on where there are any",
+        "Delta log A at equal high frequency, stage ends, masks on where there are any",
         HIGHER,
         ("fourier",),
         high_frequencies("on"),

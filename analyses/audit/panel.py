@@ -3,8 +3,8 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,19 @@ from torch import nn
 from analyses import measuring
 from analyses.audit.claims import PANEL, REPLICATES, Claim, Results
 from analyses.audit.networks import Network
-from analyses.audit.verdict import Effect, Reading, decide, effect, holm
+from analyses.audit.verdict import (
+    FEWEST,
+    LEVEL,
+    LOOK_LEVEL,
+    LOOKS,
+    NO_VERDICT,
+    Effect,
+    Reading,
+    decide,
+    effect,
+    holm,
+    weakest,
+)
 from analyses.measuring import Scale
 from landscape import checkpoint
 from landscape.compute.masks import Masks
@@ -37,11 +49,13 @@ class Row:
     effect
         Variant minus baseline.
     adjusted
-        p value after Holm's correction over the claims.
+        p value after Holm's correction over the claims of the same family.
     verdict
-        ``supported``, ``against`` or ``undecided``.
+        ``supported``, ``against``, ``undecided``, or ``no verdict`` from fewer than four pairs.
     placebo, placebo_verdict
         The same for the placebo against the baseline, None without one.
+    decided_at
+        Pairs after which a sequential audit decided; None where it did not, or was not sequential.
     """
 
     claim: Claim
@@ -52,6 +66,7 @@ class Row:
     verdict: str
     placebo: Effect | None = None
     placebo_verdict: str | None = None
+    decided_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,12 +83,15 @@ class Audit:
         One a claim.
     costs
         By role, means over seeds: parameters, seconds of training, milliseconds an image, MiB of activations an image.
+    about
+        One mapping a role: what its networks are, and how well they are trained.
     """
 
     networks: list[Network]
     results: list[Results]
     rows: list[Row]
     costs: dict[str, dict[str, float]]
+    about: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def seeds(self) -> int:
@@ -111,8 +129,9 @@ def run(
     device: str = "cpu",
     quiet: bool = True,
     force: bool = False,
+    sequential: bool = False,
 ) -> Audit:
-    """Measure all claims on all networks and decide.
+    """Measure all claims on all networks and decide; `sequential` as in `decided`.
 
     Killed at any moment, the same call goes on: each instrument's result of each network is kept, and long ones keep
     their finished pieces.
@@ -128,53 +147,152 @@ def run(
         if "predictions" in of_network:
             of_network["curves"] = curves(of_network["predictions"], replicates=REPLICATES, resamples=5)
     results: list[Results] = [found[network.path] for network in networks]
-    rows = decided(networks, results, claims)
-    return Audit(list(networks), results, rows, dict(_costs(networks, source, root)))
+    rows = decided(networks, results, claims, sequential=sequential)
+    costs = dict(_costs(networks, source, root))
+    return Audit(list(networks), results, rows, costs, about(networks))
 
 
-def decided(networks: Sequence[Network], results: Sequence[Results], claims: Sequence[Claim]) -> list[Row]:
-    """Effects and verdicts of all claims; claims about dropout are left out where no baseline has any."""
+def about(networks: Sequence[Network]) -> list[dict[str, Any]]:
+    """What the networks of each role are: recipe, epochs, width, data, accuracy and loss, means over seeds."""
+    found = []
+    for role in dict.fromkeys(network.role for network in networks):
+        own = [network for network in networks if network.role == role]
+        loaded = [checkpoint.load(network.path) for network in own]
+        recipe = loaded[0].recipe or {}
+        last = [each.history[-1] for each in loaded if each.history]
+
+        def ended(name: str, scale: float = 1.0, last: Sequence[Mapping[str, Any]] = last) -> float:
+            values = [scale * float(epoch[name]) for epoch in last if name in epoch]
+            return float(np.mean(values)) if values else math.nan
+
+        training = recipe.get("training", {})
+        course = training.get("epochs", 0) + training.get("schedule", {}).get("warmup_epochs", 0)
+        found.append(
+            {
+                "role": role,
+                "network": own[0].label,
+                "networks": len(own),
+                "recipe": recipe.get("recipe"),
+                "data": recipe.get("data", {}).get("name"),
+                "width": recipe.get("model", {}).get("width"),
+                "epochs": training.get("stop_after") or course or None,
+                "training NLL, nats": ended("train_cross_entropy"),
+                "training accuracy, %": ended("train_accuracy", 100),
+                "test NLL, nats": ended("test_nll"),
+                "test accuracy, %": ended("test_accuracy", 100),
+            }
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Effects of one role against the baseline, claim by claim, with their verdicts."""
+
+    effects: list[Effect]
+    adjusted: list[float]
+    verdicts: list[str]
+    decided_at: list[int | None]
+
+
+def decided(
+    networks: Sequence[Network], results: Sequence[Results], claims: Sequence[Claim], *, sequential: bool = False
+) -> list[Row]:
+    """Effects and verdicts of all claims; claims about dropout are left out where no baseline has any.
+
+    Parameters
+    ----------
+    networks, results, claims
+        What was measured, and what of it is judged.
+    sequential
+        Whether pairs were added until the claims were decided: the pairs are judged after each of `LOOKS` at
+        `LOOK_LEVEL`, and the first decision stands.
+    """
     by_role: dict[str, dict[int, Results]] = defaultdict(dict)
     for network, result in zip(networks, results, strict=True):
         by_role[network.role][network.seed] = result
     seeds = sorted(by_role["baseline"])
     if not _stochastic(by_role["baseline"].values()):
         claims = [claim for claim in claims if not claim.stochastic]
-    compared = {
+    pairs = {
         role: [_readings(claim, seeds, by_role["baseline"], by_role[role]) for claim in claims]
         for role in ("variant", "placebo")
         if role in by_role
     }
-    effects = {role: [effect(*pair) for pair in pairs] for role, pairs in compared.items()}
-    adjusted = {role: holm([each.p for each in some]) for role, some in effects.items()}
+    judged = {role: _judged(claims, some, len(seeds), sequential=sequential) for role, some in pairs.items()}
+    variant, placebo = judged["variant"], judged.get("placebo")
     rows = []
     for place, claim in enumerate(claims):
-        own, other = compared["variant"][place]
-        of_variant = effects["variant"][place]
-        p = adjusted["variant"][place]
-        of_placebo = effects["placebo"][place] if "placebo" in effects else None
+        here = variant.effects[place]
+        own, other = (_mean(side, here.at) for side in zip(*pairs["variant"][place], strict=True))
         rows.append(
             Row(
                 claim=claim,
-                baseline=float(np.mean([reading.value for reading in own])),
-                variant=float(np.mean([reading.value for reading in other])),
-                effect=of_variant,
-                adjusted=p,
-                verdict=decide(of_variant.estimate, p, claim.direction),
-                placebo=of_placebo,
-                placebo_verdict=None
-                if of_placebo is None
-                else decide(of_placebo.estimate, adjusted["placebo"][place], claim.direction),
+                baseline=own,
+                variant=other,
+                effect=here,
+                adjusted=variant.adjusted[place],
+                verdict=variant.verdicts[place],
+                placebo=None if placebo is None else placebo.effects[place],
+                placebo_verdict=None if placebo is None else placebo.verdicts[place],
+                decided_at=variant.decided_at[place],
             )
         )
     return rows
 
 
+Readings = Mapping[str, Reading]
+
+
+def _judged(
+    claims: Sequence[Claim], pairs: Sequence[Sequence[tuple[Readings, Readings]]], seeds: int, *, sequential: bool
+) -> _Judged:
+    looks = [look for look in LOOKS if look <= seeds] if sequential else []
+    verdicts = ["undecided" if seeds >= FEWEST else NO_VERDICT] * len(claims)
+    decided_at: list[int | None] = [None] * len(claims)
+    for look in looks or [seeds]:
+        effects = [_effect(of_claim[:look]) for of_claim in pairs]
+        adjusted = _adjusted(claims, effects)
+        for place, claim in enumerate(claims):
+            # A claim with few finite seeds is judged by those that it has.
+            if verdicts[place] == "undecided" and len(effects[place].of_seed) >= FEWEST:
+                verdicts[place] = decide(
+                    effects[place].estimate, adjusted[place], claim.direction, LOOK_LEVEL if looks else LEVEL
+                )
+                decided_at[place] = look if looks and verdicts[place] != "undecided" else None
+    effects = [_effect(of_claim) for of_claim in pairs]
+    return _Judged(effects, _adjusted(claims, effects), verdicts, decided_at)
+
+
+def _effect(pairs: Sequence[tuple[Readings, Readings]]) -> Effect:
+    """The effect of one claim; of one with several readings, the weakest."""
+    names = list(pairs[0][0])
+    effects = [effect([own[name] for own, _ in pairs], [other[name] for _, other in pairs]) for name in names]
+    return effects[0] if len(names) == 1 else weakest(effects, names)
+
+
+def _adjusted(claims: Sequence[Claim], effects: Sequence[Effect]) -> list[float]:
+    """Holm's p values, family by family."""
+    adjusted = [math.nan] * len(claims)
+    for family in {claim.family for claim in claims}:
+        places = [place for place, claim in enumerate(claims) if claim.family == family]
+        for place, p in zip(places, holm([effects[place].p for place in places]), strict=True):
+            adjusted[place] = p
+    return adjusted
+
+
+def _mean(readings: Sequence[Readings], name: str) -> float:
+    return float(np.mean([each[name or next(iter(each))].value for each in readings]))
+
+
 def _readings(
     claim: Claim, seeds: Sequence[int], baseline: dict[int, Results], other: dict[int, Results]
-) -> tuple[list[Reading], list[Reading]]:
+) -> list[tuple[Readings, Readings]]:
+    def named(read: Reading | Readings) -> Readings:
+        return {"": read} if isinstance(read, Reading) else read
+
     pairs = [(baseline[seed], other[seed]) for seed in seeds]
-    return [claim.read(one, two) for one, two in pairs], [claim.read(two, one) for one, two in pairs]
+    return [(named(claim.read(one, two)), named(claim.read(two, one))) for one, two in pairs]
 
 
 def _stochastic(results: Iterable[Results]) -> bool:

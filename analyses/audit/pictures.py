@@ -16,7 +16,12 @@ from landscape.look.comparison import stage_ends
 ROLE_COLORS = {"baseline": plotting.COLORS[0], "variant": plotting.COLORS[1], "placebo": "#8C8C8C"}
 # Across, these are whole numbers.
 COUNTS = ("stage", "ensemble size N")
-VERDICT_COLORS = {"supported": plotting.COLORS[0], "against": plotting.COLORS[1], "undecided": "#8C8C8C"}
+VERDICT_COLORS = {
+    "supported": plotting.COLORS[0],
+    "against": plotting.COLORS[1],
+    "undecided": "#8C8C8C",
+    "no verdict": "#8C8C8C",
+}
 
 
 def all_of(audit: Audit) -> Iterator[tuple[str, Figure, str]]:

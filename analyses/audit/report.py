@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from analyses.audit import pictures
-from analyses.audit.claims import HIGHER, NOT_APPLICABLE
+from analyses.audit.claims import HIGHER, NETWORK, NOT_APPLICABLE
 from analyses.audit.panel import Audit, Row
-from analyses.audit.verdict import RULE, VERDICTS, Effect
+from analyses.audit.verdict import FEWEST, LOOK_LEVEL, LOOKS, NO_VERDICT, RULE, VERDICTS, Effect, seeds_needed
 from landscape import command, pages, plotting
 from landscape.errors import printable
 from landscape.store.files import write_json, write_whole
@@ -32,10 +33,11 @@ def interval(effect: Effect) -> str:
 
 def summary(audit: Audit) -> str:
     """One sentence."""
-    counts = {verdict: sum(row.verdict == verdict for row in audit.rows) for verdict in VERDICTS}
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    rows = [row for row in audit.rows if row.claim.family == NETWORK]
+    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count or verdict != NO_VERDICT)
     about = " This is about these two networks, not about other trainings of them." if audit.seeds == 1 else ""
-    return f"{audit.label('variant')} against {audit.label('baseline')}: of {len(audit.rows)} measures {told}.{about}"
+    return f"{audit.label('variant')} against {audit.label('baseline')}: of {len(rows)} measures {told}.{about}"
 
 
 def cautions(audit: Audit) -> list[str]:
@@ -43,30 +45,52 @@ def cautions(audit: Audit) -> list[str]:
     told = []
     if audit.seeds == 1:
         told.append(
-            "One pair of networks: intervals are over images alone and say nothing of other trainings; measures that "
-            "are no statistic of images stay undecided."
+            "One pair of networks: intervals are over images alone and speak of these two networks, not of other "
+            f"trainings. A verdict takes {FEWEST} pairs."
         )
-    elif audit.seeds < 5:
+    elif audit.seeds < FEWEST:
         told.append(
-            f"{audit.seeds} seeds: Student's t has {audit.seeds - 1} degrees of freedom, so that only effects many "
-            "times the spread between trainings can be decided; 'undecided' is not 'no effect'."
+            f"{audit.seeds} pairs of networks: Student's t has so few degrees of freedom that only effects many times "
+            f"the spread between trainings could be decided. A verdict takes {FEWEST} pairs."
         )
+    elif audit.seeds < 8:
+        told.append(f"{audit.seeds} pairs of networks: 'undecided' is not 'no effect'. {power_line()}")
     moved = [row.claim.statement for row in audit.rows if row.placebo_verdict in ("supported", "against")]
     if moved:
         told.append(f"The placebo, which does nothing, came out significant in: {', '.join(moved)}. Distrust these.")
     return told
 
 
+def power_line(sizes: Sequence[float] = (1.0, 2.0, 3.0)) -> str:
+    """How many pairs an effect of a given size takes, for one claim."""
+
+    def needed(size: float) -> str:
+        fixed = seeds_needed(size)
+        look = seeds_needed(size, level=LOOK_LEVEL, choices=LOOKS)
+        return f"{size:g}: {fixed} ({'beyond the last look' if look is None else f'by the look at {look}'})"
+
+    return (
+        "Pairs of networks that find an effect of one claim with 80 % probability, by its size in standard deviations "
+        f"of the difference within a pair: {', '.join(map(needed, sizes))}."
+    )
+
+
+def images(audit: Audit) -> dict[str, int]:
+    """Images behind each instrument."""
+    return {name: int(facts["images"]) for name, facts in protocols(audit).items() if facts.get("images") is not None}
+
+
 def cells(row: Row) -> list[str]:
     """A row of the table."""
+    measure = f"{row.claim.measure}: least sure at {row.effect.at}" if row.effect.at else row.claim.measure
     return [
         f"{row.claim.name} {row.claim.statement}",
-        row.claim.measure,
+        measure,
         number(row.baseline),
         number(row.variant),
         interval(row.effect),
         number(row.adjusted),
-        row.verdict,
+        row.verdict if row.decided_at is None else f"{row.verdict} at {row.decided_at} pairs",
     ]
 
 
@@ -93,7 +117,16 @@ def page(audit: Audit) -> str:
     """The printed page."""
     head = [entry for place, entry in enumerate(HEAD) if place != 1]
     rows = [[cell for place, cell in enumerate(cells(row)) if place != 1] for row in audit.rows]
-    parts = [summary(audit), *cautions(audit), "", command.columns(head, rows), ""]
+    counts = ", ".join(f"{name} {count}" for name, count in images(audit).items())
+    parts = [
+        summary(audit),
+        *cautions(audit),
+        "",
+        command.columns(*about_rows(audit)),
+        f"images: {counts}",
+        "",
+    ]
+    parts += [command.columns(head, rows), ""]
     if any(row.placebo is not None for row in audit.rows):
         moved = sum(row.placebo_verdict != "undecided" for row in audit.rows)
         parts.append(
@@ -104,6 +137,17 @@ def page(audit: Audit) -> str:
         )
     parts += ["", command.columns(["cost", *audit.costs], cost_rows(audit)), "", NOT_APPLICABLE, RULE]
     return "\n".join(parts)
+
+
+def about_rows(audit: Audit) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table that says what the networks are."""
+    head = ["", *[f"{each['role']}: {each['network']}" for each in audit.about]]
+    names = [name for name in audit.about[0] if name not in ("role", "network")] if audit.about else []
+    return head, [[name, *[_fact(each[name]) for each in audit.about]] for name in names]
+
+
+def _fact(value: Any) -> str:
+    return number(value) if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def to_json(audit: Audit) -> dict[str, Any]:
@@ -118,6 +162,10 @@ def to_json(audit: Audit) -> dict[str, Any]:
             "high": effect.high,
             "stderr": effect.stderr,
             "p": effect.p,
+            "degrees": effect.degrees,
+            "spread": effect.spread,
+            "shared": effect.shared,
+            "at": effect.at,
             "of_seed": effect.of_seed.tolist(),
         }
 
@@ -126,6 +174,8 @@ def to_json(audit: Audit) -> dict[str, Any]:
         "rule": RULE,
         "cautions": cautions(audit),
         "seeds": audit.seeds,
+        "about": audit.about,
+        "images": images(audit),
         "networks": [
             {"role": network.role, "label": network.label, "seed": network.seed, "file": network.path.name}
             for network in audit.networks
@@ -135,6 +185,8 @@ def to_json(audit: Audit) -> dict[str, Any]:
                 "claim": row.claim.name,
                 "statement": row.claim.statement,
                 "measure": row.claim.measure,
+                "family": row.claim.family,
+                "decided_at": row.decided_at,
                 "claimed": "higher" if row.claim.direction == HIGHER else "lower",
                 "baseline": row.baseline,
                 "variant": row.variant,
@@ -169,6 +221,8 @@ def page_html(audit: Audit, *, asked: str) -> str:
         title=printable(f"Audit: {audit.label('variant')} against {audit.label('baseline')}"),
         summary=printable(summary(audit)),
         cautions=[*map(printable, cautions(audit))],
+        about_head=[printable(cell) for cell in about_rows(audit)[0]],
+        about=[[printable(cell) for cell in row] for row in about_rows(audit)[1]],
         head=HEAD,
         claims=[dict(zip(HEAD, map(printable, cells(row)), strict=True)) for row in audit.rows],
         notes=[NOT_APPLICABLE, RULE],

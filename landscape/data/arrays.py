@@ -109,7 +109,9 @@ def _class_numbers(labels: np.ndarray, where: Path | str) -> np.ndarray:
     """Labels as int64, refused where they are beyond any number of classes."""
     if len(labels) and int(labels.max()) >= _CLASSES:
         first = int((labels >= _CLASSES).argmax())
-        raise LandscapeError(f"{where}: label {int(labels[first])} of image {first} is no number of a class: give 0, 1, ...")
+        raise LandscapeError(
+            f"{where}: label {int(labels[first])} of image {first} is no number of a class: give 0, 1, ..."
+        )
     return labels.astype(np.int64)
 
 

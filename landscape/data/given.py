@@ -63,5 +63,3 @@ def _as_tensor(image: Any) -> torch.Tensor:
     if pixels.dtype == np.uint8:  # a picture: height, width and perhaps channels
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return torch.from_numpy(np.array(pixels))
-
-

@@ -96,7 +96,9 @@ class Images:
             return f"{part} {len(self):,} images of {self.title}, a sample of an unknown population"
         if count > self.population:  # several epochs
             return f"{count:,} images drawn from the {self.population:,} of {self.title}"
-        return f"{'all' if count == self.population else f'{count:,} of the'} {self.population:,} images of {self.title}"
+        return (
+            f"{'all' if count == self.population else f'{count:,} of the'} {self.population:,} images of {self.title}"
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -149,9 +151,7 @@ class Images:
             When `count` is not in 1..N.
         """
         if not 1 <= count <= len(self):
-            raise LandscapeError(
-                f"{self.title} has {len(self)} images, {count} were asked for: give 1 to {len(self)}"
-            )
+            raise LandscapeError(f"{self.title} has {len(self)} images, {count} were asked for: give 1 to {len(self)}")
         if count == len(self):
             return self
         return self.select(torch.randperm(len(self), generator=generator(seed, "subset"))[:count])

@@ -64,7 +64,9 @@ def load_folder(
     except OSError as error:
         raise LandscapeError(f"{path} cannot be read ({error.strerror or error}): mend it or give another") from None
     if not files:
-        raise LandscapeError(f"{folder} holds no pictures: put them in one sub-folder per class ({', '.join(SUFFIXES)})")
+        raise LandscapeError(
+            f"{folder} holds no pictures: put them in one sub-folder per class ({', '.join(SUFFIXES)})"
+        )
     pixels: np.ndarray | None = None
     size = first_size = (0, 0)
     wanted = 3

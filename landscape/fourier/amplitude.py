@@ -34,6 +34,7 @@ def measure(
     blocks: str | None = None,
     batch: int | None = None,
     device: torch.device | str | None = None,
+    of_image: bool = False,
     journal: Journal | None = None,
     quiet: bool = True,
 ) -> xarray.Dataset:
@@ -60,6 +61,9 @@ def measure(
         Monte-Carlo passes *T*, 2 or more.
     window
         None (as the authors), or ``hann``; see `transform`.
+    of_image
+        Keep the curve of each image, ``delta_of_image`` (dropout, point, bin, image) along the half-diagonal: for
+        pairing networks at equal frequency, whatever the size of their maps.
     journal
         Keeps finished shares of the images.
     quiet
@@ -98,8 +102,10 @@ def measure(
     def share(batches: Sequence[Range]) -> Arrays:
         return joined([_batch(runs, grids, *batch, samples, window) for batch in batches])
 
-    of_image = joined(by_share(runs, share, journal=journal, what="spectra", quiet=quiet))
-    result = _whole(runs, grids, of_image, stochastic)
+    whole = joined(by_share(runs, share, journal=journal, what="spectra", quiet=quiet))
+    result = _whole(runs, grids, whole, stochastic)
+    if of_image:
+        result["delta_of_image"] = _delta_of_image(grids, whole, [str(mode) for mode in result["dropout"].values])
     result.attrs |= {
         "images": len(runs),
         "population": len(data),
@@ -156,6 +162,19 @@ def _batch(
                 values[f"{component} {place}"] = grids[place].read(log_amplitude(root))
             values[f"variance {place}"] = _parseval(grids[place], power)
     return {name: value.cpu().numpy() for name, value in values.items()}
+
+
+def _delta_of_image(
+    grids: Sequence[Grid], of_image: Mapping[str, np.ndarray], modes: Sequence[str]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Relative log amplitude (dropout, point, bin, image) of single images along the half-diagonal."""
+    images = len(of_image[f"{modes[0]} 0"])
+    found = np.full((len(modes), len(grids), max(grid.count for grid in grids), images), np.nan, dtype=np.float32)
+    for kind, mode in enumerate(modes):
+        for place, grid in enumerate(grids):
+            curve = of_image[f"{mode} {place}"][:, 0]
+            found[kind, place, : grid.count] = (curve - curve[:, :1]).T
+    return ("dropout", "point", "bin", "image"), found
 
 
 def _parseval(grid: Grid, power: Tensor) -> Tensor:

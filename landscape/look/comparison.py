@@ -18,6 +18,16 @@ def stage_ends(result: xarray.Dataset) -> list[int]:
     return list(ends.values())
 
 
+def last_blocks(result: xarray.Dataset) -> list[int]:
+    """Index of the last block of each stage, in order: what a smoothing layer at the stage's end is given."""
+    ends = stage_ends(result)
+    stages, kinds = result["stage"].values, result["kind"].values
+    blocks = [
+        [place for place in range(end + 1) if stages[place] == stages[end] and kinds[place] == "block"] for end in ends
+    ]
+    return [inside[-1] if inside else end for inside, end in zip(blocks, ends, strict=True)]
+
+
 def paired(baseline: xarray.Dataset, other: xarray.Dataset, variable: str) -> xarray.Dataset:
     r"""Effect of `other` against `baseline` on a quantity of single images, stage by stage.
 

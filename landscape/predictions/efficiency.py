@@ -77,7 +77,7 @@ def _centred(result: xarray.Dataset, name: str) -> np.ndarray:
     return np.asarray(drawn - drawn.mean(1, keepdims=True) + result[name].values[:, None])
 
 
-def crossing(sizes: np.ndarray, curves: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def crossing(sizes: np.ndarray, curves: np.ndarray, targets: np.ndarray, *, extrapolate: bool = False) -> np.ndarray:
     """Smallest size at which each curve is at or below its target.
 
     Parameters
@@ -88,11 +88,15 @@ def crossing(sizes: np.ndarray, curves: np.ndarray, targets: np.ndarray) -> np.n
         (S, R): lower is better.
     targets
         (R,).
+    extrapolate
+        Whether a curve whose first size is better than its target is continued below that size, by the law
+        a + b / N through its first and its last size, so that such curves differ; a curve that does not fall is not.
 
     Returns
     -------
     numpy.ndarray
-        (R,): 1 where the first size is good enough, infinite where none is; nan where the comparison is undefined.
+        (R,): the first size where that is good enough (or less, with `extrapolate`), infinite where none is; nan where
+        the comparison is undefined.
     """
     reached = curves <= targets
     place = reached.argmax(0)
@@ -102,6 +106,11 @@ def crossing(sizes: np.ndarray, curves: np.ndarray, targets: np.ndarray) -> np.n
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(place > 0, (above - targets) / (above - below), 1.0)
     inverse = 1 / sizes[before] + share * (1 / sizes[place] - 1 / sizes[before])
+    if extrapolate and len(sizes) > 1:
+        fall = (curves[0] - curves[-1]) / (1 / sizes[0] - 1 / sizes[-1])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            beyond = np.where(fall > 0, (targets - curves[0]) / fall, 0.0)
+        inverse += np.where(place == 0, np.maximum(beyond, 0.0), 0.0)
     result = np.where(reached.any(0), 1 / inverse, np.inf)
     result[np.isnan(curves).all(0) | np.isnan(targets)] = np.nan
     return result

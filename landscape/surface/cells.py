@@ -29,6 +29,8 @@ class Cells:
         prediction.
     precision, micro_batch
         See :class:`landscape.objective.Inference`.
+    keep_losses
+        Whether `measure` gives the losses of single examples too.
     """
 
     def __init__(
@@ -39,9 +41,11 @@ class Cells:
         passes: int = 1,
         precision: Precision = "full",
         micro_batch: int | None = None,
+        keep_losses: bool = False,
     ) -> None:
         self.objective = objective
         self.directions = directions
+        self.keep_losses = keep_losses
         self.fresh = objective.protocol.dropout == "fresh"
         self.passes = passes if self.fresh else 1
         self.inference = Inference(objective, precision=precision, micro_batch=micro_batch)
@@ -81,19 +85,22 @@ class Cells:
             ``l2``; ``cross_entropy``, ``square`` and ``cube``, means of the examples' losses, squares and cubes;
             ``paired`` and ``paired_cube``, means of the squares and cubes of their differences from the first control;
             ``cross``, the means (c,) of their products with the controls; ``of_pass`` (passes,), the mean loss of each
-            mask draw; every metric with its ``_stderr``.
+            mask draw; with `keep_losses`, ``losses`` (n,) float32; every metric with its ``_stderr``.
         """
         count = images or self.objective.images
         point = self.go(coordinates, self._sample(number, 0))
         totals = torch.zeros(5 + controls.shape[1], dtype=torch.float64, device=self.objective.device)
         of_pass = torch.zeros(self.passes, dtype=torch.float64, device=self.objective.device)
         metrics: MetricSet | None = None
+        kept: list[Tensor] = []
         for ranges in self._chunks(count):
             first, last = ranges[0][0], ranges[-1][1]
             losses, averaged = self._chunk(ranges, number, of_pass)
             # Added up as `Objective.value` does, so that the origin is the plain evaluation to the last bit.
             for start, stop in ranges:
                 totals[0] += losses[start - first : stop - first].sum()
+            if self.keep_losses:
+                kept.append(losses.float())
             totals[1] += losses.square().sum()
             rises = losses - controls[first:last, 0]
             totals[2] += rises.square().sum()
@@ -115,6 +122,8 @@ class Cells:
             "cross": means[5:],
             "of_pass": (of_pass / count).cpu().numpy(),
         }
+        if kept:
+            found["losses"] = torch.cat(kept).cpu().numpy()
         return found | _metrics(metrics)
 
     @torch.no_grad()

@@ -60,6 +60,7 @@ def plane(
     precision: Precision = "full",
     tolerance: float | None = None,
     stderr: float | str | None = None,
+    keep_losses: bool = False,
     seed: int = 0,
     journal: Journal | None = None,
     quiet: bool = True,
@@ -89,6 +90,9 @@ def plane(
         ``"1%"``: every cell then sees the same random sample of images, only as many as that needs, see
         :mod:`landscape.surface.sampling`. Under ``fixed`` masks, examples get the masks of their place in the sample's
         order.
+    keep_losses
+        Keep the losses of single examples, ``loss_of_image`` (alpha, beta, image) without the L2 term: for resampling
+        the images of several networks alike. Every cell must then be measured, on all images.
     seed
         Of the directions, the sample and the checks.
     journal
@@ -110,7 +114,8 @@ def plane(
     Raises
     ------
     LandscapeError
-        For a grid of fewer than two points, a span that is empty, or directions that do not fit.
+        For a grid of fewer than two points, a span that is empty, directions that do not fit, or losses to keep of
+        cells that are not measured on all images.
     """
     return _measure(
         objective,
@@ -122,6 +127,7 @@ def plane(
         precision=precision,
         tolerance=tolerance,
         stderr=stderr,
+        keep_losses=keep_losses,
         seed=seed,
         journal=journal,
         quiet=quiet,
@@ -191,7 +197,10 @@ def _measure(
     seed: int,
     journal: Journal | None,
     quiet: bool,
+    keep_losses: bool = False,
 ) -> xarray.Dataset:
+    if keep_losses and (tolerance is not None or stderr is not None):
+        raise LandscapeError("losses of single images are kept of whole lattices: leave --tolerance and --stderr out")
     coordinates = grid(points, span, axes)
     if len(directions) != axes or directions.vectors.shape[1] != objective.size:
         raise LandscapeError(
@@ -204,7 +213,7 @@ def _measure(
     wanted = None if stderr is None else _wanted(stderr)
     if wanted is not None:
         objective = _shuffled(objective, seed)
-    cells = Cells(objective, directions, passes=passes, precision=precision)
+    cells = Cells(objective, directions, passes=passes, precision=precision, keep_losses=keep_losses)
     worker = Worker(cells, coordinates, journal, quiet)
     places = [worker.origin()]
     if wanted is not None:
@@ -259,11 +268,14 @@ def _measure(
             "worst_check": refinement.worst,
             "risk": refinement.risk,
         }
+    of_image = variables.pop("loss_of_image", None)
     dataset = xarray.Dataset(
         {name: (dimensions, values, _described(name)) for name, values in variables.items()},
         dict(zip(dimensions, coordinates, strict=True)),
         attrs=attributes,
     )
+    if of_image is not None:
+        dataset["loss_of_image"] = ((*dimensions, "image"), of_image, {"long_name": "loss of an image"})
     return _with_places(dataset, directions)
 
 
@@ -305,6 +317,10 @@ def _filled(
                 if name not in variables:
                     variables[name] = np.full(worker.shape, np.nan)
                 variables[name][index] = value
+            if "losses" in arrays:
+                if "loss_of_image" not in variables:
+                    variables["loss_of_image"] = np.empty((*worker.shape, sample), dtype=np.float32)
+                variables["loss_of_image"][index] = arrays["losses"]
 
     if tolerance is None:
         evaluate(list(np.ndindex(worker.shape)))

@@ -243,24 +243,63 @@ def roughness(surface: xarray.Dataset, variable: str = "loss") -> tuple[float, f
         noise = float(np.sqrt(np.nanmean(np.square(surface["mask_stderr"].values))))
     elif surface.attrs.get("dropout", "off") != "fresh":
         noise = 0.0
-    width = min(_WINDOW, *values.shape)
-    if width < _WINDOW:
+    residuals, leverage = _residuals(values)
+    residuals = residuals[np.isfinite(residuals)]
+    if len(residuals) == 0:
         return math.nan, noise
+    variance = float(np.mean(residuals**2) / (1 - leverage))
+    known = noise if math.isfinite(noise) else 0.0
+    return math.sqrt(max(variance - known**2, 0.0)), noise
+
+
+def _residuals(values: np.ndarray, axes: int | None = None) -> tuple[np.ndarray, float]:
+    """Residual (windows, ...) of the middle cell of every window of a lattice, and its leverage.
+
+    The lattice is the first `axes` dimensions, all by default; empty where it is smaller than a window.
+    """
+    axes = values.ndim if axes is None else axes
     offsets = np.arange(_WINDOW) - _WINDOW // 2
-    grids = np.stack(np.meshgrid(*[offsets] * values.ndim, indexing="ij"), -1).reshape(-1, values.ndim)
-    powers = [p for p in np.ndindex((_DEGREE + 1,) * values.ndim) if sum(p) <= _DEGREE]
+    grids = np.stack(np.meshgrid(*[offsets] * axes, indexing="ij"), -1).reshape(-1, axes)
+    powers = [p for p in np.ndindex((_DEGREE + 1,) * axes) if sum(p) <= _DEGREE]
     design = np.stack([np.prod(grids ** np.array(power), axis=1) for power in powers], axis=1).astype(float)
     projection = design @ np.linalg.pinv(design)
     middle = len(grids) // 2
-    windows = np.lib.stride_tricks.sliding_window_view(values, (_WINDOW,) * values.ndim)
-    windows = windows.reshape(-1, _WINDOW**values.ndim)
-    windows = windows[np.isfinite(windows).all(1)]
-    if len(windows) == 0:
-        return math.nan, noise
-    residuals = windows[:, middle] - windows @ projection[middle]
-    variance = float(np.mean(residuals**2) / (1 - projection[middle, middle]))
-    known = noise if math.isfinite(noise) else 0.0
-    return math.sqrt(max(variance - known**2, 0.0)), noise
+    leverage = float(projection[middle, middle])
+    rest = values.shape[axes:]
+    if min(values.shape[:axes]) < _WINDOW:
+        return np.empty((0, *rest)), leverage
+    windows = np.lib.stride_tricks.sliding_window_view(values, (_WINDOW,) * axes, axis=tuple(range(axes)))
+    fit = np.tensordot(windows, projection[middle].reshape((_WINDOW,) * axes), axes=axes)
+    inner = tuple(slice(_WINDOW // 2, length - _WINDOW // 2) for length in values.shape[:axes])
+    return np.asarray(values[inner] - fit).reshape(-1, *rest), leverage
+
+
+def rise_of_images(surface: xarray.Dataset, share: float = 0.5) -> np.ndarray:
+    """Mean rise of each image's own loss on the circle of `rises`, (N,) nats: their mean is that of the loss.
+
+    Needs ``loss_of_image``; the L2 term is left out.
+    """
+    lattice = surface[["loss_of_image"]]
+    found = [rises(lattice.isel(image=place), "loss_of_image", (share,)) for place in range(lattice.sizes["image"])]
+    return np.array([one[0].mean if one else math.nan for one in found])
+
+
+def roughness_influence(surface: xarray.Dataset) -> np.ndarray:
+    r"""How each image moves the logarithm of the roughness, (N,): its influence function, mean zero.
+
+    With :math:`\sigma^2` the mean of :math:`r_w^2 / (1 - h)` over windows and :math:`r_{iw}` the residual of image *i*
+    in window *w*, :math:`(\langle r_w r_{iw} \rangle_w - \langle r_w^2 \rangle_w) / ((1 - h)\,\sigma^2)`; the
+    Monte-Carlo error that `roughness` takes out is held fixed. (Drawing images again would add their noise to the
+    surface a second time, of which roughness under fresh masks largely consists.)
+    """
+    rough, _ = roughness(surface)
+    own, leverage = _residuals(surface["loss_of_image"].values.astype(float), surface["loss"].ndim)
+    whole, _ = _residuals(surface["loss"].values)
+    usable = np.isfinite(whole) & np.isfinite(own).all(1)
+    if not rough > 0 or not usable.any():
+        return np.full(own.shape[-1], math.nan)
+    of_image = (whole[usable, None] * own[usable]).mean(0) / (1 - leverage)
+    return np.asarray((of_image - of_image.mean()) / rough**2)
 
 
 def _nonconvex_share(surface: xarray.Dataset) -> float:
