@@ -121,4 +121,4 @@ def checked(images: torch.Tensor, labels: torch.Tensor, name: str, split: str = 
         first = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
         raise LandscapeError(f"{name}: image {first} has non-finite pixels: repair or remove it")
     classes = int(labels.max()) + 1 if len(labels) else 0
-    return Images(images=images, labels=labels, classes=classes, name=name, split=split)
+    return Images(images=images, labels=labels, classes=classes, name=printable(name), split=split)

@@ -16,7 +16,7 @@ from landscape.store.files import require_regular
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
 # Decoders are chosen by content, not by name: without this list a PostScript file called x.png would start Ghostscript.
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "PPM", "WEBP", "TIFF")
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "PPM", "WEBP", "TIFF")
 # 8000 x 6000; a decoded picture takes four bytes per pixel, some formats twice.
 _PIXELS = 48_000_000
 _SPLITS = {"train": ("train",), "test": ("test", "val")}
@@ -94,7 +94,7 @@ def load_folder(
         images=torch.from_numpy(pixels),
         labels=torch.tensor([label for _, label in files]),
         classes=len(classes),
-        name=str(path),
+        name=printable(path),
         split=split if has_split else "",
     )
 
@@ -134,7 +134,8 @@ def _opened(file: Path) -> PIL.Image.Image:
     """The picture, its pixels not yet decoded."""
     require_regular(file)
     try:
-        picture = PIL.Image.open(file, formats=_FORMATS)
+        PIL.Image.init()
+        picture = PIL.Image.open(file, formats=[name for name in _FORMATS if name in PIL.Image.OPEN])
     except Exception as error:  # a damaged picture can raise nearly anything, and PIL a bomb error of its own
         raise LandscapeError(f"{file} is not a readable picture ({_reason(error)}): replace or remove it") from None
     if picture.width * picture.height > _PIXELS:

@@ -147,8 +147,9 @@ def _grid(coordinates: dict[str, np.ndarray], columns: dict[str, list[str]], pat
             f"{path} has {rows} rows for a grid of {' x '.join(map(str, shape))}: rows are missing or repeated"
         )
     variables = {}
+    source = printable(path.name)
     for name, given in values.items():
         table = np.empty(shape)
         table[place] = given
         variables[name] = (tuple(axes), table)
-    return xarray.Dataset(variables, coords=dict(axes), attrs={"name": f"published: {path.name}", "source": path.name})
+    return xarray.Dataset(variables, coords=dict(axes), attrs={"name": f"published: {source}", "source": source})

@@ -55,7 +55,7 @@ def provenance(
         "landscape_version": __version__,
         "torch_version": str(torch.__version__),
         "float32_products": "ieee",  # TF32 off, see landscape.compute.settings
-        "command": _command(),
+        "command": printable(_command()),
     }
     if protocol is not None:
         attributes |= {"protocol": json.dumps(protocol.to_dict(), sort_keys=True), "protocol_hash": protocol.hash}
