@@ -132,7 +132,7 @@ def require_notices(folder: Path) -> None:
             raise LandscapeError("too large") from None
 
     planted: dict[str, list[Callable[[], object]]] = {
-        "traceback": [lambda: {}["absent"], lambda: os.abort()],
+        "traceback": [lambda: int("text"), os.abort],
         "hang": [lambda: time.sleep(60)],
         "over 1 GiB": [lambda: bytearray(2**32), swallow, lambda: torch.ones(2**29, dtype=torch.float64)],
         "code ran": [lambda: os.system("true"), canary.touch],

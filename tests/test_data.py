@@ -1,7 +1,9 @@
 import dataclasses
 import io
+import os
 import pickle
 import tarfile
+import zipfile
 
 import numpy as np
 import PIL.Image
@@ -225,6 +227,54 @@ class TestCifar:
         assert images.labels.tolist() == [1, 8, 2, 7, 3, 6, 4, 5, 5, 4]
         assert images.classes == 10
 
+    def test_the_first_ten_classes_of_cifar100_are_a_set_of_their_own(self, tmp_path):
+        pixels, records = binary_records(6, [3, 99, 9, 10, 0, 3], 2)
+        (tmp_path / "cifar-100-binary").mkdir()
+        (tmp_path / "cifar-100-binary" / "test.bin").write_bytes(records)
+        images = data.load("cifar100-10", "test", root=tmp_path)
+        assert images.labels.tolist() == [3, 9, 0, 3]
+        assert np.array_equal(images.images.numpy(), pixels.reshape(6, 3, 32, 32)[[0, 2, 4, 5]])
+        assert (images.classes, images.population, images.title) == (10, 4, "cifar100-10 (test)")
+        whole = data.load("cifar100", "test", root=tmp_path)
+        assert (images.mean, images.std) == (whole.mean, whole.std)
+        assert (whole.classes, whole.population) == (100, 6)
+
+    @pytest.mark.parametrize(
+        "label",
+        ["cat", None, float("nan"), 1e30, 10**400, -1, 100, True, b"\xff", [1]],
+        ids=lambda label: repr(label)[:9],
+    )
+    def test_labels_that_are_no_class_are_refused(self, tmp_path, label):
+        pixels, _ = binary_records(2, [1, 2], 2)
+        (tmp_path / "cifar-100-python").mkdir()
+        (tmp_path / "cifar-100-python" / "test").write_bytes(python_batch(pixels, [1, label], b"fine_labels"))
+        with refused("of image 1 is out of range", r"0\.\.99") as caught:
+            data.load("cifar100", "test", root=tmp_path)
+        assert len(str(caught.value)) < 300
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"\x80\x02Nr\xff\xff\xff\x7f.",  # LONG_BINPUT: a table of 2^31 references
+            b"\x80\x05\x96" + (2**33).to_bytes(8, "little") + b".",  # BYTEARRAY8
+            b"cnumpy\nndarray\n((I100000\nI100000\nttR.",
+            pickle.dumps({b"\xff\xfe": 1, "\ud800": 2, None: 3}),
+        ],
+    )
+    def test_pickles_that_ask_for_memory_or_hold_something_else_are_refused(self, tmp_path, content):
+        (tmp_path / "cifar-100-python").mkdir()
+        (tmp_path / "cifar-100-python" / "test").write_bytes(content)
+        with refused("not a CIFAR python batch"):
+            data.load("cifar100", "test", root=tmp_path)
+
+    def test_a_link_in_an_archive_is_refused(self, tmp_path):
+        with tarfile.open(tmp_path / "cifar-100-binary.tar.gz", "w:gz") as archive:
+            member = tarfile.TarInfo("cifar-100-binary/test.bin")
+            member.type, member.linkname = tarfile.SYMTYPE, member.name
+            archive.addfile(member)
+        with refused("no regular file"):
+            data.load("cifar100", "test", root=tmp_path)
+
     def test_a_pickle_that_would_execute_code_does_not(self, tmp_path):
         class Evil:
             def __reduce__(self):
@@ -256,6 +306,17 @@ class TestCifar:
         (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"garbage")
         with refused("cannot be read"):
             data.load("cifar10", "test", root=tmp_path)
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def write_picture(path, colour, size=(6, 5)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", size, colour).save(path)
 
 
 class TestGiven:
@@ -291,6 +352,51 @@ class TestGiven:
         with refused(*words):
             data.load(tmp_path / "bad.npz")
 
+    def test_own_images_have_neither_split_nor_known_population(self, tmp_path):
+        np.savez(tmp_path / "a.npz", images=np.zeros((3, 1, 4, 4)), labels=np.array([0, 1, 0]))
+        images = data.load(tmp_path / "a.npz", "test")
+        assert (images.title, images.population) == (str(tmp_path / "a.npz"), None)
+        assert "a sample of an unknown population" in images.described()
+        digits = data.load("digits", "test")
+        assert digits.described() == "all 359 images of digits (test)"
+        assert digits.subset(20, 0).described() == "20 of the 359 images of digits (test)"
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_compressions_that_numpy_does_not_write_are_refused(self, tmp_path, method):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as archive:
+            for name, array in {"images": np.zeros((3, 1, 4, 4)), "labels": np.array([0, 1, 0])}.items():
+                archive.writestr(f"{name}.npy", npy(array))
+        with refused("not compressed as NumPy does it", "np.savez"):
+            data.load(tmp_path / "a.npz")
+
+    def test_a_small_file_that_claims_gigabytes_is_refused_before_they_are_taken(self, tmp_path):
+        np.savez_compressed(tmp_path / "a.npz", images=np.zeros((3, 1, 4, 4)), labels=np.array([0, 1, 0]))
+        content = bytearray((tmp_path / "a.npz").read_bytes())
+        place = content.index(b"PK\x01\x02")
+        content[place + 24 : place + 28] = (2**31).to_bytes(4, "little")  # unpacked size
+        (tmp_path / "a.npz").write_bytes(bytes(content))
+        with refused(r"unfold to 2,147,483,\d+"):
+            data.load(tmp_path / "a.npz")
+
+    def test_a_single_array_and_flipped_bits_are_answered(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros((3, 1, 4, 4)))
+        with refused("single array", "labels"):
+            data.load(tmp_path / "a.npy")
+        np.savez(tmp_path / "a.npz", images=np.ones((3, 1, 4, 4)), labels=np.array([0, 1, 0]))
+        content = bytearray((tmp_path / "a.npz").read_bytes())
+        content[content.index(np.ones(4).tobytes())] ^= 1
+        (tmp_path / "a.npz").write_bytes(bytes(content))
+        with refused("CRC"):
+            data.load(tmp_path / "a.npz")
+
+    def test_byte_orders_and_labels_beyond_any_class(self, tmp_path):
+        swapped = np.arange(48.0).reshape(3, 1, 4, 4).astype(">f4")
+        np.savez(tmp_path / "a.npz", images=swapped, labels=np.array([0, 1, 0], dtype=">i8"))
+        assert np.array_equal(data.load(tmp_path / "a.npz").batch(0, 3).numpy(), swapped.astype(np.float32))
+        np.savez(tmp_path / "a.npz", images=swapped, labels=np.array([0, 2**64 - 1, 0], dtype=np.uint64))
+        with refused("label 18446744073709551615 of image 1"):
+            data.load(tmp_path / "a.npz")
+
     def test_garbage_and_missing_files(self, tmp_path):
         (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 not really")
         with refused("not a readable"):
@@ -312,6 +418,72 @@ class TestGiven:
         (tmp_path / "train" / "bees" / "two.png").write_bytes(b"no picture")
         with refused("two.png is not a readable picture"):
             data.load(tmp_path, "train")
+
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "bmp", "ppm", "webp", "tif", "tiff"])
+    def test_every_kind_of_picture_is_read(self, tmp_path, suffix):
+        write_picture(tmp_path / "a" / f"0.{suffix}", (200, 100, 50))
+        assert data.load(tmp_path).images[0, :, 2, 2].tolist() == pytest.approx([200, 100, 50], abs=3)
+
+    def test_classes_of_the_splits_are_matched_by_name(self, tmp_path):
+        for split, classes in {"train": "abc", "test": "ac"}.items():
+            for name in classes:
+                write_picture(tmp_path / split / name / "0.png", (ord(name), 0, 0))
+        images = data.load(tmp_path, "test")
+        assert (images.labels.tolist(), images.classes) == ([0, 2], 3)
+        assert images.title == f"{tmp_path} (test)"
+        write_picture(tmp_path / "test" / "d" / "0.png", (0, 0, 0))
+        with refused("test/d", "no class of that name"):
+            data.load(tmp_path, "test")
+        assert data.load(tmp_path, "train").labels.tolist() == [0, 1, 2]
+
+    def test_differing_sizes_are_brought_to_one(self, tmp_path):
+        write_picture(tmp_path / "a" / "0.png", (10, 20, 30), size=(8, 4))
+        write_picture(tmp_path / "a" / "1.png", (40, 50, 60), size=(5, 9))
+        with refused("5x9", "--resize 4"):
+            data.load(tmp_path)
+        images = data.load(tmp_path, resize=(4, 6))
+        assert images.shape == (3, 4, 6)
+        assert images.images[:, :, 0, 0].tolist() == [[10, 20, 30], [40, 50, 60]]
+        # The shorter side is scaled, the longer one cut at both ends.
+        stripes = np.zeros((4, 12, 3), dtype=np.uint8)
+        stripes[:, 4:8] = 255
+        PIL.Image.fromarray(stripes).save(tmp_path / "a" / "0.png")
+        (tmp_path / "a" / "1.png").unlink()
+        assert data.load(tmp_path, resize=(4, 4)).images.min() == 255
+        with refused("for folders of pictures"):
+            data.load("digits", resize=(4, 4))
+
+    def test_grey_pictures_stay_grey_where_one_channel_is_wanted(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
+        PIL.Image.fromarray(grey).save(tmp_path / "a" / "0.png")
+        PIL.Image.fromarray(np.stack([grey] * 3, axis=2)).save(tmp_path / "a" / "1.png")
+        PIL.Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "a" / "2.png")
+        one, three = data.load(tmp_path, channels=lambda height, width: height // 4), data.load(tmp_path)
+        assert (one.shape, three.shape) == ((1, 4, 5), (3, 4, 5))
+        for images in (one, three):
+            assert (images.images == torch.from_numpy(grey)).all()
+        write_picture(tmp_path / "a" / "3.png", (1, 2, 3), size=(5, 4))
+        with refused("3.png is in colour"):
+            data.load(tmp_path, channels=1)
+
+    def test_pipes_bombs_and_programs_among_pictures_are_refused(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        path = tmp_path / "a" / "x.png"
+        os.mkfifo(path)
+        with refused("x.png", "no regular file"):
+            data.load(tmp_path)
+        path.unlink()
+        # Decoders are told apart by content: PostScript would start an interpreter.
+        path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 5\n%%EndComments\nshowpage\n")
+        with refused("x.png is not a readable picture"):
+            data.load(tmp_path)
+        PIL.Image.new("1", (30_000, 30_000)).save(path)
+        with refused("x.png", "900000000 pixels"):
+            data.load(tmp_path)
+        PIL.Image.new("1", (8000, 8000)).save(path)
+        with refused("8000x8000"):
+            data.load(tmp_path)
 
     def test_empty_folder(self, tmp_path):
         with refused("holds no pictures"):

@@ -1,5 +1,6 @@
 """The authors' CSV files, by position."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,38 @@ def test_refuses_other_files(tmp_path: Path) -> None:
         read_surface(write(tmp_path / "shifted.csv", shifted))
     with pytest.raises(LandscapeError, match="no file"):
         read_surface(tmp_path / "none.csv")
+
+
+def test_refuses_bytes_and_coordinates_that_are_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "surface.csv", surface_rows())
+    path.write_bytes(path.read_bytes().replace(b"0.0", b"\xff.0", 1))
+    with pytest.raises(LandscapeError, match="not a readable table"):
+        read_surface(path)
+    for value in ("nan", "inf", "1e308"):
+        rows = surface_rows()
+        rows[1][0] = value
+        with pytest.raises(LandscapeError, match="row 2 is no coordinate"):
+            read_surface(write(tmp_path / "surface.csv", rows))
+    path.write_text('"' + "x" * 200_000 + '",1\n')
+    with pytest.raises(LandscapeError, match="field larger"):
+        read_surface(path)
+
+
+def test_as_many_coordinates_as_rows_are_refused_at_once(tmp_path: Path) -> None:
+    tail = surface_rows()[0][2:]
+    path = write(tmp_path / "surface.csv", [[row / 6e4, -row / 6e4, *tail] for row in range(60_000)])
+    started = time.process_time()
+    with pytest.raises(LandscapeError, match="60000 rows for a grid of 60000 x 60000"):
+        read_surface(path)
+    assert time.process_time() - started < 5
+
+
+def test_rows_in_any_order_fill_the_same_grid(tmp_path: Path) -> None:
+    rows = surface_rows()
+    whole = read_surface(write(tmp_path / "a.csv", rows))
+    assert read_surface(write(tmp_path / "b.csv", rows[::-1]))["nll"].equals(whole["nll"])
+    with pytest.raises(LandscapeError, match="missing or repeated"):
+        read_surface(write(tmp_path / "c.csv", [*rows[:-1], rows[0]]))
 
 
 @needs_paper
