@@ -185,6 +185,33 @@ def test_cifar_c_refuses_what_does_not_fit(tmp_path: Path) -> None:
         CifarC(tmp_path, like).load("fog", 1)
 
 
+def test_cifar_c_is_known_by_all_of_its_content(tmp_path: Path) -> None:
+    like = pictures(10)
+    write_cifar_c(tmp_path, like)
+    before = CifarC(tmp_path, like).identity()
+    assert CifarC(tmp_path, like).identity() == before
+    # Behind the first MiB: as many images as the published files have would be read to here and no further.
+    large = np.zeros((17_000, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "fog.npy", large)
+    zeros = CifarC(tmp_path, like).identity()
+    large[-1, -1, -1, -1] = 1
+    np.save(tmp_path / "fog.npy", large)
+    assert (tmp_path / "fog.npy").stat().st_size > 2**21
+    assert len({before, zeros, CifarC(tmp_path, like).identity()}) == 3
+
+
+def test_headers_of_cifar_c_files_run_nothing_and_take_no_memory(tmp_path: Path) -> None:
+    like = pictures(10)
+    write_cifar_c(tmp_path, like)
+    for array in (np.array([{}], dtype=object), np.array(["a"]), np.zeros(50)):
+        np.save(tmp_path / "labels.npy", array, allow_pickle=True)
+        with pytest.raises(LandscapeError, match=r"labels\.npy"):
+            CifarC(tmp_path, like)
+    (tmp_path / "labels.npy").write_bytes(b"\x93NUMPY\x01\x00" + b"\xff\xff" + b"(" * 70_000)
+    with pytest.raises(LandscapeError, match="not a whole"):
+        CifarC(tmp_path, like)
+
+
 # Mean corruption errors -----------------------------------------------------------------------------------------------
 
 

@@ -100,6 +100,27 @@ def test_published_surface_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert summary["maximum"] == pytest.approx(0.02248, abs=1e-5)
 
 
+def test_a_published_surface_is_saved_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = (-1.0, 0.0, 1.0)
+    rows = [[a, b, a * a + b * b, 0.0, 0.9, *[0.5] * 11] for a in steps for b in steps]
+    for name in ("one.csv", "two.csv"):
+        (tmp_path / name).write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
+    files, out = [str(tmp_path / "one.csv"), str(tmp_path / "two.csv")], tmp_path / "out.nc"
+    assert main(["--from-csv", files[0], "--out", str(out), "--quiet"]) == 0
+    kept = result.load(out)
+    np.testing.assert_array_equal(kept["loss"], [[2, 1, 2], [1, 0, 1], [2, 1, 2]])
+    assert kept.attrs["source"] == "one.csv"
+    assert kept.attrs["instrument"] == "landscape.surface"
+    out.unlink()
+    assert main(["--from-csv", files[0], "--from-csv", files[1], "--out", str(out), "--quiet"]) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.nc")) == ["out-one.nc", "out-two.nc"]
+    assert run("landscape.surface.cli", ["--from-csv", files[0], "--from-csv", files[0], "--out", str(out)]) == 2
+    # What cannot be summarised leaves nothing behind.
+    (tmp_path / "nan.csv").write_text("\n".join(",".join(map(str, [*row[:2], "nan", *row[3:]])) for row in rows))
+    assert run("landscape.surface.cli", ["--from-csv", str(tmp_path / "nan.csv"), "--out", str(out)]) == 2
+    assert not out.exists()
+
+
 def test_killed_at_any_moment_it_goes_on_to_the_same_bits(network: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "landscape.surface", str(network), "--points", "5", "--images", "64"]
     command += ["--dropout", "fresh", "--quiet", "--out"]

@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import xarray
 from nets_for_tests import Dense, small_images, small_net
@@ -140,6 +142,54 @@ def test_directions_survive_a_file_and_serve_another_network(tmp_path: Path) -> 
         saved_directions.load(__file__, first)
 
 
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"facts": "[" * 5000}, "'facts'"),
+        ({"facts": '{"norms": 1}'}, "'facts'"),
+        ({"facts": '{"a b": 1}'}, "'facts'"),
+        ({"facts": '{"a": [1]}'}, "'facts'"),
+        ({"marks": '{"a": [1, "x"]}'}, "'marks'"),
+        ({"marks": '{"a": [1, 2, 3]}'}, "'marks'"),
+        ({"marks": "[1]"}, "'marks'"),
+        ({"path": "[[0, 0], [NaN, 1]]"}, "'path'"),
+        ({"path": "[[0, 0], [1e400, 1]]"}, "'path'"),
+        ({"path": "7"}, "'path'"),
+    ],
+)
+def test_headers_of_directions_are_checked(tmp_path: Path, header: dict[str, str], words: str) -> None:
+    objective = Objective(small_net(), small_images())
+    file = saved_directions.save(directions.random_directions(objective), objective, tmp_path / "axes.safetensors")
+    tensors, kept = safetensors.torch.load_file(file), {"kind": "hessian"}
+    safetensors.torch.save_file(tensors, file, {**kept, **header})
+    with pytest.raises(LandscapeError, match=words):
+        saved_directions.load(file, objective)
+    safetensors.torch.save_file(tensors, file, {"kind": "\x1b[2J", "facts": '{"a": "\\u001b[2J"}'})
+    read = saved_directions.load(file, objective)
+    assert (read.kind, read.facts) == (r"\x1b[2J", {"a": r"\x1b[2J"})
+
+
+def test_tensors_of_directions_are_checked(tmp_path: Path) -> None:
+    objective = Objective(small_net(), small_images())
+    file = saved_directions.save(directions.random_directions(objective), objective, tmp_path / "axes.safetensors")
+    tensors = safetensors.torch.load_file(file)
+    name = next(iter(tensors))
+    damages = {
+        "not floating point": {name: tensors[name].long()},
+        "has shape": {name: tensors[name].reshape(-1)[:1].clone()},
+        "not finite": {name: torch.full_like(tensors[name], torch.nan)},
+        "is zero": {each: torch.zeros_like(tensor) for each, tensor in tensors.items()},
+        "holds no directions": {"1000000000/x": torch.ones(1)},
+    }
+    for words, changes in damages.items():
+        safetensors.torch.save_file({**tensors, **changes}, file, {"kind": "random"})
+        with pytest.raises(LandscapeError, match=words):
+            saved_directions.load(file, objective)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LandscapeError, match="no regular file"):
+        saved_directions.load(tmp_path / "pipe", objective)
+
+
 def test_line_between_networks_and_plane_through_three() -> None:
     objective = Objective(small_net(), small_images(), micro_batch=37, protocol=Protocol(dtype="float64"))
     others = [Objective(small_net(seed=seed), small_images()).point.double() for seed in (1, 2)]
@@ -212,7 +262,7 @@ def test_pictures_pages_and_meshes(tmp_path: Path) -> None:
     assert norm.vmax == pytest.approx(float(surface.loss.values[1:].max()) + 5, rel=0.2)
     page = html.write([surface], tmp_path / "page.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
-    assert page.count("</script>") == 1
+    assert page.count("</script>") == 2  # the data and what draws them
     data = json.loads(page.split("const data = ")[1].split(";\n")[0].replace("<\\/", "</"))
     assert data["surfaces"][0]["values"]["loss"][0][0] is None
     assert data["surfaces"][0]["values"]["loss"][2][3] == pytest.approx(float(surface.loss[2, 3]), rel=1e-6)

@@ -223,9 +223,11 @@ def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def _zeros_deflated(count: int) -> bytes:
+    """Zeros in one deflate stream: a block that begins with a fresh dictionary can be repeated as it is."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = bytes(2**24)
-    return b"".join([*(packer.compress(block) for _ in range(count // len(block))), packer.flush()])
+    packed = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
+    return packed * (count // len(block)) + packer.flush()
 
 
 def _zip_of(members: Sequence[tuple[str, int, bytes, int | None]]) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.command.cautions import caution, caution_about_fit, fit_in_words
+    from landscape.command.cautions import caution, caution_about_fit, fit_in_words, with_fit
     from landscape.command.launch import BAD_INPUT, INTERRUPTED, launch, run
     from landscape.command.parser import (
         DEFAULT_IMAGES,
@@ -50,6 +50,7 @@ __all__ = [
     "require_writable",
     "run",
     "subjects",
+    "with_fit",
 ]
 
 lazy.attach(__name__)

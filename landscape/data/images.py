@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -77,6 +78,8 @@ class Images:
                 raise LandscapeError(
                     f"{where}: {what} has {len(values)} numbers for {self.images.shape[1]} channels: give one a channel"
                 )
+        if not all(math.isfinite(number) for number in (*(self.mean or ()), *(self.std or ()))):
+            raise LandscapeError(f"{where}: mean {self.mean} and std {self.std} must be finite")
         if self.std is not None and min(self.std) <= 0:
             raise LandscapeError(f"{where}: std is {self.std}: give positive numbers")
 

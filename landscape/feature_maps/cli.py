@@ -82,11 +82,14 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
         model, data = subject.checkpoint.model, subject.data
         if arguments.image is not None:
             return feature_maps.maps.measure(model, data, arguments.image, **common)
-        return feature_maps.measure(
+        result = feature_maps.measure(
             model, data, **common, batch=arguments.batch, journal=journal, quiet=arguments.quiet
         )
+        return command.with_fit(arguments, subject, result)
 
-    return command.journaled(asked, measure, force=arguments.force)
+    result = command.journaled(asked, measure, force=arguments.force)
+    command.caution_about_fit(result.attrs)
+    return result
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
@@ -160,9 +163,9 @@ def map_size(point: xarray.Dataset, before: str) -> str:
 def legend(result: xarray.Dataset) -> str:
     """One line that says what was measured on what."""
     attributes = result.attrs
-    return (
-        f"{attributes['name']} on {attributes['images']} images of {attributes['data']}, {attributes['passes']} passes"
-    )
+    on = f"{attributes['images']} images of {attributes['data']}"
+    words = [f"{attributes['name']} on {on}, {attributes['passes']} passes", command.fit_in_words(attributes)]
+    return "; ".join(word for word in words if word)
 
 
 def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, ratio: bool = True) -> list[str]:

@@ -88,7 +88,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
                 seed=arguments.seed,
                 quiet=arguments.quiet,
             )
-        return fourier.measure(
+        result = fourier.measure(
             model,
             data,
             protocol=subject.protocol,
@@ -100,8 +100,11 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
             journal=journal,
             quiet=arguments.quiet,
         )
+        return command.with_fit(arguments, subject, result)
 
-    return command.journaled(asked, measure, force=arguments.force)
+    result = command.journaled(asked, measure, force=arguments.force)
+    command.caution_about_fit(result.attrs)
+    return result
 
 
 def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
