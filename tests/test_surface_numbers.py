@@ -263,7 +263,7 @@ def test_pictures_pages_and_meshes(tmp_path: Path) -> None:
     page = html.write([surface], tmp_path / "page.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("</script>") == 2  # the data and what draws them
-    data = json.loads(page.split("const data = ")[1].split(";\n")[0].replace("<\\/", "</"))
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     assert data["surfaces"][0]["values"]["loss"][0][0] is None
     assert data["surfaces"][0]["values"]["loss"][2][3] == pytest.approx(float(surface.loss[2, 3]), rel=1e-6)
     mesh = ElementTree.parse(vtp.write(surface, tmp_path / "mesh.vtp")).getroot()
