@@ -126,7 +126,8 @@ def _empty(shape: tuple[int, ...], folder: Path) -> np.ndarray:
         return np.empty(shape, dtype=np.uint8)
     except (MemoryError, ValueError):
         raise LandscapeError(
-            f"{folder}: {shape[0]} pictures of {shape[2]}x{shape[3]} pixels do not fit the memory: give a smaller --resize"
+            f"{folder}: {shape[0]} pictures of {shape[2]}x{shape[3]} pixels do not fit the memory: give a smaller "
+            "--resize"
         ) from None
 
 
