@@ -136,7 +136,6 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -
     With ``--until-decided``, networks that are not there are trained, and pairs are added until all is decided.
     """
     from analyses.audit import panel, report
-    from analyses.audit.claims import NETWORK
     from analyses.audit.verdict import LOOKS
     from analyses.measuring import SCALES
 
@@ -158,7 +157,7 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -
         asked += ["--until-decided"] if arguments.until_decided else ["--seeds", str(audit.seeds)]
         facts = {"command": shlex.join(asked), "sequential": arguments.until_decided, **report.to_json(audit)}
         files.write_json(folder / f"{comparison.name}.json", facts)
-        if all(row.verdict != "undecided" for row in audit.rows if row.claim.family == NETWORK):
+        if panel.all_decided(audit.rows):
             return
 
 

@@ -283,7 +283,11 @@ def test_bad_usage_is_one_line(capsys):
 def test_the_plan_starts_nothing(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main(["--variant", "identity", "--plan"]) == 0
-    assert "9 trainings" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "12 trainings" in told
+    assert "2: 5 (by the look at 8)" in told
+    assert main(["--variant", "identity", "--plan", "--until-decided"]) == 0
+    assert "12 to 36 trainings" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 

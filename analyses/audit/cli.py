@@ -1,10 +1,12 @@
 """Arguments and output of ``python -m analyses.audit``."""
 
+import argparse
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analyses.kinds import PRESETS
 from landscape import command
 from landscape.errors import LandscapeError
 
@@ -16,7 +18,6 @@ A layer is a named variant (tanh-blur, blur, relu6-blur, ...) or a class of your
 torch.nn.Module that maps (N, C, H, W) to (N, C, H', W'), placed before every subsampling.
 
 Interrupted or killed at any moment, the same command goes on."""
-PRESETS = ("digits", "cifar100-small", "paper")
 
 
 def parser() -> command.Parser:
@@ -25,7 +26,12 @@ def parser() -> command.Parser:
     who = made.add_argument_group("what is compared")
     who.add_argument("--variant", default=None, metavar="NAME|FILE.py:CLASS", help="layer to audit")
     who.add_argument("--preset", choices=PRESETS, default="digits", help="networks and how much is measured")
-    who.add_argument("--seeds", type=command.positive, default=3, metavar="N", help="trainings of each (default: 3)")
+    who.add_argument("--seeds", type=command.positive, default=4, metavar="N", help="trainings of each (default: 4)")
+    who.add_argument(
+        "--until-decided",
+        action="store_true",
+        help="train on, with looks at 1 %% after 4, 6, 8, 10 and 12 pairs, until every claim is decided",
+    )
     who.add_argument("--first-seed", type=int, default=0, metavar="S", help="seeds are S, S + 1, ... (default: 0)")
     who.add_argument("--baseline-checkpoints", nargs="+", default=[], metavar="CKPT", help="instead of training")
     who.add_argument("--variant-checkpoints", nargs="+", default=[], metavar="CKPT", help="paired in order with these")
@@ -58,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
     from analyses.audit import networks, panel, report
     from analyses.audit.claims import PANEL
+    from analyses.audit.verdict import LOOKS
     from analyses.measuring import SCALES
 
     device = command.device(arguments).type
@@ -65,35 +72,42 @@ def main(argv: Sequence[str]) -> int:
     name = re.sub(r"[^\w.]+", "-", layer or Path(given["variant"][0]).stem).strip("-")
     folder = arguments.out or Path("results") / "audit" / f"{arguments.preset}-{name}"
     command.require_writable(folder / "report.html")
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    if arguments.until_decided and layer is None:
+        raise LandscapeError("--until-decided trains further pairs: give --variant, not checkpoints")
     preset = networks.PRESETS[arguments.preset]
     if arguments.plan:
-        print(_plan(arguments.preset, layer, len(seeds), given["variant"], placebo=not arguments.no_placebo))
+        print(_plan(arguments, given["variant"]))
         return 0
-    if layer is not None:
-        compared = networks.trained(
-            preset,
-            layer,
-            list(seeds),
-            cache=arguments.cache,
+    for count in LOOKS if arguments.until_decided else (arguments.seeds,):
+        if layer is not None:
+            compared = networks.trained(
+                preset,
+                layer,
+                list(range(arguments.first_seed, arguments.first_seed + count)),
+                cache=arguments.cache,
+                root=arguments.data_root,
+                device=device,
+                quiet=arguments.quiet,
+                placebo=not arguments.no_placebo,
+            )
+        else:
+            paths = {
+                role: [command.checkpoint_path(each, arguments) for each in names] for role, names in given.items()
+            }
+            compared = networks.given(paths)
+        audit = panel.run(
+            compared,
+            SCALES[arguments.preset],
+            claims=PANEL,
+            source=arguments.data,
             root=arguments.data_root,
             device=device,
             quiet=arguments.quiet,
-            placebo=not arguments.no_placebo,
+            force=arguments.force and count in (LOOKS[0], arguments.seeds),
+            sequential=arguments.until_decided,
         )
-    else:
-        paths = {role: [command.checkpoint_path(each, arguments) for each in names] for role, names in given.items()}
-        compared = networks.given(paths)
-    audit = panel.run(
-        compared,
-        SCALES[arguments.preset],
-        claims=PANEL,
-        source=arguments.data,
-        root=arguments.data_root,
-        device=device,
-        quiet=arguments.quiet,
-        force=arguments.force,
-    )
+        if panel.all_decided(audit.rows):
+            break
     asked = " ".join(["python", "-m", "analyses.audit", *argv])
     page, facts = report.write(audit, folder, asked=asked)
     if arguments.json:
@@ -104,12 +118,20 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _plan(preset: str, layer: str | None, seeds: int, variants: Sequence[str], *, placebo: bool) -> str:
+def _plan(arguments: argparse.Namespace, variants: Sequence[str]) -> str:
     from analyses.audit.claims import PANEL
+    from analyses.audit.report import power_line
+    from analyses.audit.verdict import LOOKS
     from analyses.measuring import INSTRUMENTS, SCALES
 
-    kinds = 3 if placebo else 2
-    count = kinds * seeds if layer is not None else 2 * len(variants)
+    kinds = 2 if arguments.no_placebo else 3
     needed = [name for name in INSTRUMENTS if any(name in claim.needs for claim in PANEL)]
-    trainings = f"{count} trainings ({seeds} seeds)" if layer is not None else f"{count} checkpoints"
-    return f"{trainings}; {len(needed)} instruments on each: {', '.join(needed)}; {SCALES[preset]}"
+    if arguments.variant is None:
+        networks = f"{2 * len(variants)} checkpoints"
+    elif arguments.until_decided:
+        looks = ", ".join(map(str, LOOKS))
+        networks = f"{kinds * LOOKS[0]} to {kinds * LOOKS[-1]} trainings (looks after {looks} seeds)"
+    else:
+        networks = f"{kinds * arguments.seeds} trainings ({arguments.seeds} seeds)"
+    measured = f"{len(needed)} instruments on each: {', '.join(needed)}; {SCALES[arguments.preset]}"
+    return f"{networks}; {measured}\n{power_line()}"

@@ -14,7 +14,7 @@ import xarray
 from torch import nn
 
 from analyses import measuring
-from analyses.audit.claims import PANEL, REPLICATES, Claim, Results
+from analyses.audit.claims import NETWORK, PANEL, REPLICATES, Claim, Results
 from analyses.audit.networks import Network
 from analyses.audit.verdict import (
     FEWEST,
@@ -293,6 +293,11 @@ def _readings(
 
     pairs = [(baseline[seed], other[seed]) for seed in seeds]
     return [(named(claim.read(one, two)), named(claim.read(two, one))) for one, two in pairs]
+
+
+def all_decided(rows: Sequence[Row]) -> bool:
+    """Whether every claim about the networks has a verdict, so that no further pair is needed."""
+    return all(row.verdict not in ("undecided", NO_VERDICT) for row in rows if row.claim.family == NETWORK)
 
 
 def _stochastic(results: Iterable[Results]) -> bool:
