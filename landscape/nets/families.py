@@ -14,7 +14,15 @@ from landscape.errors import LandscapeError
 from landscape.nets import smoothing as smoothing_layers
 from landscape.nets.heads import HEADS, HeadContext
 from landscape.nets.plain import Convolution, PlainNet
-from landscape.nets.residual import Basic, Block, Bottleneck, PreBasic, PreBottleneck, ResidualNet
+from landscape.nets.residual import (
+    Basic,
+    Block,
+    Bottleneck,
+    DeterministicPreBottleneck,
+    PreBasic,
+    PreBottleneck,
+    ResidualNet,
+)
 from landscape.nets.smoothing import Smoothing
 
 
@@ -45,9 +53,10 @@ class Family:
 
 @dataclass(frozen=True)
 class Request:
-    """One network that is asked for, defaults filled in."""
+    """One network that is asked for, defaults filled in; `stochastic` is the ``mcdo`` kind, whatever its rate."""
 
     classes: int
+    stochastic: bool
     stem: bool
     width: int
     dropout: float
@@ -91,8 +100,9 @@ class ResidualSize:
 
 def _residual(family: Family, size: ResidualSize, request: Request) -> nn.Module:
     channels = [request.width * 2**stage * size.block.expansion for stage in range(4)]
+    deterministic = size.block is PreBottleneck and not request.stochastic
     return ResidualNet(
-        block=size.block,
+        block=DeterministicPreBottleneck if deterministic else size.block,
         depths=size.depths,
         width=request.width,
         stem=request.stem,
@@ -192,6 +202,22 @@ def names() -> list[str]:
     ]
 
 
+def require_known(name: str) -> re.Match[str]:
+    """The parts of a network's name: family, kind, smoothing, size; raises LandscapeError with the near names."""
+    match = re.fullmatch(r"([a-z]+)_(dnn|mcdo)(_smoothing)?(?:_(\d+))?", name)
+    if match is None or match[1] not in FAMILIES or (match[4] or "") not in FAMILIES[match[1]].sizes:
+        near = ", ".join(difflib.get_close_matches(name, names(), n=3)) or f"e.g. {names()[0]}"
+        raise LandscapeError(f"unknown network {name!r}: near names are {near}")
+    return match
+
+
+def depths_of(size: Any) -> tuple[int, ...]:
+    """Number of blocks in each stage of a size of a family."""
+    if size is None:
+        return (1, 1, 3)  # AlexNet
+    return size.depths if isinstance(size, ResidualSize) else size[1]
+
+
 def build(
     name: str,
     *,
@@ -233,11 +259,8 @@ def build(
     LandscapeError
         For an unknown name (with the near ones), head, smoothing or impossible size.
     """
-    match = re.fullmatch(r"([a-z]+)_(dnn|mcdo)(_smoothing)?(?:_(\d+))?", name)
-    family = FAMILIES.get(match[1]) if match else None
-    if match is None or family is None or (match[4] or "") not in family.sizes:
-        near = ", ".join(difflib.get_close_matches(name, names(), n=3)) or f"e.g. {names()[0]}"
-        raise LandscapeError(f"unknown network {name!r}: near names are {near}")
+    match = require_known(name)
+    family = FAMILIES[match[1]]
     if num_classes < 1 or width < 1:
         raise LandscapeError(f"{name}: num_classes is {num_classes} and width {width}: give positive numbers")
     head = head or family.head
@@ -251,6 +274,7 @@ def build(
         )
     request = Request(
         classes=num_classes,
+        stochastic=match[2] == "mcdo",
         stem=stem,
         width=width,
         dropout=dropout if dropout is not None else (family.dropout if match[2] == "mcdo" else 0.0),

@@ -19,7 +19,10 @@ def _maximum(features: Tensor) -> Tensor:
 
 
 def _median(features: Tensor) -> Tensor:
-    return features.flatten(2).median(dim=2).values
+    # The authors' median of n positions: the floor(n/2)-th largest (torch.median takes the next smaller one).
+    positions = features.flatten(2)
+    count = positions.shape[2]
+    return positions.kthvalue(count - max(1, count // 2) + 1, dim=2).values
 
 
 class Pooled(nn.Module):
@@ -63,10 +66,17 @@ class Pooled(nn.Module):
 
 
 class MLP(nn.Module):
-    """Three dense layers, ReLU and dropout after the first two: rate 0.5, in training only, as in the authors' code."""
+    """Three dense layers, ReLU and dropout after the first two: rate 0.5, in training only, as in the authors' code.
 
-    def __init__(self, features: int, hidden: int, classes: int) -> None:
+    Parameters
+    ----------
+    pooled
+        Whether each channel is averaged to one number first.
+    """
+
+    def __init__(self, features: int, hidden: int, classes: int, *, pooled: bool = False) -> None:
         super().__init__()
+        self.pooled = pooled
         self.dense1 = nn.Linear(features, hidden)
         self.dense2 = nn.Linear(hidden, hidden)
         self.dense3 = nn.Linear(hidden, classes)
@@ -75,7 +85,8 @@ class MLP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Class scores (N, classes) of features (N, ...)."""
-        features = self.dropout1(functional.relu(self.dense1(features.flatten(1))))
+        features = _average(features) if self.pooled else features.flatten(1)
+        features = self.dropout1(functional.relu(self.dense1(features)))
         features = self.dropout2(functional.relu(self.dense2(features)))
         return self.dense3(features)
 
@@ -98,8 +109,7 @@ def _dense(context: HeadContext) -> nn.Sequential:
 
 
 def _pooled_dense(context: HeadContext) -> nn.Sequential:
-    mlp = MLP(context.channels, context.hidden, context.classes)
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), mlp)
+    return nn.Sequential(MLP(context.channels, context.hidden, context.classes, pooled=True))
 
 
 HEADS: dict[str, Callable[[HeadContext], nn.Sequential]] = {

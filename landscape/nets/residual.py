@@ -101,13 +101,17 @@ class PreBottleneck(nn.Module):
     """1x1, 3x3 (with the stride), 1x1, each behind batch norm and ReLU; dropout before the last."""
 
     expansion = 4
+    # The authors' MC-dropout networks have batch norm in the shortcut, their deterministic ones have none.
+    normalized_shortcut = True
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         outputs, inner = shape.planes * self.expansion, _inner_width(shape)
         self.shortcut = nn.Sequential()
         if shape.stride != 1 or shape.inputs != outputs:
-            self.shortcut = nn.Sequential(_conv(shape.inputs, outputs, 1, shape.stride), nn.BatchNorm2d(outputs))
+            self.shortcut.append(_conv(shape.inputs, outputs, 1, shape.stride))
+            if self.normalized_shortcut:
+                self.shortcut.append(nn.BatchNorm2d(outputs))
         self.bn1 = nn.BatchNorm2d(shape.inputs)
         self.conv1 = _conv(shape.inputs, inner, 1)
         self.bn2 = nn.BatchNorm2d(inner)
@@ -122,6 +126,12 @@ class PreBottleneck(nn.Module):
         skipped = self.shortcut(active) if len(self.shortcut) else features
         inner = self.conv2(torch.relu(self.bn2(self.conv1(active))))
         return self.conv3(self.dropout(torch.relu(self.bn3(inner)))) + skipped
+
+
+class DeterministicPreBottleneck(PreBottleneck):
+    """The same without batch norm in the shortcut, as in the authors' deterministic networks."""
+
+    normalized_shortcut = False
 
 
 def _inner_width(shape: BlockShape) -> int:
@@ -163,7 +173,7 @@ class ResidualNet(nn.Module):
         classifier: nn.Module,
     ) -> None:
         super().__init__()
-        preactivation = block in (PreBasic, PreBottleneck)
+        preactivation = issubclass(block, (PreBasic, PreBottleneck))
         first: list[nn.Module] = [nn.Conv2d(3, width, 7, 2, 3, bias=False) if stem else _conv(3, width, 3)]
         if not preactivation:
             first += [nn.BatchNorm2d(width), nn.ReLU()]

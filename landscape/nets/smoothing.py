@@ -7,7 +7,9 @@ A smoothing layer is any module that maps (N, C, H, W) to (N, C, H', W'). The pa
 import copy
 import difflib
 import inspect
+import math
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +24,7 @@ from landscape.store.importing import named_object
 LayerFactory = Callable[[int], nn.Module]
 Smoothing = str | LayerFactory | nn.Module | None
 
+_LONGEST_KERNEL = 64
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -50,8 +53,12 @@ class Blur(nn.Module):
 
     def __init__(self, kernel: Sequence[float] = (1, 1), padding: str = "grow") -> None:
         super().__init__()
-        if not kernel or sum(kernel) == 0:
+        if not kernel or not math.isfinite(sum(kernel)) or sum(kernel) == 0:
             raise LandscapeError(f"blur kernel {tuple(kernel)} cannot be normalised: give weights that do not sum to 0")
+        if len(kernel) > _LONGEST_KERNEL:
+            raise LandscapeError(
+                f"a blur kernel of {len(kernel)} taps is longer than any feature map: give at most {_LONGEST_KERNEL}"
+            )
         if padding not in ("grow", "zero", "replicate", "reflect"):
             raise LandscapeError(f"unknown blur padding {padding!r}: choose grow, zero, replicate or reflect")
         total = sum(kernel) ** 2
@@ -106,7 +113,7 @@ class Sigmoid(nn.Module):
 
 
 class Softmax(nn.Module):
-    """ReLU(t softmax(x)) over channels."""
+    """ReLU(t softmax(x / t)) over channels."""
 
     def __init__(self, temperature: float = 10.0) -> None:
         super().__init__()
@@ -114,7 +121,7 @@ class Softmax(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Bound the features."""
-        return torch.relu(self.temperature * torch.softmax(features, dim=1))
+        return torch.relu(self.temperature * torch.softmax(features / self.temperature, dim=1))
 
 
 class Scaling(nn.Module):
@@ -141,7 +148,7 @@ VARIANTS: dict[str, tuple[bool, Callable[..., nn.Module] | None, bool]] = {
     "scaling-blur": (False, Scaling, True),
     "scaling": (False, Scaling, False),
     "bn-tanh-blur": (True, Tanh, True),
-    "bn-blur": (True, None, True),
+    "bn-blur": (True, nn.ReLU, True),
     "identity": (False, None, False),
 }
 DEFAULT = "tanh-blur"
@@ -177,7 +184,7 @@ def factory(smoothing: Smoothing) -> LayerFactory:
         raise LandscapeError(f"unknown smoothing {text!r}: choose {', '.join(near)}, or give MODULE:CLASS")
     given = _arguments(text, match[2] or "")
     normalized, nonlinearity, blurred = VARIANTS[name]
-    allowed = {"t"} if nonlinearity not in (None, nn.ReLU6) else set()
+    allowed = {"t"} if nonlinearity not in (None, nn.ReLU, nn.ReLU6) else set()
     allowed |= {"kernel", "padding"} if blurred else set()
     if unknown := set(given) - allowed:
         raise LandscapeError(
@@ -194,12 +201,13 @@ def factory(smoothing: Smoothing) -> LayerFactory:
     padding = given.get("padding", "grow" if kernel == (1, 1) else "zero")
 
     def make(channels: int) -> nn.Module:
-        layers: list[nn.Module] = [nn.BatchNorm2d(channels)] if normalized else []
+        # The batch norm has the authors' name; nothing else here has weights.
+        layers: dict[str, nn.Module] = {"bn": nn.BatchNorm2d(channels)} if normalized else {}
         if nonlinearity is not None:
-            layers.append(nonlinearity(**temperature))
+            layers["bound"] = nonlinearity(**temperature)
         if blurred:
-            layers.append(Blur(kernel, padding))
-        return nn.Sequential(*layers)
+            layers["blur"] = Blur(kernel, padding)
+        return nn.Sequential(OrderedDict(layers))
 
     make(1)
     return make

@@ -1,0 +1,6 @@
+"""Networks in files: ours as safetensors with the recipe in the header, others' read as data that runs nothing."""
+
+from landscape.checkpoint.loading import Checkpoint, load, read_history, read_recipe
+from landscape.checkpoint.saving import save
+
+__all__ = ["Checkpoint", "load", "read_history", "read_recipe", "save"]

@@ -1,0 +1,288 @@
+"""Reading checkpoints: ours, which say what they are, and everybody else's."""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import nn
+
+from landscape import nets
+from landscape.checkpoint import building, formats, header, identify, matching
+from landscape.checkpoint.formats import Content, StateDict
+from landscape.checkpoint.saving import content_sha256
+from landscape.errors import LandscapeError, printable
+from landscape.store.importing import named_object
+
+_LOG = logging.getLogger("landscape.checkpoint")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network as loaded.
+
+    Parameters
+    ----------
+    model
+        The network, in eval mode, float32.
+    recipe
+        How it was trained, JSON-ready: ``recipe`` (name), ``model`` (arguments of `nets.build`), ``data``,
+        ``training``, ``seed``; None for weights that carry none. It comes from the file: checked, but not vouched for.
+        What it says of its data is for `landscape.data.named` alone.
+    history
+        One dictionary per epoch; empty for weights that carry none.
+    sha256
+        SHA-256 of the file, or of the weights where a factory brought them.
+    path
+        The file or folder; the factory's name where there is none.
+    """
+
+    model: nn.Module
+    recipe: dict[str, Any] | None
+    history: list[dict[str, Any]] = field(repr=False)
+    sha256: str
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's name without folder and ending."""
+        return formats.ENDINGS.sub("", self.path.name)
+
+    @property
+    def data_name(self) -> str | None:
+        """What the file says that it was trained on, for `landscape.data.named`; None where it says nothing."""
+        return ((self.recipe or {}).get("data") or {}).get("name")
+
+    @property
+    def weight_decay(self) -> float:
+        """The weight decay that the file says it was trained with; 0 where it says nothing."""
+        return float(((self.recipe or {}).get("training") or {}).get("weight_decay", 0.0))
+
+
+def load(
+    path: Path | str | None = None,
+    *,
+    model: str | None = None,
+    num_classes: int | None = None,
+    smoothing: str | None = None,
+    device: torch.device | str = "cpu",
+) -> Checkpoint:
+    """Read a network.
+
+    Files written by `save` say which network they are. Others hold a state dict, bare or anywhere within what
+    ``torch.save`` wrote (``.pt .pth .th .ckpt .bin .pth.tar``), as safetensors, or in a folder that ``save_pretrained``
+    wrote; wrappers around names are recognised by comparing them with the network's. Weights of a network of ours need
+    no `model`: it is recognised, as the deterministic kind without smoothing unless the file names another.
+
+    Nothing in a file is executed, imported or looked up: pickles are read as data
+    (`landscape.checkpoint.pickles`), headers against closed lists (`landscape.checkpoint.header`).
+
+    Parameters
+    ----------
+    path
+        The file or folder; None when `model` is a factory that brings its own weights.
+    model
+        A name of `nets.names`, whose width, stem, head and number of classes are read off the weights;
+        ``MODULE:FACTORY`` or ``FILE.py:FACTORY``, called with ``num_classes`` when it takes it and it is given; or
+        ``hf:auto``, for folders with a ``config.json``.
+    num_classes
+        For `model`.
+    smoothing
+        The smoothing layer, as `nets.build` takes it. A file whose layer is the user's own needs it, unless it was
+        trained on this machine (`landscape.store.registry`).
+    device
+        Where the network goes.
+
+    Returns
+    -------
+    Checkpoint
+        In eval mode, float32.
+
+    Raises
+    ------
+    LandscapeError
+        When the file is missing, damaged or more than weights, when names, shapes or types do not fit the network, or
+        when a weight is not finite; the message names the first offender and, where it can be told, the network that
+        the weights belong to.
+    """
+    if path is None:
+        return _without_file(model, num_classes, device)
+    path = Path(path)
+    content = formats.read(path)
+    recipe, history = header.parse(content.metadata, path)
+    _require_unchanged(content)
+    if model is not None:
+        build = _named(model, num_classes, smoothing, content)
+        recipe, history = (recipe, history) if recipe and recipe["model"]["name"] == model else (None, [])
+    elif recipe is not None:
+        build = _of_recipe(recipe, smoothing, content)
+    else:
+        build = _recognised(content, num_classes, smoothing)
+    network = build()
+    try:
+        matching.fill(network, content, likeliest=_likeliest, again=build)
+    except LandscapeError:
+        if content.network is not None:
+            raise formats.whole_network(path, content.network) from None
+        raise
+    return Checkpoint(
+        model=network.float().eval().to(device), recipe=recipe, history=history, sha256=content.sha256, path=path
+    )
+
+
+def read_recipe(path: Path | str) -> dict[str, Any] | None:
+    """The recipe in the header of a file written by `save`, without reading the weights; None where there is none."""
+    return _read_header(Path(path))[0]
+
+
+def read_history(path: Path | str) -> list[dict[str, Any]]:
+    """The history in the header of a file written by `save`, without reading the weights; empty where there is none."""
+    return _read_header(Path(path))[1]
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            return header.parse(file.metadata() or {}, path)
+    except Exception as error:  # damaged files raise nearly anything; they have no recipe that counts
+        _LOG.info("%s has no readable recipe: %s", path, printable(formats.one_line(error), 200))
+        return None, []
+
+
+def _require_unchanged(content: Content) -> None:
+    """Raise LandscapeError when a file of ours no longer says what was written."""
+    stated = content.metadata.get("content_sha256")
+    if stated is None:
+        return
+    state = content.states[0]
+    if content_sha256({name: state.tensor(name) for name in state.shapes}, content.metadata) != stated:
+        raise LandscapeError(f"{content.path} has changed since it was written: copy it again or train it anew")
+
+
+def _of_recipe(recipe: dict[str, Any], smoothing: str | None, content: Content) -> Callable[[], nn.Module]:
+    """Builds the network of a header, whose sizes are first compared with the weights'."""
+    path = content.path
+    layer = header.smoothing_of(recipe, smoothing, path)
+    arguments = {name: value for name, value in recipe["model"].items() if name != "smoothing"}
+    # A layer of the user's own cannot be described without running it; the network around it can.
+    plain = "identity" if _is_own(layer) else layer
+    _require_shapes({**arguments, **({} if plain is None else {"smoothing": plain})}, content, own=_is_own(layer))
+    return partial(nets.build, **arguments, smoothing=layer)
+
+
+def _is_own(layer: Any) -> bool:
+    return layer is not None and (not isinstance(layer, str) or ":" in layer)
+
+
+def _require_shapes(arguments: dict[str, Any], content: Content, *, own: bool) -> None:
+    """Raise LandscapeError when a header describes a larger network than the file has weights for."""
+    expected = identify.shapes_of(arguments)
+    match = matching.best(content.states, expected)
+    for name, shape in expected.items():
+        held = match.state.shapes.get(match.names.get(name, ""))
+        if name.endswith("num_batches_tracked") or held == shape or (own and name.startswith("smooth")):
+            continue
+        found = f"has shape {held}" if held is not None else "is missing"
+        raise LandscapeError(
+            f"{content.path} is damaged: {name} {found}, where its header describes {shape}: copy it again"
+        )
+
+
+def _named(model: str, num_classes: int | None, smoothing: str | None, content: Content) -> Callable[[], nn.Module]:
+    if model == building.HUGGING_FACE:
+        return partial(building.from_configuration, content)
+    if building.is_code(model):
+        return partial(building.from_factory, model, num_classes)
+    arguments = identify.arguments_for(model, _largest(content), num_classes)
+    if smoothing is not None:
+        arguments["smoothing"] = _checked_layer(smoothing)
+    if not _is_own(smoothing):
+        # Too large for memory is told as a wrong network, by the comparison that follows.
+        expected = identify.shapes_of(arguments)
+        match = matching.best(content.states, expected)
+        if sum(map(math.prod, expected.values())) > 4 * sum(map(math.prod, match.state.shapes.values())) + 2**24:
+            return partial(_unlike, model, match.state)
+    return partial(nets.build, **arguments)
+
+
+def _unlike(model: str, state: StateDict) -> nn.Module:
+    other = _likeliest(state)
+    hint = f"these are the weights of {other}" if other else "name the network that they belong to with --model"
+    raise LandscapeError(f"these weights are far fewer than those of {model}: {hint}")
+
+
+def _checked_layer(smoothing: str) -> str:
+    if ":" in smoothing:
+        named_object(smoothing)
+    return smoothing
+
+
+def _recognised(content: Content, num_classes: int | None, smoothing: str | None) -> Callable[[], nn.Module]:
+    """Builds the network of ours that weights without a recipe belong to."""
+    path = content.path
+    if content.config is not None:
+        raise LandscapeError(f"{path} is a folder that save_pretrained wrote: give --model {building.HUGGING_FACE}")
+    state = _largest(content)
+    if content.name in nets.names():
+        arguments = identify.arguments_for(content.name, state, num_classes)
+        _LOG.info("%s says that it is %s", path, content.name)
+    else:
+        found = identify.identify(state)
+        if found is None or not found.whole:
+            if content.network is not None:
+                raise formats.whole_network(path, content.network)
+            near = f"nearest is {found}; " if found is not None else ""
+            raise LandscapeError(
+                f"{path} does not say which network it is: {near}give --model NAME (e.g. resnet_dnn_18) or "
+                "--model FILE.py:FACTORY"
+            )
+        arguments = found.arguments
+        others = ", ".join(name for name in found.kinds if name != arguments["name"])
+        _LOG.warning(
+            "%s: recognised as %s; dropout and smoothing have no weights, so if it is %s, say so with --model",
+            path,
+            found,
+            others,
+        )
+    if smoothing is not None:
+        arguments["smoothing"] = _checked_layer(smoothing)
+    return partial(nets.build, **arguments)
+
+
+def _largest(content: Content) -> StateDict:
+    """The part of a file with most tensors, the first of equals."""
+    return max(content.states, key=lambda state: len(state.shapes))
+
+
+def _likeliest(state: StateDict) -> str | None:
+    """Which of our networks weights belong to, for a message."""
+    found = identify.identify(state)
+    if found is None:
+        return None
+    return f"{found}: give --model {found.arguments['name']}" if found.whole else f"a network like {found}"
+
+
+def _without_file(model: str | None, num_classes: int | None, device: torch.device | str) -> Checkpoint:
+    """A network that a factory returns with its weights."""
+    if model is None or not building.is_code(model):
+        raise LandscapeError(
+            "no checkpoint: give a file, or --model FILE.py:FACTORY of a network that brings its weights"
+        )
+    network = building.from_factory(model, num_classes)
+    state = network.state_dict()
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise LandscapeError(f"{name} of {model} is not finite: give a network whose weights are")
+    file, _, name = model.rpartition(":")
+    return Checkpoint(
+        model=network.float().eval().to(device),
+        recipe=None,
+        history=[],
+        sha256=content_sha256(state, {}),
+        path=Path(f"{Path(file).stem}-{name}"),
+    )
