@@ -15,7 +15,6 @@ from landscape.checkpoint import Checkpoint
 from landscape.command import Question, Subject, journaled
 from landscape.data import Images
 from landscape.eigen import eigenpairs
-from landscape.errors import LandscapeError
 from landscape.hessian.mini_batches import mini_batch_spectra
 from landscape.hessian.over_masks import MeanOperator
 from landscape.hessian.sampling import sampling
@@ -292,16 +291,12 @@ def ask(
     """
     chosen = INSTRUMENTS[instrument]
     loaded = _loaded(path)
-    recipe = loaded.recipe or {}
-    source = source or recipe.get("data", {}).get("name")
-    if source is None:
-        raise LandscapeError(f"{path} does not say what it was trained on: give --data")
+    source = source or loaded.trained_on()
     protocol = chosen.protocol(scale).replace(**{"device": device, **dict(changes or {})})
     images = images_of(source, protocol.split, root)
     if protocol.images is not None:
         protocol = protocol.replace(images=min(protocol.images, len(images)))
-    weight_decay = float(recipe.get("training", {}).get("weight_decay", 0.0))
-    subject = Subject(checkpoint=loaded, data=images, protocol=protocol, weight_decay=weight_decay)
+    subject = Subject(checkpoint=loaded, data=images, protocol=protocol, weight_decay=loaded.weight_decay)
     settings = {"measure": instrument, **chosen.settings(scale, masks)}
     return Question(f"landscape.{chosen.name}", subject, settings, seed=0)
 

@@ -24,13 +24,13 @@ def smoothed(features):
 
 
 def state(model):
-    return {name: (id(value), value.clone()) for name, value in model.named_parameters()}
+    return {name: value.clone() for name, value in model.named_parameters()}
 
 
 def same_state(model, before):
     after = state(model)
     assert list(after) == list(before)
-    return all(after[name][0] == before[name][0] and torch.equal(after[name][1], before[name][1]) for name in before)
+    return all(torch.equal(after[name], before[name]) for name in before)
 
 
 def seeded(model):
@@ -107,34 +107,36 @@ def test_a_plain_network_of_ours_becomes_the_smoothed_one(plain, built, argument
     twin = nets.build(built, num_classes=5, width=4, **arguments).eval()
     twin.load_state_dict(model.state_dict())
     before, weights = model(images()), state(model)
-    report = nets.smooth(model)
+    model = nets.smooth(model)
+    report = nets.report(model)
     assert torch.equal(model(images()), twin(images()))
     assert not torch.equal(model(images()), before)
     assert same_state(model, weights)
     found = [point.name for point in depths.find(model, images()).points if point.kind == "smoothing"]
     assert found == [placement.name for placement in report.placed]
-    assert nets.unsmooth(model) == tuple(found)
-    assert torch.equal(model(images()), before)
+    assert torch.equal(nets.unsmooth(model)(images()), before)
 
 
 def test_a_stem_has_one_more_before_its_pooling_and_none_on_the_images():
     model = nets.build("resnet_dnn_18", num_classes=5, width=4, stem=True)
-    report = nets.smooth(model)
+    model = nets.smooth(model)
+    report = nets.report(model)
     assert [placement.module for placement in report.placed] == ["layer0.3", "layer2", "layer3", "layer4", "classifier"]
     assert [left.subsampling for left in report.left_out] == ["layer0.0 (conv2d)"]
 
 
 def test_global_pooling_behind_pooling_has_one_of_its_own():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert [placement.module for placement in nets.smooth(model).placed] == ["1", "2"]
+    assert [placement.module for placement in nets.report(nets.smooth(model)).placed] == ["1", "2"]
     fitted = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(2), nn.Flatten())
-    assert [placement.module for placement in nets.smooth(fitted).placed] == ["1"]
+    assert [placement.module for placement in nets.report(nets.smooth(fitted)).placed] == ["1"]
 
 
 def test_functions_are_seen():
     model = seeded(Foreign())
     expected, before, weights = model(images(), smoothed), model(images()), state(model)
-    report = nets.smooth(model)
+    model = nets.smooth(model)
+    report = nets.report(model)
     assert torch.allclose(model(images()), expected, atol=1e-6)
     assert same_state(model, weights)
     assert [(placement.side, placement.module) for placement in report.placed] == [
@@ -151,7 +153,7 @@ def test_functions_are_seen():
     assert (
         lines[1] == f"{report.placed[1].name}: before two (6 x 16 x 16), for two.conv1 (conv2d), two.shortcut (conv2d)"
     )
-    nets.unsmooth(model)
+    model = nets.unsmooth(model)
     assert torch.equal(model(images()), before)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -168,20 +170,22 @@ def test_a_plain_sequential():
         nn.Flatten(),
         nn.Linear(6, 5),
     ).eval()
-    layers = list(model)
+    layers, plain = list(model), model
     features = layers[2](smoothed(layers[1](layers[0](images()))))
     features = layers[5](layers[4](layers[3](smoothed(features))))
     expected = layers[8](smoothed(features).mean((2, 3)))
     keys, before = list(model.state_dict()), model(images())
-    report = nets.smooth(model)
+    model = nets.smooth(model)
+    report = nets.report(model)
     names = ["0", "1", "smooth_before_2", "2", "smooth_before_3", "3", "4", "5", "smooth_before_6", "6", "7", "8"]
     assert list(model._modules) == names
     assert [placement.module for placement in report.placed] == ["2", "3", "6"]
     assert torch.allclose(model(images()), expected, atol=1e-6)
     assert list(model.state_dict()) == keys
-    nets.unsmooth(model)
-    assert list(model) == layers
-    assert torch.equal(model(images()), before)
+    assert torch.equal(nets.unsmooth(model)(images()), before)
+    assert [type(layer) for layer in nets.unsmooth(model)] == [type(layer) for layer in layers]
+    assert list(plain) == layers
+    assert torch.equal(plain(images()), before)
 
 
 def test_a_transformers_convnext():
@@ -189,7 +193,8 @@ def test_a_transformers_convnext():
     settings = transformers.ConvNextConfig(hidden_sizes=[4, 8, 12, 16], depths=[1, 1, 1, 1], num_labels=5)
     model = transformers.ConvNextForImageClassification(settings).eval()
     before, weights = model(images()).logits, state(model)
-    report = nets.smooth(model)
+    model = nets.smooth(model)
+    report = nets.report(model)
     stages = [f"convnext.encoder.stages.{stage}.downsampling_layer.1" for stage in (1, 2, 3)]
     assert [(placement.side, placement.module) for placement in report.placed] == [
         *(("before", stage) for stage in stages),
@@ -199,8 +204,7 @@ def test_a_transformers_convnext():
     assert same_state(model, weights)
     assert not torch.allclose(model(images()).logits, before)
     # By hand, from the same parts.
-    tower = copy.deepcopy(model)
-    nets.unsmooth(tower)
+    tower = nets.unsmooth(model)
     features = tower.convnext.embeddings(images())
     for number, stage in enumerate(tower.convnext.encoder.stages):
         if number:
@@ -209,14 +213,14 @@ def test_a_transformers_convnext():
             features = layer(features)
     logits = tower.classifier(tower.convnext.layernorm(smoothed(features).mean((2, 3))))
     assert torch.allclose(model(images()).logits, logits, atol=1e-6)
-    nets.unsmooth(model)
-    assert torch.equal(model(images()).logits, before)
+    assert torch.equal(nets.unsmooth(model)(images()).logits, before)
 
 
 def test_layers_keep_the_sizes_that_a_network_needs():
     model = seeded(Small())
     given = torch.randn(2, 1, 28, 28, generator=generator(0, "test"))
-    report = nets.smooth(model)
+    model = nets.smooth(model)
+    report = nets.report(model)
     assert report.kept_size
     assert "cut to the size" in str(report)
     features = model.features[1](model.features[0](given))
@@ -234,7 +238,8 @@ def test_any_layer():
         (nets.Blur, nets.Blur),
     ]:
         model = nets.build("resnet_dnn_18", num_classes=5, width=4)
-        report = nets.smooth(model, layer)
+        model = nets.smooth(model, layer)
+        report = nets.report(model)
         placed = [model.get_submodule(placement.name).layer for placement in report.placed]
         assert len({id(each) for each in placed}) == 4
         assert all(type(each) is kind and each is not own for each in placed)
@@ -245,7 +250,7 @@ def test_copies_are_independent_and_the_model_keeps_its_mode():
     model = Foreign().double().train()
     model.one.eval()
     random = torch.random.get_rng_state()
-    nets.smooth(model, lambda channels: nn.Conv2d(channels, channels, 1))
+    model = nets.smooth(model, lambda channels: nn.Conv2d(channels, channels, 1))
     torch.random.set_rng_state(random)
     assert model.training
     assert not model.one.training
@@ -260,15 +265,15 @@ def test_copies_are_independent_and_the_model_keeps_its_mode():
     changed = functional_call(model, dict(twin.named_parameters()), (given,))
     assert torch.equal(twin(given), changed)
     assert not torch.equal(model(given), twin(given))
-    nets.unsmooth(twin)
-    assert len(list(model.parameters())) > len(list(twin.parameters()))
+    assert len(list(model.parameters())) > len(list(nets.unsmooth(twin).parameters()))
 
 
 def test_running_it_draws_and_learns_nothing():
     model = nets.build("resnet_mcdo_18", num_classes=5, width=4).train()
     random, statistics = torch.random.get_rng_state(), copy.deepcopy(model.state_dict())
-    nets.smooth(model)
+    smoothed_copy = nets.smooth(model)
     assert torch.equal(torch.random.get_rng_state(), random)
+    assert all(torch.equal(value, statistics[name]) for name, value in smoothed_copy.state_dict().items())
     assert all(torch.equal(value, statistics[name]) for name, value in model.state_dict().items())
 
 
@@ -278,7 +283,7 @@ def test_an_objective_sees_the_layers():
     data = Images(images(32, 8), labels, classes=5, name="noise", split="train", mean=None, std=None)
     model = seeded(Foreign())
     plain = Objective(model, data).value().cross_entropy
-    nets.smooth(model)
+    model = nets.smooth(model)
     expected = functional.cross_entropy(model(data.images), labels).item()
     objective = Objective(model, data)
     assert abs(objective.value().cross_entropy - expected) < 1e-5
@@ -311,10 +316,34 @@ def test_bad_input_leaves_the_network_as_it_was(model, arguments, message):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_twice_is_refused_and_unsmooth_of_nothing_is_nothing():
-    model = Foreign()
-    nets.smooth(model)
+def test_twice_is_refused_and_unsmooth_of_nothing_is_a_copy():
+    model = nets.smooth(Foreign())
     with pytest.raises(LandscapeError, match="unsmooth first"):
         nets.smooth(model)
-    assert len(nets.unsmooth(model)) == 4
-    assert nets.unsmooth(model) == ()
+    assert nets.report(nets.smooth(nets.unsmooth(model))) == nets.report(model)
+    plain = Foreign()
+    assert same_state(nets.unsmooth(plain), state(plain))
+    for network in (plain, nets.unsmooth(model)):
+        with pytest.raises(LandscapeError, match="nothing to report"):
+            nets.report(network)
+
+
+def test_the_network_itself_is_not_touched():
+    model = seeded(Foreign())
+    before, modules, weights = model(images()), list(model.modules()), state(model)
+    smooth = nets.smooth(model)
+    with torch.no_grad():
+        for value in smooth.parameters():
+            value.zero_()
+    nets.unsmooth(smooth)
+    assert list(model.modules()) == modules
+    assert same_state(model, weights)
+    assert torch.equal(model(images()), before)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_network_that_cannot_be_copied():
+    model = Foreign()
+    model.kept = model(images())
+    with pytest.raises(LandscapeError, match="cannot be copied"):
+        nets.smooth(model)

@@ -320,7 +320,7 @@ def _costs(
 def cost(network: Network, source: str | None = None, root: Path | None = None) -> dict[str, float]:
     """Parameters; seconds that its training took; milliseconds and MiB of outputs of all layers for an image."""
     loaded = checkpoint.load(network.path)
-    name = source or str((loaded.recipe or {})["data"]["name"])
+    name = source or loaded.trained_on()
     images = measuring.images_of(name, "test", root)
     batch = images.batch(0, min(64, len(images)))
     total = 0

@@ -1,6 +1,13 @@
 """Networks in files: ours as safetensors with the recipe in the header, others' read as data that runs nothing."""
 
-from landscape.checkpoint.loading import Checkpoint, load, read_history, read_recipe
-from landscape.checkpoint.saving import save
+from typing import TYPE_CHECKING
+
+from landscape import lazy
+
+if TYPE_CHECKING:
+    from landscape.checkpoint.loading import Checkpoint, load, read_history, read_recipe
+    from landscape.checkpoint.saving import save
 
 __all__ = ["Checkpoint", "load", "read_history", "read_recipe", "save"]
+
+lazy.attach(__name__)

@@ -34,6 +34,18 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 # The files of a folder that save_pretrained, save_model or save_state wrote, best first.
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
+_ZIP_ERRORS = (
+    PickleError,
+    zipfile.BadZipFile,
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    NotImplementedError,
+    EOFError,
+    struct.error,
+)
 _FLOATING = {"float64", "float32", "float16", "bfloat16"}
 
 
@@ -222,9 +234,36 @@ def _require_type(dtype: Any, name: str, path: Path) -> None:
         raise LandscapeError(f"{name} of {path} is stored as {short}: convert the weights to float32 first")
 
 
+@dataclass
+class _Archive:
+    """A zip archive that torch.save wrote: its description, interpreted, and where its storages are."""
+
+    value: Any
+    interpreter: Interpreter
+    spans: dict[str, tuple[int, int]]
+    checks: dict[str, int]
+
+
 def _zip(path: Path, size: int) -> Content:
+    with open(path, "rb") as file:
+        archive = _archive(file, size, path)
+    return _content(archive.value, archive.interpreter, _Blocks(path, archive.spans, size, archive.checks))
+
+
+def require_plain(data: bytes, path: Path) -> None:
+    """Raise LandscapeError when an archive that torch.save wrote is more than tensors and plain values.
+
+    For files whose every part is used, before ``torch.load(weights_only=True)``: that runs no code either, but makes
+    some objects of any size a file asks for.
+    """
+    archive = _archive(io.BytesIO(data), len(data), path)
+    if archive.interpreter.opaque:
+        raise _damaged(path, "checkpoint", f"it holds a {archive.interpreter.opaque[0]}")
+
+
+def _archive(file: BinaryIO, size: int, path: Path) -> _Archive:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             members = {member.filename: member for member in archive.infolist()}
         pickles = sorted((name for name in members if name.rpartition("/")[2] == "data.pkl"), key=len)
         if not pickles:
@@ -232,31 +271,24 @@ def _zip(path: Path, size: int) -> Content:
         root = pickles[0].removesuffix("data.pkl")
         if f"{root}constants.pkl" in members:
             raise LandscapeError(
-                f"{path} is a TorchScript program, which running would execute: "
-                f"load it yourself (torch.jit.load) and save model.state_dict()"
+                f"{path} is a TorchScript program, which reading would run: load it yourself with torch.jit.load, and "
+                "save model.state_dict()"
             )
-        with open(path, "rb") as file:
-            order = f"{root}byteorder"
-            if order in members and _bytes(file, *_span(file, members[order], size)) != b"little":
-                raise LandscapeError(f"{path} was written on a big-endian machine: save it again on this kind")
-            pickle = _bytes(file, *_span(file, members[pickles[0]], size))
-            if zlib.crc32(pickle) != members[pickles[0]].CRC:
-                raise PickleError("its description has changed")
-            spans = {
-                name.removeprefix(f"{root}data/"): _span(file, member, size)
-                for name, member in members.items()
-                if name.startswith(f"{root}data/")
-            }
-            checks = {name: members[f"{root}data/{name}"].CRC for name in spans}
+        order = f"{root}byteorder"
+        if order in members and _bytes(file, *_span(file, members[order], size)) != b"little":
+            raise LandscapeError(f"{path} was written on a big-endian machine: save it again on a usual one")
+        pickle = _bytes(file, *_span(file, members[pickles[0]], size))
+        if zlib.crc32(pickle) != members[pickles[0]].CRC:
+            raise PickleError("its description has changed")
+        stored = {name.removeprefix(f"{root}data/"): name for name in members if name.startswith(f"{root}data/")}
+        spans = {key: _span(file, members[name], size) for key, name in stored.items()}
         interpreter = Interpreter()
         value = interpreter.read(io.BytesIO(pickle))
     except LandscapeError:
         raise
-    except (
-        PickleError, zipfile.BadZipFile, OSError, ValueError, KeyError, NotImplementedError, EOFError, struct.error,
-    ) as error:  # fmt: skip
+    except _ZIP_ERRORS as error:
         raise _damaged(path, "checkpoint", error) from None
-    return _content(value, interpreter, _Blocks(path, spans, size, checks))
+    return _Archive(value, interpreter, spans, {key: members[name].CRC for key, name in stored.items()})
 
 
 def _span(file: BinaryIO, member: zipfile.ZipInfo, size: int) -> tuple[int, int]:

@@ -41,7 +41,7 @@ def _number(low: float, high: float) -> Callable[[Any], bool]:
 
 
 def _short(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 200
+    return isinstance(value, str) and len(value) <= 4096
 
 
 def _absent_or(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -62,6 +62,7 @@ _MODEL: Fields = {
     ),
 }
 _TRAINING: Fields = {"weight_decay": _number(0, 1000)}
+_DATA: Fields = {"name": _short}
 _TOP: Fields = {"recipe": _short, "seed": _whole(0, 2**63)}
 
 
@@ -84,7 +85,7 @@ def parse(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any] | Non
         if name not in recipe["model"]:
             raise _damaged(path, "recipe", f"its model has no {name}")
     _check(recipe["model"], _MODEL, "model", path, closed=True)
-    for part, fields in (("training", _TRAINING), ("data", {}), ("run", {}), ("sources", {})):
+    for part, fields in (("training", _TRAINING), ("data", _DATA), ("run", {}), ("sources", {})):
         if not isinstance(recipe.get(part, {}), dict):
             raise _damaged(path, part, f"it is {_shown(recipe[part])}")
         _check(recipe.get(part, {}), fields, part, path)

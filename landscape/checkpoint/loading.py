@@ -12,7 +12,7 @@ import safetensors
 import torch
 from torch import nn
 
-from landscape import nets
+from landscape import data, nets
 from landscape.checkpoint import building, formats, header, identify, matching
 from landscape.checkpoint.formats import Content, StateDict
 from landscape.checkpoint.saving import content_sha256
@@ -33,7 +33,6 @@ class Checkpoint:
     recipe
         How it was trained, JSON-ready: ``recipe`` (name), ``model`` (arguments of `nets.build`), ``data``,
         ``training``, ``seed``; None for weights that carry none. It comes from the file: checked, but not vouched for.
-        What it says of its data is for `landscape.data.named` alone.
     history
         One dictionary per epoch; empty for weights that carry none.
     sha256
@@ -53,15 +52,28 @@ class Checkpoint:
         """The file's name without folder and ending."""
         return formats.ENDINGS.sub("", self.path.name)
 
-    @property
-    def data_name(self) -> str | None:
-        """What the file says that it was trained on, for `landscape.data.named`; None where it says nothing."""
-        return ((self.recipe or {}).get("data") or {}).get("name")
+    def trained_on(self) -> str:
+        """Name of the data set that the file says it was trained on: one that is known by name, and nothing else.
+
+        Raises
+        ------
+        LandscapeError
+            When it says nothing, or names a file or code, which a file may not.
+        """
+        name = (self.recipe or {}).get("data", {}).get("name")
+        if name is None:
+            raise LandscapeError(f"{self.path} does not say what it was trained on: give --data")
+        if name not in data.NAMES:
+            raise LandscapeError(
+                f"{self.path} was trained on {printable(name, 100)!r}, which is no data set known by name, and a "
+                "file may not name code or other files: give --data yourself"
+            )
+        return str(name)
 
     @property
     def weight_decay(self) -> float:
         """The weight decay that the file says it was trained with; 0 where it says nothing."""
-        return float(((self.recipe or {}).get("training") or {}).get("weight_decay", 0.0))
+        return float((self.recipe or {}).get("training", {}).get("weight_decay", 0.0))
 
 
 def load(

@@ -99,10 +99,13 @@ class Interpreter:
         By key, all that were mentioned so far.
     running
         Names of functions mentioned that are there to run code.
+    opaque
+        Names of all functions and classes that would be called, but for those of plain tensors and dictionaries.
     """
 
     storages: dict[str, Storage] = field(default_factory=dict)
     running: list[str] = field(default_factory=list)
+    opaque: list[str] = field(default_factory=list)
 
     def read(self, stream: BinaryIO) -> Any:
         """The value of the pickle that begins at the stream's position, which is behind it afterwards.
@@ -223,15 +226,23 @@ class Interpreter:
         raise PickleError("it has no end")
 
     def _global(self, module: Any, attribute: Any) -> Global:
+        # Older pickles have the names of Python 2.
+        module = {"__builtin__": "builtins", "commands": "subprocess"}.get(str(module), module)
         name = f"{module}.{attribute}"
         top = str(module).partition(".")[0]
-        builtin = top in ("builtins", "__builtin__") and str(attribute) in _RUNNING_BUILTINS
+        builtin = top == "builtins" and str(attribute) in _RUNNING_BUILTINS
         if top in _RUNNING or builtin:
             self.running.append(name)
         return Global(name)
 
     def _called(self, function: Any, arguments: Any) -> Any:
         """What a call stands for."""
+        made = self._plain(function, arguments)
+        if isinstance(made, Opaque):
+            self.opaque.append(made.name)
+        return made
+
+    def _plain(self, function: Any, arguments: Any) -> Any:
         name = function.name if isinstance(function, (Global, Opaque)) else type(function).__name__
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             return Opaque(name)
@@ -245,7 +256,7 @@ class Interpreter:
         if name in _PARAMETERS:
             return arguments[0]
         if name == "torch._tensor._rebuild_from_type_v2":
-            return self._called(arguments[0], arguments[2])
+            return self._plain(arguments[0], arguments[2])
         if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
             return _tensor(arguments[0], arguments[0].dtype, *arguments[1:4])
         if name == "torch._utils._rebuild_tensor_v3":

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
         positive,
     )
     from landscape.command.questions import Question, answer, journaled, question, report
-    from landscape.command.subjects import Subject, checkpoint_path, device, objective, require_writable, subjects
+    from landscape.command.subjects import (
+        Subject,
+        checkpoint_path,
+        device,
+        load_checkpoint,
+        objective,
+        require_writable,
+        subjects,
+    )
     from landscape.command.tables import columns
 
 __all__ = [
@@ -42,6 +50,7 @@ __all__ = [
     "instrument_parser",
     "journaled",
     "launch",
+    "load_checkpoint",
     "numbers",
     "objective",
     "positive",

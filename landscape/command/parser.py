@@ -49,8 +49,6 @@ def instrument_parser(
     instrument: str,
     description: str,
     add_arguments: Callable[[Parser], None] | None = None,
-    *,
-    checkpoints: str = "+",
 ) -> Parser:
     """A parser with the arguments that every instrument takes, those that most people need first.
 
@@ -60,19 +58,21 @@ def instrument_parser(
         See `Parser`.
     add_arguments
         Adds the instrument's own, which stand in between.
-    checkpoints
-        How many are named: argparse's `nargs`.
     """
     parser = Parser(instrument, description)
     parser.usage = f"{parser.prog} CKPT [CKPT ...] [options]"
     parser.add_argument(
         "checkpoints",
-        nargs=checkpoints,
+        nargs="*",
         metavar="CKPT",
-        help="checkpoint file, or a recipe's name (trained once, then cached)",
+        help="checkpoint file or folder, or a recipe's name (trained once, then cached); none if --model has weights",
     )
     basic = parser.add_argument_group("basic")
-    basic.add_argument("--model", metavar="NAME|MODULE:FACTORY", help="network of weights that carry no recipe")
+    basic.add_argument(
+        "--model",
+        metavar="NAME|FILE.py:FACTORY|hf:auto",
+        help="network of weights that do not say which they belong to",
+    )
     basic.add_argument("--data", metavar="NAME|PATH|MODULE:FACTORY", help="images; default: those trained on")
     basic.add_argument(
         "--images", type=count_or_all, metavar="N|all", help=f"a seeded sample (default: {DEFAULT_IMAGES})"
@@ -87,6 +87,9 @@ def instrument_parser(
 
     subject = parser.add_argument_group("advanced: network and images")
     subject.add_argument("--num-classes", type=positive, metavar="N", help="classes of the network that --model names")
+    subject.add_argument(
+        "--smoothing", metavar="NAME|FILE.py:CLASS", help="smoothing layer, where a checkpoint has one of your own"
+    )
     subject.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
     subject.add_argument("--mean", type=numbers, metavar="R,G,B", help="mean of each channel, for uint8 images")
     subject.add_argument("--std", type=numbers, metavar="R,G,B", help="standard deviation of each channel")

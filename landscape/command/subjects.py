@@ -74,17 +74,26 @@ def subjects(arguments: argparse.Namespace) -> list[Subject]:
     for path in (arguments.out, arguments.plot):
         if path is not None:
             require_writable(path)
-    return [_subject(arguments, name, on) for name in arguments.checkpoints]
+    return [_subject(arguments, name, on) for name in arguments.checkpoints or [None]]
 
 
-def _subject(arguments: argparse.Namespace, name: str, on: "torch.device") -> Subject:
-    from landscape import checkpoint, data
+def load_checkpoint(arguments: argparse.Namespace, name: str | None) -> "Checkpoint":
+    """The checkpoint of that name, with the network that the command line names; None for a network without a file."""
+    from landscape import checkpoint
 
-    loaded = checkpoint.load(checkpoint_path(name, arguments), model=arguments.model, num_classes=arguments.num_classes)
-    recipe = loaded.recipe or {}
-    source = arguments.data or recipe.get("data", {}).get("name")
-    if source is None:
-        raise LandscapeError(f"{name} does not say what it was trained on: give --data")
+    return checkpoint.load(
+        None if name is None else checkpoint_path(name, arguments),
+        model=arguments.model,
+        num_classes=arguments.num_classes,
+        smoothing=arguments.smoothing,
+    )
+
+
+def _subject(arguments: argparse.Namespace, name: str | None, on: "torch.device") -> Subject:
+    from landscape import data
+
+    loaded = load_checkpoint(arguments, name)
+    source = arguments.data or loaded.trained_on()
     protocol = preset(arguments.protocol)
     given = {
         field: getattr(arguments, field)
@@ -111,7 +120,9 @@ def _subject(arguments: argparse.Namespace, name: str, on: "torch.device") -> Su
         raise LandscapeError(f"--images {protocol.images} is beyond the {len(images)} images of {images.title}")
     weight_decay = arguments.weight_decay
     if weight_decay is None:
-        weight_decay = float(recipe.get("training", {}).get("weight_decay", 0.0))
+        weight_decay = loaded.weight_decay
+    if not 0 <= weight_decay < float("inf"):
+        raise LandscapeError(f"--weight-decay {weight_decay} is no weight decay: give a number from 0")
     return Subject(checkpoint=loaded, data=images, protocol=protocol, weight_decay=weight_decay)
 
 

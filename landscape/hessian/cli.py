@@ -172,7 +172,7 @@ def save_vectors(of: Objective, pairs: Eigenpairs, path: Path) -> None:
 def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Path:
     """Where the eigenvectors of a subject go: one file each."""
     path: Path = arguments.save_vectors
-    return path if len(arguments.checkpoints) == 1 else store.files.beside(path, subject.name)
+    return path if len(arguments.checkpoints) < 2 else store.files.beside(path, subject.name)
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:

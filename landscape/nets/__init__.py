@@ -6,10 +6,10 @@ from landscape import lazy
 
 if TYPE_CHECKING:
     from landscape.nets.dropout import MCDropout
-    from landscape.nets.families import FAMILIES, build, names, parameter_count
+    from landscape.nets.families import FAMILIES, build, names, parameter_count, require_known
     from landscape.nets.heads import HEADS
     from landscape.nets.smoothing import VARIANTS, Blur
-    from landscape.nets.surgery import Report, smooth, unsmooth
+    from landscape.nets.surgery import Report, report, smooth, unsmooth
 
 __all__ = [
     "FAMILIES",
@@ -21,6 +21,8 @@ __all__ = [
     "build",
     "names",
     "parameter_count",
+    "report",
+    "require_known",
     "smooth",
     "unsmooth",
 ]

@@ -1,5 +1,6 @@
 """Smoothing layers put into any network before whatever subsamples, and taken out again."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from landscape.nets.tracing import Node, Trace, first_tensor
 # Sides of the images with which a network is tried when none are given: first one that is large enough for the last
 # maps of deep networks to be maps still, then those that networks with dense layers are made for.
 _SIDES = (64, 32, 28, 224, 96, 128, 256, 299, 384, 16, 8)
+# Where the copy keeps what was done to it.
+_REPORT = "_landscape_smoothing_report"
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -122,15 +125,15 @@ class _After:
         return self.layer(output)
 
 
-def smooth(model: nn.Module, layer: Smoothing = None, *, images: Tensor | None = None) -> Report:
-    """Put a smoothing layer before every subsampling of a network, in place.
+def smooth(model: nn.Module, layer: Smoothing = None, *, images: Tensor | None = None) -> nn.Module:
+    """A copy of a network with a smoothing layer before every subsampling; the network itself is not touched.
 
-    Strided convolutions, poolings and global poolings, as modules or as functions, are found by running the network
-    once. The weights stay the same tensors under the same names. Parallel subsamplings whose results meet, such as a
-    residual block's strided convolution and its strided shortcut, get one layer together, where their paths part: in a
-    residual network that is the end of the stage, so that a plain network of ours becomes the smoothed one of the same
-    family (VGG, AlexNet, ResNet without stem; the pre-activation ResNet's last stage, which the paper leaves to global
-    average pooling, and the max pooling of an ImageNet stem get a layer too).
+    Strided convolutions, poolings and global poolings, as modules or as functions, are found by running the copy once.
+    The weights keep their names and values; what was placed where is in the copy's `report`. Parallel subsamplings
+    whose results meet, such as a residual block's strided convolution and its strided shortcut, get one layer together,
+    where their paths part: in a residual network that is the end of the stage, so that a plain network of ours becomes
+    the smoothed one of the same family (VGG, AlexNet, ResNet without stem; the pre-activation ResNet's last stage,
+    which the paper leaves to global average pooling, and the max pooling of an ImageNet stem get a layer too).
 
     A layer stands where the module that subsamples begins or, where a function does it, where the module before ends;
     if that is not right there, it moves up past pointwise operations, such as a ReLU that was called as a function.
@@ -149,17 +152,18 @@ def smooth(model: nn.Module, layer: Smoothing = None, *, images: Tensor | None =
 
     Returns
     -------
-    Report
-        What was placed where, and what was left out. Printed, it has one line for each.
+    Module
+        The smoothed copy.
 
     Raises
     ------
     LandscapeError
-        When the network is smoothed already, does not run, has nothing that subsamples, or does not run with the
-        layers (it is then as before).
+        When the network is smoothed already, cannot be copied, does not run, has nothing that subsamples, or does not
+        run with the layers.
     """
     if any(isinstance(module, PlacedSmoothing) for module in model.modules()):
         raise LandscapeError("this network has smoothing layers placed already: take them out with unsmooth first")
+    model = _copy(model)
     make = factory(layer)
     trace, images = _traced(model, images)
     places, left_out = find_places(trace)
@@ -167,29 +171,36 @@ def smooth(model: nn.Module, layer: Smoothing = None, *, images: Tensor | None =
         reasons = f" ({left_out[0]})" if left_out else ""
         raise LandscapeError(f"nothing in this network subsamples a feature map{reasons}: there is nothing to smooth")
     placed = []
-    try:
-        for (side, name), (node, operations) in places.items():
-            inserted = _inserted(model, trace, side, name, trace.nodes[node], make)
-            _, channels, height, width = trace.nodes[node].shape
-            subsampling = tuple(label(trace.nodes[each]) for each in operations)
-            placed.append(Placement(inserted, side, name, subsampling, channels, height, width))
-        kept_size = _settled(model, images)
-    except BaseException:
-        unsmooth(model)
-        raise
-    return Report(tuple(placed), tuple(left_out), kept_size)
+    for (side, name), (node, operations) in places.items():
+        inserted = _inserted(model, trace, side, name, trace.nodes[node], make)
+        _, channels, height, width = trace.nodes[node].shape
+        subsampling = tuple(label(trace.nodes[each]) for each in operations)
+        placed.append(Placement(inserted, side, name, subsampling, channels, height, width))
+    kept_size = _settled(model, images)
+    setattr(model, _REPORT, Report(tuple(placed), tuple(left_out), kept_size))
+    return model
 
 
-def unsmooth(model: nn.Module) -> tuple[str, ...]:
-    """Take out of a network, in place, what `smooth` has put in.
+def report(model: nn.Module) -> Report:
+    """What `smooth` placed where in a network that it returned, and what it left out; printed, one line for each.
 
-    Returns
-    -------
-    tuple of str
-        Names of the layers that were taken out; empty when there was none.
+    Raises
+    ------
+    LandscapeError
+        For a network that it did not return.
     """
-    removed = []
-    for name, module in list(model.named_modules()):
+    found = getattr(model, _REPORT, None)
+    if not isinstance(found, Report):
+        raise LandscapeError("this network was not returned by landscape.smooth: there is nothing to report")
+    return found
+
+
+def unsmooth(model: nn.Module) -> nn.Module:
+    """A copy of a network that `smooth` returned, without the smoothing layers; the network itself is not touched."""
+    model = _copy(model)
+    if hasattr(model, _REPORT):
+        delattr(model, _REPORT)
+    for module in list(model.modules()):
         for hooks, marks in (
             (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
             (module._forward_hooks, module._forward_hooks_with_kwargs),
@@ -201,8 +212,17 @@ def unsmooth(model: nn.Module) -> tuple[str, ...]:
         for child, inner in list(module._modules.items()):
             if isinstance(inner, PlacedSmoothing):
                 del module._modules[child]
-                removed.append(f"{name}.{child}" if name else child)
-    return tuple(removed)
+    return model
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # a module can hold anything
+        raise LandscapeError(
+            f"this network cannot be copied ({type(error).__name__}: {' '.join(str(error).split())[:200]}): "
+            "make copy.deepcopy(model) work, e.g. detach tensors that are kept in it"
+        ) from error
 
 
 @contextmanager

@@ -29,7 +29,7 @@ KINDS = ("random", "hessian")
 
 def parser() -> command.Parser:
     """The arguments."""
-    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments, checkpoints="*")
+    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if not arguments.checkpoints and not arguments.from_csv:
+    if not arguments.checkpoints and not arguments.from_csv and not arguments.model:
         raise LandscapeError("nothing to measure: give a checkpoint, or --from-csv FILE")
     given = [name for name in ("line", "between", "through", "trajectory") if getattr(arguments, name)]
     if len(given) > 1:
@@ -236,13 +236,12 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
 def chosen_directions(arguments: argparse.Namespace, objective: Objective, *, seed: int) -> Directions:
     """The directions that the command line asks for."""
     count = 1 if arguments.line else 2
+    own = _stem(arguments.checkpoints[0]) if arguments.checkpoints else "network"
     if arguments.between:
         (other,) = _others(arguments, objective, [arguments.between])
-        return surface.directions.between(
-            objective, other, names=(_stem(arguments.checkpoints[0]), _stem(arguments.between))
-        )
+        return surface.directions.between(objective, other, names=(own, _stem(arguments.between)))
     if arguments.through:
-        names = [_stem(name) for name in (arguments.checkpoints[0], *arguments.through)]
+        names = [own, *map(_stem, arguments.through)]
         return surface.directions.through(objective, _others(arguments, objective, arguments.through), names=names)
     if arguments.trajectory:
         return surface.directions.trajectory(objective, _others(arguments, objective, arguments.trajectory))
@@ -259,13 +258,10 @@ def chosen_directions(arguments: argparse.Namespace, objective: Objective, *, se
 
 
 def _others(arguments: argparse.Namespace, objective: Objective, names: Sequence[str]) -> list[Any]:
-    from landscape import checkpoint
 
     found = []
     for name in names:
-        loaded = checkpoint.load(
-            command.checkpoint_path(name, arguments), model=arguments.model, num_classes=arguments.num_classes
-        )
+        loaded = command.load_checkpoint(arguments, name)
         found.append(surface.directions.point_of(objective, dict(loaded.model.named_parameters()), name))
     return found
 

@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         if path is None:
             print(f"{recipe.name}, seed {seed}: stopped in time; the same command goes on", file=sys.stderr)
         else:
-            last = checkpoint.read_history(path)[-1]
+            last = (checkpoint.read_history(path) or [{}])[-1]
             finished.append({"recipe": recipe.name, "seed": seed, "checkpoint": str(path), **last})
     if arguments.json:
         print(json.dumps({"checkpoints": finished, "finished": len(finished) == len(wanted)}))
@@ -99,10 +99,11 @@ def _table(finished: list[dict]) -> str:
             [
                 row["recipe"],
                 str(row["seed"]),
-                str(row["epoch"]),
-                f"{row['train_accuracy']:.2%}",
-                f"{row['test_accuracy']:.2%}",
-                f"{row['test_nll']:.3f}",
+                str(row.get("epoch", "-")),
+                *(
+                    f"{row[name]:{form}}" if name in row else "-"
+                    for name, form in (("train_accuracy", ".2%"), ("test_accuracy", ".2%"), ("test_nll", ".3f"))
+                ),
                 row["checkpoint"],
             ]
             for row in finished

@@ -9,6 +9,7 @@ from typing import Any
 
 from landscape import nets
 from landscape.errors import LandscapeError
+from landscape.store import registry
 from landscape.training.schedule import OneCycle, Schedule, Steps
 
 # Shares of the course behind which a series keeps a checkpoint: close together at the start, where a network changes
@@ -103,7 +104,16 @@ class Recipe:
                 **({} if self.stop_after is None else {"stop_after": self.stop_after}),
             },
             "seed": seed,
+            **({"sources": sources} if (sources := self._sources()) else {}),
         }
+
+    def _sources(self) -> dict[str, str]:
+        """SHA-256 of the source of each layer of the user's own, by which checkpoints of it are recognised."""
+        layer = self.model.get("smoothing")
+        if not isinstance(layer, str) or ":" not in layer:
+            return {}
+        digest = registry.fingerprint(layer)
+        return {} if digest is None else {layer: digest}
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some fields changed; when its length changes and the name does not, the name says so."""

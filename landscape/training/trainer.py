@@ -13,11 +13,13 @@ from torch import nn
 from torch.nn import functional
 
 from landscape import checkpoint, data, nets
+from landscape.checkpoint.formats import require_plain
 from landscape.compute.masks import Masks
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
+from landscape.store import registry
 from landscape.store.files import write_whole
 from landscape.training.recipes import Recipe
 
@@ -224,6 +226,9 @@ def train(
     test_images = data.load(recipe.data, "test", root=root).to(device)
     for images in (train_images, test_images):
         images.require_labels_below(recipe.model["num_classes"])
+    if ":" in str(recipe.model.get("smoothing")):
+        # Whoever trains with a layer of their own vouches for it.
+        registry.remember(recipe.model["smoothing"])
     model = nets.build(**recipe.model, seed=seed).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
@@ -276,10 +281,15 @@ def _restore(run: _Run, path: Path) -> None:
     digest, stored = sealed[:32], sealed[32:]
     if hashlib.sha256(stored).digest() != digest:
         raise LandscapeError(f"{path} is damaged: delete it to train from the start")
-    content = torch.load(io.BytesIO(stored), map_location=run.device, weights_only=True)
-    if content["identity"] != _identity(run):
-        return
-    begun = content["machine"]
+    damaged = LandscapeError(f"{path} is no state of a training: delete it to train from the start")
+    require_plain(stored, path)
+    try:
+        content = torch.load(io.BytesIO(stored), map_location=run.device, weights_only=True)
+        if content["identity"] != _identity(run):
+            return
+        begun = dict(content["machine"])
+    except Exception:  # what is no state can fail in any way
+        raise damaged from None
     changed = [
         f"{name} {begun.get(name)}, not {value}" for name, value in run.machine.items() if begun.get(name) != value
     ]
@@ -288,6 +298,9 @@ def _restore(run: _Run, path: Path) -> None:
             f"the interrupted training {path} was begun with {'; '.join(changed)}: "
             "go on as it was begun, or delete it to train from the start"
         )
-    run.model.load_state_dict(content["model"])
-    run.optimizer.load_state_dict(content["optimizer"])
-    run.history = json.loads(content["history"])
+    try:
+        run.model.load_state_dict(content["model"])
+        run.optimizer.load_state_dict(content["optimizer"])
+        run.history = list(json.loads(content["history"]))
+    except Exception:
+        raise damaged from None
