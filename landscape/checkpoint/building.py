@@ -1,6 +1,7 @@
 """Networks that a user names for weights that do not say which network they are."""
 
 import inspect
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from landscape.checkpoint.formats import Content
 from landscape.errors import LandscapeError, printable
 from landscape.store.importing import named_object
 
+_LOG = logging.getLogger("landscape.checkpoint")
 HUGGING_FACE = "hf:auto"
 # Of a configuration: what leads transformers to other code, other files or the network.
 _LEADING = {"auto_map", "custom_pipelines", "quantization_config", "backbone_config", "backbone", "peft_config"}
@@ -58,8 +60,8 @@ def _takes(factory: Any, parameter: str) -> bool:
     return any(each.name == parameter or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
-def from_configuration(content: Content) -> nn.Module:
-    """The network of transformers that a folder's ``config.json`` describes, by the name of its architecture.
+def from_folder(content: Content) -> nn.Module:
+    """The network of transformers that a folder's ``config.json`` describes, with the weights of the folder.
 
     Only classes of the installed transformers library are built: no code of the folder or of the network is ever run,
     nothing is downloaded, and sizes are compared with those of the weights before memory is asked for.
@@ -90,20 +92,22 @@ def from_configuration(content: Content) -> nn.Module:
             f"({transformers.__version__}) does not have: give --model FILE.py:FACTORY (code of the folder is not run)"
         )
 
-    def build() -> nn.Module:
-        settings = transformers.CONFIG_MAPPING[kind].from_dict(config, attn_implementation="eager")
-        return architecture(settings)
-
-    shapes = content.states[0].shapes
+    state = content.states[0]
+    settings = None
     try:
+        settings = transformers.CONFIG_MAPPING[kind].from_dict(config, attn_implementation="eager")
         with torch.device("meta"):
-            sizes = [parameter.numel() for parameter in build().parameters()]
+            size = sum(parameter.numel() for parameter in architecture(settings).parameters())
         # A head may be missing (of another task) or tied; more than that is not described by these weights.
-        held = sum(math.prod(shape) for shape in shapes.values())
-        if sum(sizes) > 2 * held + _LARGEST:
-            raise LandscapeError(f"{path}: its config.json describes {sum(sizes)} parameters, its weights are {held}")
+        held = sum(map(math.prod, state.shapes.values()))
+        if size > 2 * held + _LARGEST:
+            raise LandscapeError(f"{path}: its config.json describes {size} parameters, its weights are {held}")
+        tensors = {name: state.tensor(name) for name in state.shapes}
+        # The library puts the weights in, since it knows by which names earlier versions of it saved them.
         with torch.random.fork_rng():
-            return build()
+            network, told = architecture.from_pretrained(
+                None, config=settings, state_dict=tensors, output_loading_info=True
+            )
     except LandscapeError:
         raise
     except Exception as error:
@@ -111,6 +115,18 @@ def from_configuration(content: Content) -> nn.Module:
             f"{path}: {name} cannot be built from its config.json ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}): copy the folder again"
         ) from error
+    lacking = sorted(map(str, told["missing_keys"])) + [str(each) for each in told["mismatched_keys"]]
+    if lacking:
+        raise LandscapeError(
+            f"{path} has no {printable(lacking[0], 100)} that fits; {len(lacking)} tensors of {name} are missing: "
+            "it is no whole checkpoint of a network for this task"
+        )
+    for key, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise LandscapeError(f"{key} of {path} is not finite: the training diverged; use an earlier checkpoint")
+    if told["unexpected_keys"]:
+        _LOG.warning("%s: not used: %d tensors that %s has no place for", path, len(told["unexpected_keys"]), name)
+    return network
 
 
 def _plain(config: Mapping[str, Any], content: Content) -> dict[str, Any]:

@@ -391,7 +391,7 @@ def _content(value: Any, interpreter: Interpreter, blocks: _Blocks) -> Content:
             "save model.state_dict(), bare or under 'state_dict'"
         )
     # An average over training is another network than the one that the rest of the file describes.
-    states.sort(key=lambda state: bool(re.search(r"ema|swa|average|shadow", state.entry, re.IGNORECASE)))
+    states.sort(key=lambda state: is_average(state.entry))
     named = value.get("name") if isinstance(value, dict) else None
     used = {state.entry.partition(".")[0] for state in states}
     entries = tuple(str(name) for name in value if str(name) not in used) if isinstance(value, dict) else ()
@@ -408,6 +408,11 @@ def whole_network(path: Path, network: str) -> LandscapeError:
         f"code: if you trust it, write its weights, model = torch.load({path.name!r}, weights_only=False); "
         f"torch.save(model.state_dict(), {weights!r}), and give {weights}"
     )
+
+
+def is_average(name: str) -> bool:
+    """Whether a name says that weights are an average over training, rather than those that the optimizer has."""
+    return bool(re.search(r"ema|swa|average|shadow|teacher", name, re.IGNORECASE))
 
 
 def _network(value: Any) -> str | None:

@@ -128,6 +128,8 @@ def load(
     content = formats.read(path)
     recipe, history = header.parse(content.metadata, path)
     _require_unchanged(content)
+    if model == building.HUGGING_FACE:
+        return _loaded(building.from_folder(content), None, [], content, device)
     if model is not None:
         build = _named(model, num_classes, smoothing, content)
         recipe, history = (recipe, history) if recipe and recipe["model"]["name"] == model else (None, [])
@@ -142,8 +144,22 @@ def load(
         if content.network is not None:
             raise formats.whole_network(path, content.network) from None
         raise
+    return _loaded(network, recipe, history, content, device)
+
+
+def _loaded(
+    network: nn.Module,
+    recipe: dict[str, Any] | None,
+    history: list[dict[str, Any]],
+    content: Content,
+    device: torch.device | str,
+) -> Checkpoint:
     return Checkpoint(
-        model=network.float().eval().to(device), recipe=recipe, history=history, sha256=content.sha256, path=path
+        model=network.float().eval().to(device),
+        recipe=recipe,
+        history=history,
+        sha256=content.sha256,
+        path=content.path,
     )
 
 
@@ -206,8 +222,6 @@ def _require_shapes(arguments: dict[str, Any], content: Content, *, own: bool) -
 
 
 def _named(model: str, num_classes: int | None, smoothing: str | None, content: Content) -> Callable[[], nn.Module]:
-    if model == building.HUGGING_FACE:
-        return partial(building.from_configuration, content)
     if building.is_code(model):
         return partial(building.from_factory, model, num_classes)
     arguments = identify.arguments_for(model, _largest(content), num_classes)

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from landscape.checkpoint.formats import Content, StateDict
+from landscape.checkpoint.formats import Content, StateDict, is_average
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError, printable
 
 _LOG = logging.getLogger("landscape.checkpoint")
@@ -109,7 +110,8 @@ def _prefixes(given: list[str], expected: list[str], first: Callable[[str], str]
     off: dict[str, None] = {}
     for own in expected[::step]:
         off |= {name[: -len(own)]: None for name in given if name.endswith(f".{own}")}
-    for prefix in sorted(off, key=len):
+    # In the file's order: the network itself comes before its copies.
+    for prefix in sorted(off, key=is_average):
         yield (
             lambda name, prefix=prefix: (  # type: ignore[misc]
                 first(name)[len(prefix) :] if first(name).startswith(prefix) else None
@@ -234,7 +236,10 @@ def _derivable(network: nn.Module, name: str, again: Callable[[], nn.Module] | N
         return True
     if again is None:
         return False
-    other = dict(again().named_buffers(remove_duplicate=False)).get(name)
+    # Initial values from another seed: what is drawn differs.
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(generator(0, "another network").get_state())
+        other = dict(again().named_buffers(remove_duplicate=False)).get(name)
     return other is not None and torch.equal(other, buffers[name])
 
 

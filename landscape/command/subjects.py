@@ -74,7 +74,9 @@ def subjects(arguments: argparse.Namespace) -> list[Subject]:
     for path in (arguments.out, arguments.plot):
         if path is not None:
             require_writable(path)
-    return [_subject(arguments, name, on) for name in arguments.checkpoints or [None]]
+    # A network without a file is one that --model brings; a surface may come from a table alone.
+    alone = [] if getattr(arguments, "from_csv", None) else [None]
+    return [_subject(arguments, name, on) for name in arguments.checkpoints or alone]
 
 
 def load_checkpoint(arguments: argparse.Namespace, name: str | None) -> "Checkpoint":
