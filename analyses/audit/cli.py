@@ -36,6 +36,7 @@ def parser() -> command.Parser:
     who.add_argument("--baseline-checkpoints", nargs="+", default=[], metavar="CKPT", help="instead of training")
     who.add_argument("--variant-checkpoints", nargs="+", default=[], metavar="CKPT", help="paired in order with these")
     who.add_argument("--placebo-checkpoints", nargs="+", default=[], metavar="CKPT", help="optional")
+    who.add_argument("--smoothing", metavar="FILE.py:CLASS", help="layer of your own that these were trained with")
     who.add_argument("--no-placebo", action="store_true", help="train no placebo")
     who.add_argument("--data", metavar="NAME|PATH|MODULE:FACTORY", help="images; default: those trained on")
     how = made.add_argument_group("how it is computed and kept")
@@ -66,9 +67,12 @@ def main(argv: Sequence[str]) -> int:
     from analyses.audit.claims import PANEL
     from analyses.audit.verdict import LOOKS
     from analyses.measuring import SCALES
+    from landscape.store import registry
 
     device = command.device(arguments).type
     layer = arguments.variant
+    if arguments.smoothing is not None:
+        registry.remember(arguments.smoothing)
     name = re.sub(r"[^\w.]+", "-", layer or Path(given["variant"][0]).stem).strip("-")
     folder = arguments.out or Path("results") / "audit" / f"{arguments.preset}-{name}"
     command.require_writable(folder / "report.html")

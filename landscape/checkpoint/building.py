@@ -93,7 +93,8 @@ def from_folder(content: Content) -> nn.Module:
         )
 
     state = content.states[0]
-    settings = None
+    network: Any
+    told: Any
     try:
         settings = transformers.CONFIG_MAPPING[kind].from_dict(config, attn_implementation="eager")
         with torch.device("meta"):
