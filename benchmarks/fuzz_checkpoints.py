@@ -34,7 +34,8 @@ import torch
 from landscape import checkpoint, nets
 from landscape.command import columns
 
-MODEL = {"name": "resnet_dnn_18", "num_classes": 3, "width": 1}
+NETWORK = "resnet_dnn_18"
+MODEL: dict[str, Any] = {"name": NETWORK, "num_classes": 3, "width": 1}
 RECIPE = {
     "recipe": "digits-x",
     "model": {**MODEL, "smoothing": "blur", "head": "gap", "stages": [1, 1, 1, 1], "dropout": 0.0, "stem": False},
@@ -82,7 +83,7 @@ def executing(kind: int) -> Calls:
 
 def bases(folder: Path) -> dict[str, Path]:
     """Whole files of every kind."""
-    state = {name: value.contiguous() for name, value in nets.build(**MODEL).state_dict().items()}  # type: ignore[arg-type]
+    state = {name: value.contiguous() for name, value in nets.build(**MODEL).state_dict().items()}
     own = checkpoint.save(folder / "own.safetensors", state, recipe=RECIPE, history=HISTORY)
     safetensors.torch.save_file(state, folder / "foreign.safetensors")
     torch.save({"state_dict": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, folder / "zip.pth")
@@ -216,7 +217,7 @@ def enlarged(content: bytes, source: random.Random) -> bytes:
 def bombs(folder: Path, source: random.Random) -> bytes:
     """Small files that ask for much."""
     kind = source.randrange(8)
-    state = dict(nets.build(**MODEL).state_dict())  # type: ignore[arg-type]
+    state = dict(nets.build(**MODEL).state_dict())
     name = source.choice([name for name in state if state[name].ndim])
     buffer = io.BytesIO()
     if kind == 0:
@@ -246,7 +247,7 @@ def bombs(folder: Path, source: random.Random) -> bytes:
 
 def pickled(source: random.Random) -> bytes:
     """Pickles that execute, in six ways and several places."""
-    state: dict[str, Any] = dict(nets.build(**MODEL).state_dict())  # type: ignore[arg-type]
+    state: dict[str, Any] = dict(nets.build(**MODEL).state_dict())
     evil = executing(source.randrange(6))
     where = source.randrange(6)
     content: Any = {"state_dict": state}
@@ -329,7 +330,7 @@ def work() -> None:
     # Whatever is imported when it is first used is imported before anybody watches.
     warm = Path(tempfile.mkdtemp())
     for path in bases(warm).values():
-        with_errors(path, MODEL["name"])
+        with_errors(path, NETWORK)
         with_errors(path, None)
     shutil.rmtree(warm)
     used = _memory("VmSize")
@@ -443,14 +444,14 @@ def run(count: int, seed: int, folder: Path) -> tuple[dict[str, Counter[str]], l
     counts: dict[str, Counter[str]] = {name: Counter() for name in mutations}
     complaints = []
     worker = Worker(folder)
-    original = {name: worker.load(path, MODEL["name"], limit=300)["digest"] for name, path in files.items()}
+    original = {name: worker.load(path, NETWORK, limit=300)["digest"] for name, path in files.items()}
     for number in range(count):
         kind = list(mutations)[number % len(mutations)]
         name, content = mutations[kind](whole, source)
         path = folder / f"{number}{files[name].suffix if name in files else '.pth'}"
         path.write_bytes(content)
-        model = source.choice((MODEL["name"], None)) if name != "own" else None
-        told = worker.load(path, model)  # type: ignore[arg-type]
+        model = source.choice((NETWORK, None)) if name != "own" else None
+        told = worker.load(path, model)
         outcome = told["outcome"]
         if told["events"] or (folder / "ran").exists():
             outcome = "ran code"

@@ -106,9 +106,10 @@ def from_folder(content: Content) -> nn.Module:
         tensors = {name: state.tensor(name) for name in state.shapes}
         # The library puts the weights in, since it knows by which names earlier versions of it saved them.
         with torch.random.fork_rng():
-            network, told = architecture.from_pretrained(
+            both: Any = architecture.from_pretrained(
                 None, config=settings, state_dict=tensors, output_loading_info=True
             )
+        network, told = both
     except LandscapeError:
         raise
     except Exception as error:

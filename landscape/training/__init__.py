@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from landscape.training.cache import CACHE, REFERENCE, ensure, file_of, find, parse
     from landscape.training.recipes import RECIPES, Recipe, recipe
     from landscape.training.schedule import OneCycle, Steps
-    from landscape.training.trainer import PRECISIONS, precision, train, vouch
+    from landscape.training.trainer import PRECISIONS, precision, train
 
 __all__ = [
     "CACHE",

@@ -8,7 +8,7 @@ import torch
 from landscape import checkpoint
 from landscape.errors import LandscapeError
 from landscape.training.recipes import Recipe, recipe
-from landscape.training.trainer import train
+from landscape.training.trainer import train, vouch
 
 CACHE = Path("checkpoints")
 # Checkpoints that come with the repository, half precision; read only.
@@ -69,6 +69,7 @@ def ensure(
     """
     if isinstance(wanted, str):
         wanted, seed = parse(wanted, seed)
+    vouch(wanted)
     found = find(wanted, seed=seed, cache=cache)
     if found is not None:
         return found

@@ -171,6 +171,13 @@ def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 
+def vouch(recipe: Recipe) -> None:
+    """Remember a recipe's layer of the user's own: whoever asks for such a training vouches for the layer."""
+    layer = recipe.model.get("smoothing")
+    if isinstance(layer, str) and ":" in layer:
+        registry.remember(layer)
+
+
 def train(
     recipe: Recipe,
     path: Path,
@@ -226,9 +233,7 @@ def train(
     test_images = data.load(recipe.data, "test", root=root).to(device)
     for images in (train_images, test_images):
         images.require_labels_below(recipe.model["num_classes"])
-    if ":" in str(recipe.model.get("smoothing")):
-        # Whoever trains with a layer of their own vouches for it.
-        registry.remember(recipe.model["smoothing"])
+    vouch(recipe)
     model = nets.build(**recipe.model, seed=seed).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
