@@ -10,11 +10,13 @@ from torch import nn
 
 from landscape import checkpoint, nets
 from landscape.compute.masks import Masks
+from landscape.compute.randomness import numpy_generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.feature_maps import cli, maps, measure, picture
+from landscape.feature_maps import cli, maps, measure, picture, uncertainty
 from landscape.look import comparison, depths, prefix
 from landscape.look.forward import Passes
+from landscape.metrics.confidence import Z
 from landscape.store.journal import Journal
 from landscape.store.protocol import Protocol
 
@@ -335,3 +337,19 @@ def test_pictures_show_networks_of_unlike_depth():
     results = [measure(trained(name), images, passes=2) for name in ("resnet_dnn_18", "resnet_mcdo_smoothing_18")]
     made = picture.draw(results)
     assert len(made.axes) == len(picture.PANELS)
+
+
+def test_error_of_the_variance_between_images_covers() -> None:
+    source = numpy_generator(0, "between images")
+    count = 40
+    members = uncertainty.group(np.arange(count), count)
+    held = []
+    for _ in range(200):
+        maps = source.standard_normal((count, 20))
+        piece = {f"sum of 0 in {member}": maps[members == member].sum(0) for member in range(members[-1] + 1)}
+        squares = np.square(maps).mean(1)[None]
+        of_image = {"power": squares, "square_of_mean": squares, "model_variance": np.zeros((1, count))}
+        value, stderr = uncertainty._between_images([piece], of_image, 1)
+        held.append(abs(value[0] - 1) <= Z * stderr[0])
+    # 200 samples: a true 95 % is seen in 90.4 to 99.6 % of them (3 sigma).
+    assert 0.904 <= np.mean(held) <= 0.996

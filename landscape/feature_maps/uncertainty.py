@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from landscape.compute.settings import measurement
 from landscape.data import Images
+from landscape.eigen.estimate import widening
 from landscape.errors import LandscapeError
 from landscape.look.forward import Passes, Range, by_share
 from landscape.store.journal import Journal
@@ -262,4 +263,5 @@ def _between_images(
     if groups < 3:
         return replicates[-1], np.full(points, np.nan)
     deviations = replicates[:-1] - replicates[:-1].mean(0)
-    return replicates[-1], np.sqrt((groups - 1) / groups * np.square(deviations).sum(0))
+    # Of few groups the spread is itself uncertain.
+    return replicates[-1], widening(groups) * np.sqrt((groups - 1) / groups * np.square(deviations).sum(0))

@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 SCHEMAS: dict[str, int] = {
     "landscape.predictions": 2,  # intervals that take off the bias of few images
     "landscape.surface": 3,  # cells keep cubes, for intervals of skewed losses
+    "landscape.feature_maps": 2,  # jackknife errors widened for their few groups
     "landscape.hessian": 4,  # intervals for the choice of images instead of a standard error alone
 }
 
