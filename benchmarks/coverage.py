@@ -387,7 +387,7 @@ def row_hessian(study: Study, counts: Counts) -> None:
     # A subset costs seconds where the others cost milliseconds.
     for seed in range(min(study.repeats, 100)):
         one = study.recorded(f"hessian-192-{seed}", found, 192, seed)
-        for rank in range(3):
+        for rank in range(len(truth)):
             ends = (one["low"][rank], one["high"][rank])
             counts.add(f"Hessian eigenvalue {rank + 1}, choice of images", EASY, "192 of 1438", ends, truth[rank])
 
