@@ -5,6 +5,7 @@ a report a comparison; with ``--until-decided`` it trains the next pairs too, an
 until every claim is decided; ``python -m analyses.claims`` writes the page again from the kept reports alone.
 """
 
+import dataclasses
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -97,6 +98,13 @@ def parser() -> command.Parser:
         help="train the next pairs too, with looks at 1 %% after 4, 6, 8, 10 and 12, until every claim is decided",
     )
     made.add_argument("--only", nargs="+", choices=[each.name for each in COMPARISONS], help="default: all")
+    made.add_argument("--cifar-c", type=Path, metavar="DIR", help="published CIFAR-C files, for mCE in C10")
+    made.add_argument(
+        "--corruption-baseline",
+        type=Path,
+        metavar="CSV",
+        help="errors of the network that is 100 %% of mCE (AlexNet's)",
+    )
     made.add_argument("--reports", type=Path, metavar="DIR", help="default: reference/PRESET/claims")
     made.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
     made.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
@@ -112,6 +120,8 @@ def main(argv: Sequence[str]) -> int:
     command.require_writable(arguments.out)
     if arguments.until_decided and not arguments.measure:
         raise LandscapeError("--until-decided trains and measures: give --measure too")
+    if (arguments.cifar_c is None) != (arguments.corruption_baseline is None):
+        raise LandscapeError("mCE takes both the published files and a baseline: --cifar-c and --corruption-baseline")
     folder = arguments.reports or studies.REFERENCE / arguments.preset / "claims"
     command.require_writable(folder / "smooth.json")
     if arguments.measure:
@@ -136,17 +146,25 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -
     With ``--until-decided``, networks that are not there are trained, and pairs are added until all is decided.
     """
     from analyses.audit import panel, report
+    from analyses.audit.claims import relative_claims
     from analyses.audit.verdict import LOOKS
     from analyses.measuring import SCALES
+    from landscape.robustness.corrupted import read_baseline
 
+    scale, claims = SCALES[arguments.preset], chosen_claims(comparison)
+    if arguments.cifar_c is not None:
+        scale = dataclasses.replace(scale, cifar_c=str(arguments.cifar_c))
+        relative = relative_claims(read_baseline(arguments.corruption_baseline))
+        claims = [claim for claim in claims if claim.name != "C10"]
+        claims += relative if "C10" in comparison.claims else ()
     for seeds in LOOKS if arguments.until_decided else (arguments.seeds,):
         networks = _networks(comparison, arguments, seeds, device)
         if not networks:
             return
         audit = panel.run(
             networks,
-            SCALES[arguments.preset],
-            claims=chosen_claims(comparison),
+            scale,
+            claims=claims,
             root=arguments.data_root,
             device=device,
             quiet=arguments.quiet,
@@ -154,6 +172,8 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -
         )
         asked = ["python", "-m", "analyses.claims", "--measure", "--preset", arguments.preset]
         asked += ["--only", comparison.name]
+        if arguments.cifar_c is not None:
+            asked += ["--cifar-c", "DIR", "--corruption-baseline", arguments.corruption_baseline.name]
         asked += ["--until-decided"] if arguments.until_decided else ["--seeds", str(audit.seeds)]
         facts = {"command": shlex.join(asked), "sequential": arguments.until_decided, **report.to_json(audit)}
         files.write_json(folder / f"{comparison.name}.json", facts)

@@ -21,7 +21,7 @@ from landscape.hessian.sampling import sampling
 from landscape.hessian.sharpness import ScaledOperator, filter_norms
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.objective import examples
-from landscape.robustness import corrupted, corruptions
+from landscape.robustness import choices, cifar_files, corrupted, corruptions
 from landscape.store.journal import Journal
 from landscape.store.protocol import Protocol
 
@@ -46,6 +46,8 @@ class Scale:
         Of the ensemble-size curve.
     noise_passes, corruption_images, corruption_passes
         Of frequency-band noise, and of corruptions.
+    cifar_c
+        Folder of the published CIFAR-C files; without it, corruptions are those that are computed here.
     """
 
     curvature_images: int
@@ -61,6 +63,7 @@ class Scale:
     corruption_images: int
     corruption_passes: int
     span: float = 0.5
+    cifar_c: str = ""
 
 
 SCALES: dict[str, Scale] = {
@@ -170,10 +173,23 @@ def _of_model(measure: Callable[..., xarray.Dataset]) -> Callable[..., xarray.Da
 
 
 def _corruptions(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
-    source = corruptions.Computed(examples(subject.data, subject.protocol))
+    settings = dict(settings)
+    folder = settings.pop("cifar_c", "")
+    source: corrupted.Source
+    if folder:
+        source = cifar_files.CifarC(folder, subject.data, protocol=subject.protocol)
+        settings["corruptions"] = [name for name in source.names if name in corruptions.STANDARD]
+    else:
+        source = corruptions.Computed(examples(subject.data, subject.protocol))
     return corrupted.measure(
         subject.checkpoint.model, source, protocol=subject.protocol, journal=journal, quiet=True, **settings
     )
+
+
+def _corruption_settings(scale: Scale, masks: int) -> Mapping[str, Any]:
+    if scale.cifar_c:
+        return {"severities": choices.SEVERITIES, "passes": scale.corruption_passes, "cifar_c": scale.cifar_c}
+    return {"severities": (1, 3, 5), "passes": scale.corruption_passes}
 
 
 INSTRUMENTS: dict[str, Instrument] = {
@@ -242,7 +258,7 @@ INSTRUMENTS: dict[str, Instrument] = {
     "corruptions": Instrument(
         "robustness",
         lambda scale: STOCHASTIC.replace(images=scale.corruption_images),
-        lambda scale, masks: {"severities": (1, 3, 5), "passes": scale.corruption_passes},
+        _corruption_settings,
         _corruptions,
     ),
 }

@@ -45,7 +45,7 @@ class Study:
     kinds: tuple[str, ...]
     instruments: tuple[str, ...]
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"default": {}})
-    lighter: Mapping[str, int] = field(default_factory=dict)
+    lighter: Mapping[str, Any] = field(default_factory=dict)
     conclude: Callable[[Sequence[Mapping[str, Any]]], tuple[Mapping[str, Any], str]] | None = None
 
 

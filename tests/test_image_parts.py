@@ -14,6 +14,8 @@ from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
+from landscape.robustness.choices import SEVERITIES
+from landscape.robustness.corruptions import STANDARD
 from landscape.store.protocol import Protocol
 from landscape.surface import line, plane
 from landscape.surface.summary import rise_of_images, rises, roughness, roughness_influence
@@ -153,3 +155,34 @@ def test_corrupted_ece_is_resampled_as_it_is_measured(monkeypatch):
     monkeypatch.setattr(claims, "_weights", lambda count: np.full((3, count), 1 / count))
     found = claims.corrupted_ece({"corruptions": measured}, {})
     assert found.replicates == pytest.approx(found.value)
+
+
+def test_on_the_published_files_c10_is_mce():
+    source = np.random.default_rng(1)
+    shape = (len(SEVERITIES), len(STANDARD), 20)
+    correct, sure = source.random(shape) < 0.6, source.random(shape)
+    axes = ("severity", "corruption")
+    coordinates = {"severity": list(SEVERITIES), "corruption": list(STANDARD)}
+    measured = xarray.Dataset(
+        {
+            "accuracy": (axes, correct.mean(2)),
+            "nll": (axes, sure.mean(2)),
+            "ece": (axes, np.full(shape[:2], 0.1)),
+            "correct_of_image": ((*axes, "image"), correct),
+            "confidence_of_image": ((*axes, "image"), sure),
+            "nll_of_image": ((*axes, "image"), sure),
+        },
+        coordinates,
+    )
+    baseline = xarray.Dataset(
+        {name: (axes, np.full(shape[:2], 0.5)) for name in ("accuracy", "nll", "ece")}, coordinates
+    )
+    error = claims.relative_claims(baseline)[0]
+    assert error.statement == "lower mCE"
+    found = error.read({"corruptions": measured}, {})
+    assert found.value == pytest.approx(200 * (1 - correct.mean()))
+    assert found.replicates.mean() == pytest.approx(found.value, rel=0.05)
+    # Fewer corruptions are no mCE.
+    assert math.isnan(error.read({"corruptions": measured.isel(corruption=slice(3))}, {}).value)
+    with pytest.raises(LandscapeError, match="15 corruptions"):
+        claims.relative_claims(baseline.isel(corruption=slice(3)))

@@ -11,9 +11,13 @@ import xarray
 
 from analyses.audit.verdict import Reading
 from landscape import metrics
+from landscape.errors import LandscapeError
 from landscape.look.comparison import last_blocks, stage_ends
 from landscape.metrics.definitions import BINS, bin_of
 from landscape.predictions.efficiency import crossing
+from landscape.robustness.choices import SEVERITIES
+from landscape.robustness.corrupted import RELATIVE, relative_errors
+from landscape.robustness.corruptions import STANDARD
 from landscape.surface.summary import rise_of_images, rises, roughness, roughness_influence
 
 Results = Mapping[str, xarray.Dataset]
@@ -318,6 +322,42 @@ def corrupted_ece(own: Results, other: Results) -> Reading:
         gaps[np.arange(images), bin_of(torch.from_numpy(sure).float(), BINS).numpy()] = sure - right
         drawn.append(np.abs(_weights(images) @ gaps).sum(1))
     return Reading(100 * float(measured["ece"].mean()), 100 * np.mean(drawn, axis=0))
+
+
+def relative_claims(baseline: xarray.Dataset) -> tuple[Claim, ...]:
+    """C10 as the paper has it, on the published corrupted files: mCE, mCNLL and mCECE, percent of a baseline network.
+
+    Parameters
+    ----------
+    baseline
+        Of the network that is 100 %, see `landscape.robustness.corrupted.read_baseline`.
+
+    Raises
+    ------
+    LandscapeError
+        When it lacks one of the 15 standard corruptions or five severities.
+    """
+    lacks = set(STANDARD) - {str(name) for name in baseline["corruption"].values}
+    if lacks or not set(SEVERITIES) <= set(baseline["severity"].values.tolist()):
+        raise LandscapeError(
+            f"mCE needs 15 corruptions at 5 severities; the baseline lacks {', '.join(lacks) or 'some'}"
+        )
+
+    def of(name: str) -> Callable[[Results, Results], Reading]:
+        def read(own: Results, other: Results) -> Reading:
+            measured = own["corruptions"]
+            missing = set(STANDARD) - {str(each) for each in measured["corruption"].values}
+            if missing or measured.sizes["severity"] < len(SEVERITIES):
+                return exactly(math.nan)
+            found = relative_errors(measured, baseline, replicates=REPLICATES).sel(measure=name)
+            return Reading(100 * float(found["value"]), 100 * found["replicate"].values)
+
+        return read
+
+    return tuple(
+        Claim("C10", f"lower {name}", f"{name}, % of the baseline's", LOWER, ("corruptions",), of(name))
+        for name in RELATIVE
+    )
 
 
 _CORRUPTIONS = "mean over corruptions"
