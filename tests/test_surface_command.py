@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from landscape import checkpoint, nets
 from landscape.command import run
 from landscape.store import result
+from landscape.surface.cells import Cells
 from landscape.surface.cli import main, parser
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "paper" / "cifar100_resnet_mcdo_18_x10_losslandscape.csv"
@@ -141,6 +143,50 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(network: Path, tmp_pat
         # What it took, and the name of the file that was asked for.
         del dataset.attrs["seconds"], dataset.attrs["command"]
     assert killed.identical(whole)
+
+
+@pytest.mark.parametrize("again", [["--force"], ["--seed", "1"]])
+def test_interrupted_over_a_result_that_exists_it_resumes(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: list[str]
+) -> None:
+    arguments = [str(network), "--points", "3", "--images", "20", "--quiet", "--device", "cpu"]
+    arguments += ["--out", str(tmp_path / "a.nc")]
+    assert run("landscape.surface.cli", arguments) == 0
+    measured, calls, until = Cells.measure, 0, 4
+
+    def counted(*values: Any, **settings: Any) -> Any:
+        nonlocal calls
+        if calls == until:
+            raise KeyboardInterrupt
+        calls += 1
+        return measured(*values, **settings)
+
+    monkeypatch.setattr(Cells, "measure", counted)
+    assert run("landscape.surface.cli", [*arguments, *again]) == 130
+    assert len(list(tmp_path.glob(".*.journal"))) == 1
+    calls, until = 0, 99
+    assert run("landscape.surface.cli", [*arguments, *again]) == 0
+    assert calls == 9 - 4
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nc"]
+
+
+def test_a_damaged_cached_result_is_measured_again_and_one_line_says_so(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.nc"
+    arguments = [str(network), "--points", "3", "--images", "20", "--json", "--device", "cpu", "--out", str(path)]
+    assert run("landscape.surface.cli", arguments) == 0
+    first = json.loads(capsys.readouterr().out)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert run("landscape.surface.cli", arguments) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert len(caplog.records) == 1
+    assert "does not match its checksum): it is measured again" in caplog.text
+    assert first.pop("seconds") != second.pop("seconds")
+    assert first == second
+    assert result.load(path).attrs["key"] == first["key"]
 
 
 def test_torchrun_shares_cells_to_the_same_bits(network: Path, tmp_path: Path) -> None:
