@@ -326,3 +326,24 @@ def test_long_names_are_shortened_and_stay_apart(tmp_path: Path, name: str) -> N
     result.save(measured(), whole)
     assert result.load(whole).identical(measured())
     assert files.file_name("short", ".nc") == "short.nc"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    """Text that stays in the output's buffer until the end, and text that is beyond it."""
+    code = (
+        "import sys, types\nfrom landscape.command import launch\n"
+        "sys.modules['toy'] = types.SimpleNamespace(main=lambda argv: print('text' * int(argv[0])) or 0)\nlaunch('toy')"
+    )
+    for length in ("1", "100000"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", code, length],
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == 2
+        assert done.stderr == "error: cannot write standard output: No space left on device; free some space\n"

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -59,6 +60,11 @@ def run(module: str, argv: Sequence[str], signals: "Signals | None" = None) -> i
         return BAD_INPUT
     except BrokenPipeError:
         return _reader_left()
+    except OSError as error:
+        # Files of ours say so themselves: this is where the output goes, more than its buffer holds.
+        if error.errno not in _FULL:
+            raise
+        return _output_is_full(error)
     except KeyboardInterrupt:
         return signals.farewell(signal.SIGINT)
     except BaseException:
@@ -166,6 +172,7 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="landscape")
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ASCII = {"±": "+-", "α": "alpha", "β": "beta", "λ": "lambda", "²": "^2", "×": "x", "–": "-", "—": "-", "…": "..."}
 
 
@@ -183,10 +190,14 @@ def _flushed(status: int) -> int:
     except BrokenPipeError:
         return _reader_left()
     except OSError as error:
-        _discard_output()
-        _tell(f"error: cannot write standard output: {error.strerror}; free some space")
-        return BAD_INPUT
+        return _output_is_full(error)
     return status
+
+
+def _output_is_full(error: OSError) -> int:
+    _discard_output()
+    _tell(f"error: cannot write standard output: {error.strerror}; free some space")
+    return BAD_INPUT
 
 
 def _reader_left() -> int:
