@@ -11,6 +11,11 @@ import landscape
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("landscape", "analyses", "figures")
+PAGES = [
+    str(page.relative_to(ROOT))
+    for folder in (".", "docs", "docs/understand", "figures", "reference", "examples")
+    for page in sorted((ROOT / folder).glob("*.md"))
+]
 
 
 def modules(floor: str) -> dict[str, Path]:
@@ -39,6 +44,14 @@ def test_no_import_goes_up_a_floor(floor: str) -> None:
 def test_the_floors_would_notice_an_import_that_goes_up(tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text("def late():\n    from analyses import kinds\n    return kinds\n")
     assert list(imported(tmp_path / "wrong.py")) == ["analyses.kinds"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    local = [target for target in targets if target and not target.startswith(("http://", "https://"))]
+    assert [target for target in local if not ((ROOT / page).parent / target).exists()] == []
 
 
 def test_the_version_is_the_same_everywhere() -> None:
