@@ -5,40 +5,78 @@ import numpy as np
 import pytest
 import torch
 from nets_for_tests import small_images, small_net
+from torch import nn
 
-from landscape import command, objective, selfcheck
+from benchmarks import selfcheck_trial as trial
+from landscape import command, selfcheck
+from landscape.nets import MCDropout
+from landscape.nets.smoothing import Blur
 from landscape.objective import Objective
 from landscape.store.protocol import Protocol
 
-PROTOCOL = Protocol(dtype="float64")
+
+def checks(model: nn.Module | None = None, protocol: Protocol | None = None) -> list[selfcheck.Check]:
+    return trial.checks(model or small_net(), small_images(), protocol or Protocol(dropout="fixed"))
 
 
-def checks(weight_decay: float = 0.1) -> dict[str, selfcheck.Check]:
-    def made(decay: float) -> Objective:
-        return Objective(small_net(), small_images(), protocol=PROTOCOL, weight_decay=decay)
-
-    found = selfcheck.curvature_checks(made(weight_decay), made(weight_decay + 1), made(weight_decay))
-    return {check.name.split()[0]: check for check in [*found, *selfcheck.blur_checks(kernel=(1, 2, 1))]}
+@pytest.mark.parametrize("field", [{}, {"batch_norm": "recalibrated"}, {"batch_norm": "batch"}, {"l2": "unsquared"}])
+def test_selfcheck_passes_on_a_sound_network(field: dict[str, str]) -> None:
+    failed = [check for check in checks(protocol=Protocol(**field)) if not check.passed]
+    assert not failed
 
 
-def test_selfcheck_passes_on_a_sound_network() -> None:
-    assert all(check.passed for check in checks().values())
+# All of them in benchmarks/selfcheck_trial.py.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LeNet with view",
+        "transformer, ReLU, norm last",
+        "ReLU, no bias, no norm",
+        "weight norm",
+    ],
+)
+def test_no_false_alarm_on_healthy_networks(name: str) -> None:
+    (case,) = [case for case in trial.healthy() if case.name == name]
+    assert not trial.false_alarms([case])
 
 
-@pytest.mark.parametrize(("broken", "caught"), [("l2", "weight"), ("asymmetric", "symmetry:"), ("scaled", "product")])
-def test_selfcheck_catches_what_is_wrong(monkeypatch: pytest.MonkeyPatch, broken: str, caught: str) -> None:
-    original = objective.CurvatureOperator.__call__
+def kinked() -> nn.Module:
+    """Every activation of the first layer is exactly zero at every black pixel: no derivative exists there."""
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(4, 3),
+    )  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+            if "bias" in name:
+                parameter.zero_()
+    return net.eval()
 
-    def wrong(self: objective.CurvatureOperator, vectors: torch.Tensor) -> torch.Tensor:
-        product = original(self, vectors)
-        if broken == "l2":
-            return product + 0.5 * self.objective.weight_decay * vectors
-        if broken == "asymmetric":
-            return product + 0.01 * product.norm() * vectors.roll(1, 0)
-        return 1.05 * product
 
-    monkeypatch.setattr(objective.CurvatureOperator, "__call__", wrong)
-    assert not checks()[caught].passed
+def test_kinks_are_judged_as_kinks() -> None:
+    data = small_images()
+    data.images[:, :, :, :3] = 0
+    net = kinked()
+    exact = Objective(net, data, protocol=Protocol(dtype="float64"))
+    # At the weights themselves differences never settle: the check would fail if it looked nowhere else.
+    direction = exact.gradient() / exact.gradient().norm()
+    ahead, behind = (exact.gradient(exact.point + step * direction) for step in (1e-9, -1e-9))
+    assert float((ahead - behind).norm()) > 1e-4, "the gradient jumps"
+    assert not [check for check in trial.checks(net, data, Protocol()) if not check.passed]
+
+
+def awkward_net() -> nn.Module:
+    """Everything that a fault may hide in: batch norm, dropout, a blur."""
+    layers = list(small_net())
+    return nn.Sequential(*layers[:4], MCDropout(0.3), Blur((1, 2, 1)), *layers[4:]).eval()
+
+
+@pytest.mark.parametrize("name", list(trial.FAULTS)[::3])  # all of them in the long trial
+def test_planted_faults_are_noticed(name: str) -> None:
+    with trial.FAULTS[name]():
+        found = checks(awkward_net())
+    assert any(not check.passed for check in found)
 
 
 def test_selfcheck_is_a_command(

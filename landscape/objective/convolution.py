@@ -126,6 +126,24 @@ _DIMENSIONS: dict[Callable[..., Tensor], int] = {
 }
 
 
+def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    r"""Weights :math:`g\, v / \lVert v\rVert` of weight normalisation, by operations with right second derivatives.
+
+    The framework's fused kernel has a double backward that is not: on a CPU, torch 2.13, the Hessian that it gives is
+    not even symmetric.
+    """
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+class RightWeightNorm(TorchFunctionMode):
+    """Within it, weight normalisation can be differentiated twice."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (weight_norm if function is torch._weight_norm else function)(*args, **(kwargs or {}))
+
+
 class CheapDoubleBackward(TorchFunctionMode):
     """Within it, every convolution of any model, module or bare call, is ours; attention takes its math kernel.
 
@@ -145,6 +163,8 @@ class CheapDoubleBackward(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         dimensions = _DIMENSIONS.get(function)
+        if function is torch._weight_norm:
+            return weight_norm(*args, **(kwargs or {}))
         if dimensions is None:
             return function(*args, **(kwargs or {}))
         return _intercepted(function, dimensions, *args, **(kwargs or {}))

@@ -37,11 +37,40 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else norm.bias + shift
 
 
-class AffineNorm(nn.Module):
+class StandIn(nn.Module):
+    """A module in the place of another; what it has no attribute for, such as a stride, is the other's."""
+
+    def __init__(self, original: nn.Module, **buffers: Tensor) -> None:
+        super().__init__()
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+        # In a tuple, so that it is no submodule.
+        self._original = (original,)
+
+    def __getattr__(self, name: str) -> Any:
+        """The module's own attribute, or the original's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Not before it is there: copies are made without `__init__`.
+            if "_original" not in self.__dict__:
+                raise
+            return getattr(self._original[0], name)
+
+
+class FoldedNorm(StandIn):
+    """A batch norm that has been folded away: the identity."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features."""
+        return features
+
+
+class AffineNorm(StandIn):
     """Batch norm with its running statistics, as a product and a sum."""
 
     def __init__(self, norm: _BatchNorm) -> None:
-        super().__init__()
+        super().__init__(norm)
         self.norm = norm
 
     def forward(self, features: Tensor) -> Tensor:
@@ -51,11 +80,11 @@ class AffineNorm(nn.Module):
         return features * scale.view(shape) + shift.view(shape)
 
 
-class FoldedConvolution(nn.Module):
+class FoldedConvolution(StandIn):
     """A convolution with the batch norm behind it folded into its weights, computed anew in every forward pass."""
 
     def __init__(self, convolution: Convolution, norm: _BatchNorm) -> None:
-        super().__init__()
+        super().__init__(convolution)
         self.convolution = convolution
         self.norm = norm
 
@@ -72,11 +101,11 @@ class FoldedConvolution(nn.Module):
         return self.convolution._conv_forward(features, weight, bias)
 
 
-class BatchStatistics(nn.Module):
+class BatchStatistics(StandIn):
     """Batch norm with each batch's own statistics, that touches no buffer."""
 
     def __init__(self, norm: _BatchNorm) -> None:
-        super().__init__()
+        super().__init__(norm)
         self.norm = norm
 
     def forward(self, features: Tensor) -> Tensor:
@@ -191,7 +220,7 @@ def prepare(model: nn.Module, forward: Callable[[], Any], *, batch_statistics: b
                 folded.add(norm_name)
                 convolution = model.get_submodule(convolution_name)
                 assert isinstance(convolution, Convolution)
-                replace(model, norm_name, nn.Identity())
+                replace(model, norm_name, FoldedNorm(norms[norm_name]))
                 replace(model, convolution_name, FoldedConvolution(convolution, norms[norm_name]))
     for name, norm in norms.items():
         if name in folded:

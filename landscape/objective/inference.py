@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from landscape.compute import workers
 from landscape.compute.memory import available_memory
@@ -22,20 +22,19 @@ Precision = Literal["full", "bfloat16"]
 PRECISIONS = get_args(Precision)
 
 
-class _FoldedConvolution(nn.Module):
+class _FoldedConvolution(folding.StandIn):
     """A convolution whose weights hold the batch norm behind it; `refresh` computes them from the originals."""
 
     weight: Tensor
     bias: Tensor
 
     def __init__(self, source: folding.FoldedConvolution, layout: torch.memory_format) -> None:
-        super().__init__()
-        # In a tuple, so that the originals are no submodule: they keep full precision when this module is converted.
-        self._source = (source,)
         weight, bias = source.weight_and_bias()
         layout = layout if weight.dim() == 4 else torch.contiguous_format
-        self.register_buffer("weight", weight.detach().clone(memory_format=layout))
-        self.register_buffer("bias", bias.detach().clone())
+        weight = weight.detach().clone(memory_format=layout)
+        super().__init__(source.convolution, weight=weight, bias=bias.detach().clone())
+        # In a tuple, so that the originals are no submodule: they keep full precision when this module is converted.
+        self._source = (source,)
 
     def refresh(self) -> None:
         weight, bias = self._source[0].weight_and_bias()
@@ -46,18 +45,16 @@ class _FoldedConvolution(nn.Module):
         return self._source[0].convolution._conv_forward(features, self.weight, self.bias)
 
 
-class _AffineNorm(nn.Module):
+class _AffineNorm(folding.StandIn):
     """Batch norm as a product and a sum whose factors are computed by `refresh`."""
 
     scale: Tensor
     shift: Tensor
 
     def __init__(self, source: folding.AffineNorm) -> None:
-        super().__init__()
-        self._source = (source,)
         scale, shift = folding.scale_and_shift(source.norm)
-        self.register_buffer("scale", scale.detach().clone())
-        self.register_buffer("shift", shift.detach().clone())
+        super().__init__(source.norm, scale=scale.detach().clone(), shift=shift.detach().clone())
+        self._source = (source,)
 
     def refresh(self) -> None:
         scale, shift = folding.scale_and_shift(self._source[0].norm)

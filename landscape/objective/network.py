@@ -189,7 +189,7 @@ class Network:
             layout = self.layout if weight.dim() == 4 else torch.contiguous_format
             convolution.weight = nn.Parameter(weight.contiguous(memory_format=layout), requires_grad=False)
             convolution.bias = nn.Parameter(bias, requires_grad=False)
-            folding.replace(self.module, norm_name, nn.Identity())
+            folding.replace(self.module, norm_name, folding.FoldedNorm(norm))
 
 
 def private_copy(model: nn.Module) -> nn.Module:

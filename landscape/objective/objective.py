@@ -235,6 +235,10 @@ class Objective:
         """The same function with its examples in another order (N,); shares the network."""
         return self._changed(data=self.data.select(order))
 
+    def holding_statistics(self) -> "Objective":
+        """The same function with batch-norm statistics held at the network's own point; shares the network."""
+        return self._changed(_recalibration=None)
+
     def within(self, memory: int) -> "Objective":
         """The same function, its kept graphs in so many bytes; shares the network."""
         return self._changed(memory=memory)
@@ -402,25 +406,34 @@ class Objective:
         """The L2 term by the protocol's reading, over every trainable parameter, counted as coordinate or not."""
         if self.protocol.l2 == "none" or self.weight_decay == 0:
             return torch.zeros((), dtype=self.dtype, device=self.device)
-        given = dict(zip(self.space.names, parameters, strict=True))
-        tensors = [given.get(name, value) for name, value in self._decayed.items()]
+        tensors = self.decayed(parameters)
         if self.protocol.l2 == "exact":
             return self.weight_decay / 2 * torch.stack([value.double().square().sum() for value in tensors]).sum()
         return self.weight_decay * torch.stack([value.double().norm() for value in tensors]).sum()
 
-    def l2_product(self, parameters: Sequence[Tensor], vectors: Tensor) -> Tensor | float:
+    def decayed(self, parameters: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Every trainable parameter, counted as coordinate or not; coordinates as given, or at the network's point."""
+        chosen = self.space.split(self.point) if parameters is None else parameters
+        given = dict(zip(self.space.names, chosen, strict=True))
+        return [given.get(name, value) for name, value in self._decayed.items()]
+
+    def l2_product(self, parameters: Sequence[Tensor], vectors: Tensor) -> Tensor:
         r"""Hessian of the L2 term times flat vectors (P, k): wd v for the exact reading.
 
-        For the unsquared reading, tensor by tensor, :math:`wd\,(v - \hat w \hat w^\top v) / \lVert w\rVert`.
+        For the unsquared reading, tensor by tensor, :math:`wd\,(v - \hat w \hat w^\top v) / \lVert w\rVert`. Nothing
+        for a tensor of zeros, whose norm has no derivative there; its gradient is taken as zero, too.
         """
         if self.protocol.l2 == "none" or self.weight_decay == 0:
-            return 0.0
+            return torch.zeros_like(vectors)
         if self.protocol.l2 == "exact":
             return self.weight_decay * vectors
         products = torch.empty_like(vectors)
         for place, value in zip(self.space.slices().values(), parameters, strict=True):
             weights, part = value.reshape(-1), vectors[place]
             length = weights.norm()
+            if length == 0:
+                products[place] = 0
+                continue
             unit = weights / length
             products[place] = self.weight_decay * (part - unit[:, None] * (unit @ part)) / length
         return products

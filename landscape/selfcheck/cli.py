@@ -1,8 +1,8 @@
 """``python -m landscape.selfcheck CKPT``: can the numbers be trusted on this network? In under a minute.
 
-Invariants that hold exactly, measured on the user's own network, images and protocol: symmetry of the curvature
-products, products against differences of gradients, weight decay as an exact shift of the spectrum, and the two laws of
-a blur.
+Invariants that hold exactly, measured on the user's own network, images and protocol: the loss against the plain
+network's, the gradient against differences of the loss, products against differences of the gradient and against plain
+double backward, their symmetry, weight decay as an exact shift of the spectrum, and the two laws of a blur.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         )
         checks = [
             *selfcheck.curvature_checks(objective, decayed, exact, seed=arguments.seed),
-            *selfcheck.plain_product_check(subject.checkpoint.model, exact, seed=arguments.seed),
+            *selfcheck.plain_checks(subject.checkpoint.model, exact, seed=arguments.seed),
             *selfcheck.network_blur_checks(subject.checkpoint.model, seed=arguments.seed),
         ]
         rows = [
