@@ -25,7 +25,7 @@ _STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-4, 1e-9, 1e-3)
 # (biases that are still zero, under images with black borders), and there is no derivative to compare with.
 _OFFSETS = (0.0, 1e-3, 1e-2)
 # Largest rounding of a product that still tells one network from another.
-_ROUNDING = 2e-3
+_ROUNDING = 1e-2
 
 
 @measurement
