@@ -92,8 +92,8 @@ def named(name: object, split: str = "train", *, root: Path | str | None = None)
     """
     if not isinstance(name, str) or name not in NAMES:
         raise LandscapeError(
-            f"a file names {printable(repr(name), 80)} as its data, which is not one of {', '.join(NAMES)}, the only data "
-            "that a file may name: give --data yourself"
+            f"a file names {printable(repr(name), 80)} as its data, which is not one of {', '.join(NAMES)}, "
+            "the only data that a file may name: give --data yourself"
         )
     return load(name, split, root=root)
 
