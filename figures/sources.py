@@ -107,9 +107,11 @@ def read(study: str, preset: str, results: Path, published: Path | None = None) 
     if not path.is_file():
         raise LandscapeError(f"no results at {path}: run python -m analyses {study} --preset {preset} first")
     facts = files.read_json(path)
-    entries = [
-        Entry(**_known(each), dataset=result.load(studies.listed(each["file"], results))) for each in facts["entries"]
-    ]
+    try:
+        listed = [(_known(each), studies.listed(each["file"], results)) for each in facts["entries"]]
+    except (KeyError, TypeError, AttributeError):
+        raise LandscapeError(f"{path} is no listing of a study: run python -m analyses {study} again") from None
+    entries = [Entry(**known, dataset=result.load(file)) for known, file in listed]
     return Drawing(entries, preset, published, facts)
 
 

@@ -14,14 +14,19 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import xarray
+from nets_for_tests import small_images, small_net
 
-from analyses import measuring
-from landscape import checkpoint, nets, training
+from analyses import measuring, studies
+from figures import sources
+from landscape import checkpoint, nets, store, surface, training
 from landscape.checkpoint import header
 from landscape.checkpoint.saving import content_sha256
 from landscape.errors import LandscapeError
 from landscape.hessian.cli import main as hessian
+from landscape.objective import Objective
 from landscape.store import registry
+from landscape.surface import saved_directions
 from landscape.training import OneCycle, Recipe
 
 MODEL = {"name": "resnet_dnn_18", "num_classes": 10, "width": 1}
@@ -294,6 +299,62 @@ class TestOwnLayers:
         for content in ("", "[]", '{"file": 3, "names": []}', '{"file": "layers.py"}'):
             entry.write_text(content)
             assert registry.recall("layers.py:Mine", digest) is None
+
+
+def test_a_network_trained_under_an_earlier_definition_is_not_taken_for_todays(folder):
+    recipe = TestOwnLayers.RECIPE.replace(model={**MODEL, "head": "global-median"})
+    assert recipe.header(0)["revision"] == 2
+    state = nets.build(**recipe.model).state_dict()
+    path = checkpoint.save(training.file_of(recipe, 0, folder), state, recipe=recipe.header(0))
+    assert training.find(recipe, cache=folder) == path
+    checkpoint.load(path)
+    old = {name: value for name, value in recipe.header(0).items() if name != "revision"}
+    checkpoint.save(path, state, recipe=old)
+    assert training.find(recipe, cache=folder) is None
+    with pytest.raises(LandscapeError, match="an earlier definition"):
+        checkpoint.load(path)
+
+
+def _objective():
+    images = small_images(count=6, channels=2)
+    return Objective(small_net(), images)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_of_directions_results_and_listings_run_nothing(folder, name):
+    name = name.replace("FOLDER", str(folder))
+    # Directions: every field of the header, and the names of the tensors.
+    objective = _objective()
+    path = folder / "axes.safetensors"
+    saved_directions.save(surface.directions.random_directions(objective, 2), objective, path)
+    with safetensors.safe_open(str(path), framework="pt") as file:
+        header, tensors = file.metadata(), {each: file.get_tensor(each) for each in file.keys()}  # noqa: SIM118
+    for field in header:
+        for value in (name, json.dumps(name), json.dumps({name: name})):
+            safetensors.torch.save_file(tensors, path, {**header, field: value})
+            _line(saved_directions.load, path, objective)
+    safetensors.torch.save_file({name: torch.zeros(3)}, path, header)
+    assert _line(saved_directions.load, path, objective)
+    # Results and a study's listing of them.
+    attributes = dict.fromkeys(("instrument", "protocol", "settings", "name", "data", "key", "schema"), name)
+    store.result.save(xarray.Dataset({"a": ("b", [1.0])}, attrs=attributes), folder / "a.nc")
+    store.result.load(folder / "a.nc")
+    store.result.cached(folder / "a.nc", name)
+    entry = {
+        "kind": name,
+        "label": name,
+        "seed": name,
+        "instrument": name,
+        "variant": name,
+        "file": str(folder / "a.nc"),
+    }
+    for facts in ({"study": name, "entries": [entry]}, {"entries": [{**entry, "file": name}]}, {"entries": name}):
+        listing = studies.listing(folder, "heads", "digits")
+        store.files.write_json(listing, facts)
+        line = _line(sources.read, "heads", "digits", folder)
+        assert (line is None) == ("study" in facts)
+    assert not (folder / "ran").exists()
+    assert "payload" not in sys.modules
 
 
 class _Calls:

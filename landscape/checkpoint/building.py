@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from landscape.checkpoint.formats import Content
+from landscape.checkpoint.content import Content
 from landscape.errors import LandscapeError, printable
 from landscape.store.importing import named_object
 

@@ -63,7 +63,7 @@ _MODEL: Fields = {
 }
 _TRAINING: Fields = {"weight_decay": _number(0, 1000)}
 _DATA: Fields = {"name": _short}
-_TOP: Fields = {"recipe": _short, "seed": _whole(0, 2**63)}
+_TOP: Fields = {"recipe": _short, "seed": _whole(0, 2**63), "revision": _whole(1, 1000)}
 
 
 def parse(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:

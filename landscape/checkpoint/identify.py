@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from landscape import nets
-from landscape.checkpoint.formats import StateDict
+from landscape.checkpoint.content import StateDict
 from landscape.checkpoint.matching import best
 from landscape.errors import LandscapeError
 from landscape.nets.families import FAMILIES, ResidualSize, depths_of

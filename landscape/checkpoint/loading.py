@@ -14,7 +14,7 @@ from torch import nn
 
 from landscape import data, nets
 from landscape.checkpoint import building, formats, header, identify, matching
-from landscape.checkpoint.formats import Content, StateDict
+from landscape.checkpoint.content import ENDINGS, Content, StateDict, one_line, whole_network
 from landscape.checkpoint.saving import content_sha256
 from landscape.errors import LandscapeError, printable
 from landscape.store.importing import named_object
@@ -50,7 +50,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """The file's name without folder and ending."""
-        return formats.ENDINGS.sub("", self.path.name)
+        return ENDINGS.sub("", self.path.name)
 
     def trained_on(self) -> str:
         """Name of the data set that the file says it was trained on: one that is known by name, and nothing else.
@@ -142,7 +142,7 @@ def load(
         matching.fill(network, content, likeliest=_likeliest, again=build)
     except LandscapeError:
         if content.network is not None:
-            raise formats.whole_network(path, content.network) from None
+            raise whole_network(path, content.network) from None
         raise
     return _loaded(network, recipe, history, content, device)
 
@@ -178,7 +178,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]
         with safetensors.safe_open(str(path), framework="pt") as file:
             return header.parse(file.metadata() or {}, path)
     except Exception as error:  # damaged files raise nearly anything; they have no recipe that counts
-        _LOG.info("%s has no readable recipe: %s", path, printable(formats.one_line(error), 200))
+        _LOG.info("%s has no readable recipe: %s", path, printable(one_line(error), 200))
         return None, []
 
 
@@ -195,6 +195,11 @@ def _require_unchanged(content: Content) -> None:
 def _of_recipe(recipe: dict[str, Any], smoothing: str | None, content: Content) -> Callable[[], nn.Module]:
     """Builds the network of a header, whose sizes are first compared with the weights'."""
     path = content.path
+    if nets.revision(recipe["model"]) > recipe.get("revision", 1):
+        raise LandscapeError(
+            f"{path} was trained under an earlier definition of its network, which has been corrected to the authors': "
+            "train it anew"
+        )
     layer = header.smoothing_of(recipe, smoothing, path)
     arguments = {name: value for name, value in recipe["model"].items() if name != "smoothing"}
     # A layer of the user's own cannot be described without running it; the network around it can.
@@ -261,7 +266,7 @@ def _recognised(content: Content, num_classes: int | None, smoothing: str | None
         found = identify.identify(state)
         if found is None or not found.whole:
             if content.network is not None:
-                raise formats.whole_network(path, content.network)
+                raise whole_network(path, content.network)
             near = f"nearest is {found}; " if found is not None else ""
             raise LandscapeError(
                 f"{path} does not say which network it is: {near}give --model NAME (e.g. resnet_dnn_18) or "

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from landscape.checkpoint.formats import Content, StateDict, is_average
+from landscape.checkpoint.content import Content, StateDict, is_average
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError, printable
 

@@ -87,6 +87,8 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
         if distributed.is_main():
             # What a process that was killed as soon as its result was whole has left.
             journal.remove(asked.journal, before=asked.path.stat().st_mtime)
+        # The checkpoint may have been renamed since.
+        known.attrs["name"] = asked.subject.name
         return known
     distributed.barrier()
     started = time.perf_counter()

@@ -6,7 +6,7 @@ from landscape import lazy
 
 if TYPE_CHECKING:
     from landscape.nets.dropout import MCDropout
-    from landscape.nets.families import FAMILIES, build, names, parameter_count, require_known
+    from landscape.nets.families import FAMILIES, build, names, parameter_count, require_known, revision
     from landscape.nets.heads import HEADS
     from landscape.nets.smoothing import VARIANTS, Blur
     from landscape.nets.surgery import Report, report, smooth, unsmooth
@@ -23,6 +23,7 @@ __all__ = [
     "parameter_count",
     "report",
     "require_known",
+    "revision",
     "smooth",
     "unsmooth",
 ]

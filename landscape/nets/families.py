@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,6 +209,20 @@ def require_known(name: str) -> re.Match[str]:
         near = ", ".join(difflib.get_close_matches(name, names(), n=3)) or f"e.g. {names()[0]}"
         raise LandscapeError(f"unknown network {name!r}: near names are {near}")
     return match
+
+
+def revision(arguments: Mapping[str, Any]) -> int:
+    """Number of the definition of a network with these arguments of `build`; 1 for all that were never corrected.
+
+    Weights trained under an earlier definition are of another function, or have other names.
+    """
+    name, head, layer = (str(arguments.get(each)) for each in ("name", "head", "smoothing"))
+    corrected = (
+        head in ("global-median", "gap-mlp")
+        or layer.startswith(("softmax-blur", "bn-blur", "bn-tanh-blur"))
+        or re.match(r"preresnet_dnn(_smoothing)?_(50|101|152)$", name) is not None
+    )
+    return 2 if corrected else 1
 
 
 def depths_of(size: Any) -> tuple[int, ...]:

@@ -104,6 +104,7 @@ class Recipe:
                 **({} if self.stop_after is None else {"stop_after": self.stop_after}),
             },
             "seed": seed,
+            **({} if nets.revision(self.model) == 1 else {"revision": nets.revision(self.model)}),
             **({"sources": sources} if (sources := self._sources()) else {}),
         }
 

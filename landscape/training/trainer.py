@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from landscape import checkpoint, data, nets
-from landscape.checkpoint.formats import require_plain
+from landscape.checkpoint.torch_files import require_plain
 from landscape.compute.masks import Masks
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import generator
