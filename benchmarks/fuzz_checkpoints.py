@@ -149,13 +149,17 @@ def edited(content: bytes, source: random.Random) -> bytes:
         part = source.choice(("recipe", "recipe", "recipe", "history"))
         value = json.loads(metadata[part])
         at = source.choice(list(places(value)))
+        new = copy.deepcopy(source.choice(VALUES))
+        if part == "recipe" and source.random() < 0.3:
+            # Where names of layers and data stand, something that would run.
+            at, new = source.choice((("model", "smoothing"), ("data", "name"))), source.choice(VALUES[:8])
         inner = value
         for step in at[:-1]:
             inner = inner[step]
         if source.random() < 0.1:
             del inner[at[-1]]
         else:
-            inner[at[-1]] = copy.deepcopy(source.choice(VALUES))
+            inner[at[-1]] = new
         metadata[part] = json.dumps(value)
         if source.random() < 0.05:
             metadata[part] = source.choice(("[" * 5000, '{"a":' * 5000, "[" * 5000 + "]" * 5000, "\x00", "9" * 5000))
@@ -221,13 +225,13 @@ def bombs(folder: Path, source: random.Random) -> bytes:
     name = source.choice([name for name in state if state[name].ndim])
     buffer = io.BytesIO()
     if kind == 0:
-        state[name] = Calls(bytearray, 4 * 10**9)  # type: ignore[assignment]
+        state[name] = Calls(bytearray, 2 * 10**9)  # type: ignore[assignment]
     elif kind == 1:
         state[name] = torch.zeros(1).expand(10**11)
     elif kind == 2:
         state[name] = torch.zeros(1).as_strided((2**20, 2**20), (0, 0))
     elif kind == 3:
-        state[name] = Calls(bytes, 4 * 10**9)  # type: ignore[assignment]
+        state[name] = Calls(bytes, 2 * 10**9)  # type: ignore[assignment]
     elif kind == 4:
         state |= {f"{number}": torch.zeros(2**18).expand(1, 2**18) for number in range(3)}
         shared = torch.zeros(2**20)
@@ -334,7 +338,7 @@ def work() -> None:
         with_errors(path, None)
     shutil.rmtree(warm)
     used = _memory("VmSize")
-    resource.setrlimit(resource.RLIMIT_AS, (used + 3 * GIB, used + 3 * GIB))
+    resource.setrlimit(resource.RLIMIT_AS, (used + 6 * GIB, used + 6 * GIB))
     sys.addaudithook(hook)
     for line in sys.stdin:
         task = json.loads(line)
@@ -374,6 +378,8 @@ def with_errors(path: Path, model: str | None) -> tuple[str, str, str]:
 
     try:
         loaded = checkpoint.load(path, model=model)
+        if loaded.recipe is not None:
+            loaded.trained_on()
         return "loaded", "", content_sha256(loaded.model.state_dict(), {})
     except LandscapeError as error:
         return ("refused" if str(error).isprintable() else "traceback"), str(error), ""

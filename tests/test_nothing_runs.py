@@ -478,8 +478,8 @@ def test_files_load_in_many_threads(folder):
     for number in range(4):
         torch.save({"state_dict": weights(), "lr": torch.tensor(0.1).numpy()[()]}, folder / f"{number}.pth")
     with ThreadPoolExecutor(8) as pool:
-        loaded = list(pool.map(lambda n: checkpoint.load(folder / f"{n % 4}.pth", model="resnet_dnn_18"), range(40)))
-    assert len(loaded) == 40
+        loaded = list(pool.map(lambda n: checkpoint.load(folder / f"{n % 4}.pth", model="resnet_dnn_18"), range(24)))
+    assert len(loaded) == 24
 
 
 def test_only_what_the_user_names_is_imported():
