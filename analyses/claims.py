@@ -218,17 +218,27 @@ def chosen_claims(comparison: Comparison) -> "list[Claim]":
     return [claim for claim in (*ALL, *OTHERS) if claim.name in comparison.claims]
 
 
+_NUMBERS = ("baseline", "variant", "p_holm", "estimate", "low", "high", "stderr", "p")
+
+
 def read(path: Path) -> dict[str, Any]:
     """A report; raises LandscapeError for anything else."""
     wanted = ("command", "summary", "cautions", "seeds", "claims", "networks", "about", "images")
     found = files.read_json(path)
     try:
-        report = {name: found[name] for name in wanted}
+        report = {name: _numbers(found[name]) for name in wanted}
         for claim in report["claims"]:
             _ = claim["family"], claim["decided_at"], claim["effect"]["at"]
         return report
     except (KeyError, TypeError):
         raise LandscapeError(f"{path} is no report of a comparison: measure it again") from None
+
+
+def _numbers(facts: Any) -> Any:
+    """What JSON has no number for, and a report therefore has null for, is NaN again."""
+    if isinstance(facts, dict):
+        return {name: math.nan if each is None and name in _NUMBERS else _numbers(each) for name, each in facts.items()}
+    return [_numbers(each) for each in facts] if isinstance(facts, list) else facts
 
 
 def page(reports: Mapping[str, Mapping[str, Any]], preset: str) -> str:

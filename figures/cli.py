@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     if not drawn:
         raise LandscapeError(next(iter(missing.values())))
     if arguments.json:
-        print(json.dumps({"drawn": drawn, "missing": missing}))
+        print(command.to_strict_json({"drawn": drawn, "missing": missing}))
     else:
         print(
             "\n".join(
@@ -116,7 +115,7 @@ def _explain(files: Sequence[Path], *, as_json: bool) -> int:
         raise LandscapeError("nothing to explain: give a picture, python -m figures explain FILE")
     facts = {str(file): explain.provenance(file) for file in files}
     if as_json:
-        print(json.dumps(facts))
+        print(command.to_strict_json(facts))
     else:
         print("\n\n".join(f"{file}\n{explain.table(each)}" for file, each in facts.items()))
     return 0

@@ -76,7 +76,7 @@ def test_bad_usage_is_one_line(
     network: Path, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     given = [str(network) if argument == "NET" else argument for argument in arguments]
-    extra = ["--images", "10", "--out", str(tmp_path / "a.nc")] if given else []
+    extra = ["--images", "10", "--out", str(tmp_path / "a.nc"), "--quiet"] if given else []
     assert run("landscape.surface.cli", [*given, *extra]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

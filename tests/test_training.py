@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from landscape import checkpoint, data, training
+from landscape.command import STOPPED_IN_TIME
 from landscape.errors import LandscapeError
 from landscape.training import OneCycle, Recipe, Steps
 from landscape.training.cli import main
@@ -284,7 +285,9 @@ class TestCommand:
     def test_stop_in_time_then_json(self, tmp_path, recipe, monkeypatch, capsys):
         monkeypatch.setitem(training.RECIPES, "tiny", recipe)
         common = ["tiny@1", "--epochs", "2", "--cache", str(tmp_path / "cache"), "--quiet", "--json", "--half"]
-        assert main([*common, "--max-seconds", "0"]) == 0
+        # One deadline for all: the second network is not begun.
+        assert main(["tiny@1", "tiny@2", *common[1:], "--max-seconds", "0"]) == STOPPED_IN_TIME
+        assert [file.name for file in (tmp_path / "cache").iterdir()] == ["tiny-epochs2-seed1.safetensors.state"]
         shown = capsys.readouterr()
         assert json.loads(shown.out) == {"checkpoints": [], "finished": False}
         assert "the same command goes on" in shown.err

@@ -61,7 +61,6 @@ def main(argv: Sequence[str]) -> int:
         )
     if arguments.variant is not None and any(given.values()):
         raise LandscapeError("--variant trains networks, --*-checkpoints name trained ones: give one or the other")
-    import json
 
     from analyses.audit import networks, panel, report
     from analyses.audit.claims import PANEL
@@ -115,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
     asked = " ".join(["python", "-m", "analyses.audit", *argv])
     page, facts = report.write(audit, folder, asked=asked)
     if arguments.json:
-        print(json.dumps(report.to_json(audit)))
+        print(command.to_strict_json(report.to_json(audit)))
     elif not arguments.quiet:
         print(report.page(audit))
     print(f"report: {page}, {facts}", file=sys.stderr)

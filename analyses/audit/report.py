@@ -259,5 +259,5 @@ def svg(drawn: Figure, name: str) -> str:
 def write(audit: Audit, folder: Path, *, asked: str) -> tuple[Path, Path]:
     """Write ``report.html`` and ``report.json`` into a folder, whole or not at all."""
     write_whole(folder / "report.html", page_html(audit, asked=asked).encode())
-    write_json(folder / "report.json", {"command": asked, **to_json(audit)})
+    write_json(folder / "report.json", command.strict({"command": asked, **to_json(audit)}))
     return folder / "report.html", folder / "report.json"

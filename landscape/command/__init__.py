@@ -9,7 +9,9 @@ from landscape import lazy
 
 if TYPE_CHECKING:
     from landscape.command.cautions import caution, caution_about_fit, fit_in_words, with_fit
-    from landscape.command.launch import BAD_INPUT, INTERRUPTED, launch, run
+    from landscape.command.instrument import Instrument, one_or_all, picture
+    from landscape.command.launch import BAD_INPUT, INTERRUPTED, STOPPED_IN_TIME, TERMINATED, launch, run
+    from landscape.command.output import remark, report, strict, to_strict_json
     from landscape.command.parser import (
         DEFAULT_IMAGES,
         Parser,
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
         numbers,
         positive,
     )
-    from landscape.command.questions import Question, answer, journaled, question, report
+    from landscape.command.questions import Question, answer, journaled, question
     from landscape.command.subjects import (
         Subject,
         checkpoint_path,
+        described,
         device,
         load_checkpoint,
         objective,
@@ -35,6 +38,9 @@ __all__ = [
     "BAD_INPUT",
     "DEFAULT_IMAGES",
     "INTERRUPTED",
+    "STOPPED_IN_TIME",
+    "TERMINATED",
+    "Instrument",
     "Parser",
     "Question",
     "Subject",
@@ -45,6 +51,7 @@ __all__ = [
     "checkpoint_path",
     "columns",
     "count_or_all",
+    "described",
     "device",
     "fit_in_words",
     "instrument_parser",
@@ -53,12 +60,17 @@ __all__ = [
     "load_checkpoint",
     "numbers",
     "objective",
+    "one_or_all",
+    "picture",
     "positive",
     "question",
+    "remark",
     "report",
     "require_writable",
     "run",
+    "strict",
     "subjects",
+    "to_strict_json",
     "with_fit",
 ]
 

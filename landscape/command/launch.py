@@ -61,6 +61,8 @@ def run(module: str, argv: Sequence[str], signals: "Signals | None" = None) -> i
     except BrokenPipeError:
         return _reader_left()
     except OSError as error:
+        if signals.received is not None:
+            return signals.farewell(signals.received)
         # Files of ours say so themselves: this is where the output goes, more than its buffer holds.
         if error.errno not in _FULL:
             raise

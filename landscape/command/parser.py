@@ -49,6 +49,8 @@ def instrument_parser(
     instrument: str,
     description: str,
     add_arguments: Callable[[Parser], None] | None = None,
+    *,
+    kept: bool = True,
 ) -> Parser:
     """A parser with the arguments that every instrument takes, those that most people need first.
 
@@ -58,6 +60,8 @@ def instrument_parser(
         See `Parser`.
     add_arguments
         Adds the instrument's own, which stand in between.
+    kept
+        Whether there is a result to plan, keep and draw; without one there are no flags for it.
     """
     parser = Parser(instrument, description)
     parser.usage = f"{parser.prog} CKPT [CKPT ...] [options]"
@@ -79,9 +83,11 @@ def instrument_parser(
     )
     basic.add_argument("--protocol", choices=list(PRESETS), default="exact", help="preset of what is measured")
     basic.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
-    basic.add_argument("--plot", type=Path, metavar="FILE", help="picture: .pdf, .png or .svg")
+    if kept:
+        basic.add_argument("--plot", type=Path, metavar="FILE", help="picture: .pdf, .png or .svg")
     basic.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
-    basic.add_argument("--plan", action="store_true", help="print the cost and stop")
+    if kept:
+        basic.add_argument("--plan", action="store_true", help="print the cost and stop")
     if add_arguments is not None:
         add_arguments(parser)
 
@@ -122,11 +128,20 @@ def instrument_parser(
         "--seed", type=int, default=0, metavar="S", help="seed of the instrument's own random numbers (default: 0)"
     )
     run.add_argument("--memory", type=byte_count, metavar="BYTES", help="budget of kept graphs, e.g. 4G")
-    run.add_argument("--out", type=Path, metavar="FILE", help="result (default: results/<what>/<checkpoint>-<hash>.nc)")
-    run.add_argument("--force", action="store_true", help="measure again what is cached")
-    run.add_argument("--allow-protocol-mismatch", action="store_true", help="lay unlike measurements over each other")
+    if kept:
+        run.add_argument(
+            "--out", type=Path, metavar="FILE", help="result (default: results/<what>/<checkpoint>-<hash>.nc)"
+        )
+    if kept:
+        run.add_argument("--force", action="store_true", help="measure again what is cached")
+    if kept:
+        run.add_argument(
+            "--allow-protocol-mismatch", action="store_true", help="lay unlike measurements over each other"
+        )
     run.add_argument("--quiet", action="store_true", help="no progress, no table")
     run.add_argument("--verbose", action="store_true", help="log what was chosen and why")
+    if not kept:
+        parser.set_defaults(plot=None, plan=False, out=None, force=False, allow_protocol_mismatch=False)
     return parser
 
 

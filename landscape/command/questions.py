@@ -1,14 +1,14 @@
 """Questions with an address: measured once, then answered from what is kept."""
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from landscape.command.output import remark
 from landscape.command.subjects import Subject, require_writable
 from landscape.errors import printable
 from landscape.store.files import beside, file_name
@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a subject: the content address under which the answer is found again."""
+    """What is asked of a subject: the content address under which the answer is found again.
+
+    A command line's questions share two lists: `saved` gets the file of every answer, `remarks` are said when something
+    is measured for the first time.
+    """
 
     instrument: str
     subject: Subject
     settings: Mapping[str, Any]
     seed: int
     out: Path | None = None
+    saved: list[Path] = field(default_factory=list, compare=False)
+    remarks: list[str] = field(default_factory=list, compare=False)
 
     @property
     def key(self) -> str:
@@ -62,7 +68,15 @@ def question(arguments: argparse.Namespace, instrument: str, subject: Subject, s
     if out is not None and len(arguments.checkpoints) > 1:
         out = beside(out, subject.name)
     settings = {**settings, "batch": arguments.batch}
-    return Question(instrument=instrument, subject=subject, settings=settings, seed=arguments.seed, out=out)
+    return Question(
+        instrument=instrument,
+        subject=subject,
+        settings=settings,
+        seed=arguments.seed,
+        out=out,
+        saved=arguments.__dict__.setdefault("saved", []),
+        remarks=arguments.__dict__.setdefault("remarks", []),
+    )
 
 
 def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: bool = False) -> "xarray.Dataset":
@@ -71,7 +85,7 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
     Parameters
     ----------
     asked
-        The question.
+        The question; the path of its answer is appended to `Question.saved`.
     measure
         Measures; its result gets the provenance attributes here. An attribute ``seconds_before``, what a killed run
         had spent on what was found again, goes into the seconds.
@@ -82,6 +96,7 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
     from landscape.store import journal, result
 
     require_writable(asked.path)
+    asked.saved.append(asked.path)
     known = None if force else result.cached(asked.path, asked.key)
     if known is not None:
         if distributed.is_main():
@@ -91,6 +106,8 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
         known.attrs["name"] = asked.subject.name
         return known
     distributed.barrier()
+    while asked.remarks:
+        remark(asked.remarks.pop())
     started = time.perf_counter()
     dataset = measure()
     dataset.attrs |= result.provenance(
@@ -131,15 +148,3 @@ def journaled(asked: Question, measure: "Callable[[Journal], xarray.Dataset]", *
         for journal in journals:
             journal.remove()
     return dataset
-
-
-def report(arguments: argparse.Namespace, *, table: Callable[[], str], facts: Callable[[], Any]) -> None:
-    """Print the table, or with ``--json`` the one JSON object, on rank 0; with ``--quiet`` no table."""
-    from landscape.compute import distributed
-
-    if not distributed.is_main():
-        return
-    if arguments.json:
-        print(json.dumps(facts(), allow_nan=True))
-    elif not arguments.quiet:
-        print(table())

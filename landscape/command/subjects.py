@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from landscape.command.cautions import caution_about_images
+from landscape.command.output import remark
 from landscape.command.parser import DEFAULT_IMAGES
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, printable
 from landscape.store.files import require_file_name
 from landscape.store.protocol import CHOICES, Protocol, preset
 
@@ -46,6 +47,29 @@ def device(arguments: argparse.Namespace) -> "torch.device":
     return distributed.start(found)
 
 
+def described(on: "torch.device") -> str:
+    """What a device is, in words."""
+    import torch
+
+    if on.type == "cuda":
+        return str(torch.cuda.get_device_name(on))
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads != 1)}"
+
+
+def log_to_standard_error() -> None:
+    """Show what this package logs, and nothing of other packages."""
+    import logging
+    import sys
+
+    logger = logging.getLogger("landscape")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logger.handlers = [handler]
+
+
 @dataclass(frozen=True)
 class Subject:
     """A network with the images and the protocol under which it is measured."""
@@ -58,17 +82,17 @@ class Subject:
     @property
     def name(self) -> str:
         """Name of the checkpoint, for tables and files."""
-        return self.checkpoint.name
+        return printable(self.checkpoint.name)
 
 
 def subjects(arguments: argparse.Namespace) -> list[Subject]:
     """Load every checkpoint named on the command line, with its images; raises LandscapeError."""
     if arguments.verbose:
-        import logging
-
-        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
-        logging.getLogger("matplotlib").setLevel(logging.WARNING)
+        log_to_standard_error()
     on = device(arguments)
+    if arguments.device == "auto" and not arguments.quiet:
+        # Said when a measurement starts: an answer that is known, or an error, needs no device.
+        arguments.remarks = [f"on {described(on)}"]
     if arguments.plot is not None and arguments.plot.suffix.lower() not in (".pdf", ".png", ".svg"):
         raise LandscapeError(f"cannot draw to {arguments.plot}: the name must end in .pdf, .png or .svg")
     for path in (arguments.out, arguments.plot):
@@ -147,7 +171,19 @@ def checkpoint_path(name: str, arguments: argparse.Namespace) -> Path:
         return path
     from landscape import training
 
-    return training.ensure(name, cache=arguments.cache, root=arguments.data_root, quiet=arguments.quiet)
+    recipe, seed = training.parse(name)
+    trained = training.find(recipe, seed=seed, cache=arguments.cache)
+    if trained is not None:
+        return trained
+    target = training.file_of(recipe, seed, arguments.cache)
+    if getattr(arguments, "plan", False):
+        raise LandscapeError(
+            f"{name} is not trained yet, and a plan trains nothing: python -m landscape.training {name}"
+        )
+    remark(f"training {recipe.name}, seed {seed}, {recipe.trained_epochs} epochs: it is not in {arguments.cache} yet")
+    training.ensure(recipe, seed=seed, cache=arguments.cache, root=arguments.data_root, quiet=arguments.quiet)
+    remark(f"checkpoint: {target}")
+    return target
 
 
 def objective(arguments: argparse.Namespace, subject: Subject, *, sharded: bool = False) -> "Objective":

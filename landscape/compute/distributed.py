@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 import torch.distributed
 
+from landscape.errors import LandscapeError
+
 Item = TypeVar("Item")
 
 
@@ -18,15 +20,34 @@ def start(device: torch.device) -> torch.device:
     """Join the process group that torchrun announces, if any, and return the device of this process.
 
     nccl on GPUs, gloo on CPUs. With several GPUs, process *i* of a machine takes GPU *i*.
+
+    Raises
+    ------
+    LandscapeError
+        When what the environment says of the group is incomplete or no number.
     """
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if _announced("WORLD_SIZE", 1) == 1:
         return device
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", _announced("LOCAL_RANK", 0))
         torch.cuda.set_device(device)
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except (ValueError, RuntimeError) as error:
+            raise LandscapeError(
+                f"cannot join the {os.environ['WORLD_SIZE']} processes that WORLD_SIZE announces "
+                f"({str(error).splitlines()[0]}): start them with torchrun, or unset WORLD_SIZE"
+            ) from None
     return device
+
+
+def _announced(name: str, default: int) -> int:
+    """A number that torchrun puts into the environment."""
+    value = os.environ.get(name) or str(default)
+    if not value.isdecimal() or (name == "WORLD_SIZE" and int(value) < 1):
+        raise LandscapeError(f"the environment's {name} is {value!r}, not a number: start with torchrun, or unset it")
+    return int(value)
 
 
 def stop() -> None:

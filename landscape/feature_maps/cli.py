@@ -6,9 +6,10 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, compute, feature_maps, look, store
+from landscape import command, feature_maps, look
 from landscape.errors import LandscapeError
 
 if TYPE_CHECKING:
@@ -16,16 +17,11 @@ if TYPE_CHECKING:
 
     from landscape.store.journal import Journal
 
-INSTRUMENT = "landscape.feature_maps"
+NAME = "landscape.feature_maps"
 DESCRIPTION = """Model and data uncertainty of feature maps by depth, over Monte-Carlo dropout passes.
 
 model_std: standard deviation over dropout masks; data_std: over positions within a pass; relative: divided by the map's
 own root mean square. Of several networks, the first is the one that the others are compared with, image by image."""
-
-
-def parser() -> command.Parser:
-    """The arguments."""
-    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -45,32 +41,18 @@ def add_blocks(group: Any) -> None:
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure, print, draw."""
-    arguments = parser().parse_args(argv)
-    subjects = command.subjects(arguments)
-    if arguments.plan:
-        lines = [plan(arguments, subject) for subject in subjects]
-        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
-        return 0
-    results = [measured(arguments, subject) for subject in subjects]
-    differences = store.result.require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
-    shown = arguments.image is not None
-    if arguments.plot is not None and compute.distributed.is_main():
-        (feature_maps.picture.draw_maps if shown else feature_maps.picture.draw)(results, arguments.plot)
-    facts = [feature_maps.maps.to_json(result) if shown else to_json(result) for result in results]
-    command.report(
-        arguments,
-        table=lambda: "\n".join([*differences, feature_maps.maps.table(results) if shown else table(results)]),
-        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
-    )
-    return 0
+def draw(arguments: argparse.Namespace, results: list[xarray.Dataset]) -> list[Path]:
+    """Curves over depth, or the maps of one image."""
+    if arguments.plot is None:
+        return []
+    (feature_maps.picture.draw if arguments.image is None else feature_maps.picture.draw_maps)(results, arguments.plot)
+    return [arguments.plot]
 
 
 def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
     """The result of one subject, from the cache when it is there."""
     settings = {"passes": arguments.passes, "blocks": arguments.blocks, "image": arguments.image}
-    asked = command.question(arguments, INSTRUMENT, subject, settings)
+    asked = command.question(arguments, NAME, subject, settings)
     common = {
         "protocol": subject.protocol,
         "passes": arguments.passes,
@@ -186,3 +168,19 @@ def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, rat
         said = f"{what} [{place}] {sign} [1] after each stage (95 % over images; effect size d_z)"
         lines.append(f"{said}: {', '.join(cells)}")
     return lines
+
+
+INSTRUMENT = command.Instrument(
+    name=NAME,
+    summary="standard deviation of feature maps over dropout masks and positions, block by block",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    measured=measured,
+    plan=plan,
+    table=lambda arguments, results: table(results) if arguments.image is None else feature_maps.maps.table(results),
+    facts=lambda arguments, results: command.one_or_all(
+        [to_json(result) if arguments.image is None else feature_maps.maps.to_json(result) for result in results]
+    ),
+    draw=draw,
+)
+parser, main = INSTRUMENT.parser, INSTRUMENT.main

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, compute, fourier, look, store
+from landscape import command, fourier, look
 from landscape.feature_maps.cli import add_blocks, compared, legend, map_size, plan, to_json
 from landscape.fourier.choices import PATHS
 
@@ -16,17 +17,12 @@ if TYPE_CHECKING:
 
     from landscape.store.journal import Journal
 
-INSTRUMENT = "landscape.fourier"
+NAME = "landscape.fourier"
 DESCRIPTION = """Amplitude spectra of feature maps by depth.
 
 Delta log A(f): log amplitude at frequency f relative to that at 0, on the half-diagonal of the 2D spectrum (as the
 authors) or averaged over rings; with dropout's masks off and on, and of dropout's noise alone. With --transfer, the
 gain of each block for sinusoids at the operating point instead."""
-
-
-def parser() -> command.Parser:
-    """The arguments."""
-    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -41,29 +37,15 @@ def add_arguments(parser: command.Parser) -> None:
     group.add_argument("--points", type=command.positive, default=16, metavar="N", help="images of --transfer")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure, print, draw."""
-    arguments = parser().parse_args(argv)
-    subjects = command.subjects(arguments)
-    if arguments.plan:
-        lines = [plan(arguments, subject) for subject in subjects]
-        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
-        return 0
-    results = [measured(arguments, subject) for subject in subjects]
-    differences = store.result.require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
-    if arguments.plot is not None and compute.distributed.is_main():
-        if arguments.transfer:
-            fourier.picture.draw_transfer(results, arguments.plot)
-        else:
-            fourier.picture.draw(results, arguments.plot, path_in_plane=arguments.path)
-    facts = [to_json(result) for result in results]
-
-    def table() -> str:
-        shown = transfer_table(results) if arguments.transfer else amplitude_table(results, arguments.path)
-        return "\n".join([*differences, shown])
-
-    command.report(arguments, table=table, facts=lambda: facts[0] if len(facts) == 1 else {"results": facts})
-    return 0
+def draw(arguments: argparse.Namespace, results: list[xarray.Dataset]) -> list[Path]:
+    """Spectra, or gains of blocks."""
+    if arguments.plot is None:
+        return []
+    if arguments.transfer:
+        fourier.picture.draw_transfer(results, arguments.plot)
+    else:
+        fourier.picture.draw(results, arguments.plot, path_in_plane=arguments.path)
+    return [arguments.plot]
 
 
 def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
@@ -73,7 +55,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
         settings |= {"transfer": arguments.points}
     else:
         settings |= {"passes": arguments.passes, "window": arguments.window}
-    asked = command.question(arguments, INSTRUMENT, subject, settings)
+    asked = command.question(arguments, NAME, subject, settings)
     model, data, on = subject.checkpoint.model, subject.data, command.device(arguments)
 
     def measure(journal: Journal) -> xarray.Dataset:
@@ -153,3 +135,19 @@ def transfer_table(results: Sequence[xarray.Dataset]) -> str:
             rows.append([str(result.attrs["name"]), name, first, *(f"{relative[step]:.3f}" for step in shown[1:])])
     note = "gain of the stretch from the point before, both axes at that frequency, relative to the gain at 0"
     return "\n".join([command.columns(head, rows), note])
+
+
+INSTRUMENT = command.Instrument(
+    name=NAME,
+    summary="amplitude of high frequencies block by block; a layer's frequency response in place",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    measured=measured,
+    plan=plan,
+    table=lambda arguments, results: (
+        transfer_table(results) if arguments.transfer else amplitude_table(results, arguments.path)
+    ),
+    facts=lambda arguments, results: command.one_or_all([to_json(result) for result in results]),
+    draw=draw,
+)
+parser, main = INSTRUMENT.parser, INSTRUMENT.main

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from landscape import command, compute, frequency_noise, look, metrics, store
+from landscape import command, frequency_noise, look, metrics
 from landscape.errors import LandscapeError
 from landscape.feature_maps.cli import legend, to_json
 from landscape.frequency_noise.choices import WIDTH
@@ -16,16 +16,11 @@ if TYPE_CHECKING:
 
     from landscape.store.journal import Journal
 
-INSTRUMENT = "landscape.frequency_noise"
+NAME = "landscape.frequency_noise"
 DESCRIPTION = """Accuracy and NLL on images with noise in one frequency band at a time.
 
 Noise is in the units of the network's input. given: the same white noise, cut to each band; matched: every band with
 the same root mean square."""
-
-
-def parser() -> command.Parser:
-    """The arguments."""
-    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -41,27 +36,6 @@ def add_arguments(parser: command.Parser) -> None:
     group.add_argument("--passes", type=command.positive, default=5, metavar="T", help="masks averaged (default: 5)")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure, print, draw."""
-    arguments = parser().parse_args(argv)
-    subjects = command.subjects(arguments)
-    if arguments.plan:
-        lines = [plan(arguments, subject) for subject in subjects]
-        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
-        return 0
-    results = [measured(arguments, subject) for subject in subjects]
-    differences = store.result.require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
-    if arguments.plot is not None and compute.distributed.is_main():
-        frequency_noise.picture.draw(results, arguments.plot)
-    facts = [to_json(result) for result in results]
-    command.report(
-        arguments,
-        table=lambda: "\n".join([*differences, table(results)]),
-        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
-    )
-    return 0
-
-
 def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
     """The result of one subject, from the cache when it is there."""
     settings = {
@@ -71,7 +45,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
         "matched": arguments.matched,
         "passes": arguments.passes,
     }
-    asked = command.question(arguments, INSTRUMENT, subject, settings)
+    asked = command.question(arguments, NAME, subject, settings)
 
     def measure(journal: Journal) -> xarray.Dataset:
         return frequency_noise.measure(
@@ -136,3 +110,17 @@ def table(results: Sequence[xarray.Dataset]) -> str:
             ]
             lines.append(f"drop [{place}] - [1], {strength}, points, 95 % paired over images: {', '.join(cells)}")
     return "\n".join(lines)
+
+
+INSTRUMENT = command.Instrument(
+    name=NAME,
+    summary="accuracy under noise of one frequency band at a time",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    measured=measured,
+    plan=plan,
+    table=lambda arguments, results: table(results),
+    facts=lambda arguments, results: command.one_or_all([to_json(result) for result in results]),
+    draw=command.picture(lambda results, path: frequency_noise.picture.draw(results, path)),
+)
+parser, main = INSTRUMENT.parser, INSTRUMENT.main

@@ -20,15 +20,10 @@ if TYPE_CHECKING:
     from landscape.objective import Objective
     from landscape.store.journal import Journal
 
-INSTRUMENT = "landscape.hessian"
+NAME = "landscape.hessian"
 DESCRIPTION = """Hessian spectrum of the regularised loss at a network's weights.
 
 Top eigenvalues with guaranteed bounds, smallest eigenvalue, trace with standard error, spectral density."""
-
-
-def parser() -> command.Parser:
-    """The arguments."""
-    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -89,35 +84,21 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--along", type=Path, metavar="FILE", help="curvature along directions that were saved")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure, print, draw."""
-    arguments = parser().parse_args(argv)
-    other = hessian.measurements.asked(arguments)
+def check(arguments: argparse.Namespace) -> None:
+    """Which measurement is asked for, and whether it can be drawn."""
+    arguments.measurement = other = hessian.measurements.asked(arguments)
     if other is not None and arguments.save_vectors is not None:
         raise LandscapeError(f"--save-vectors saves what the plain spectrum finds: leave out {other.flag}")
     if other is None and arguments.plot is not None and set(arguments.only or ()) == {"trace"}:
         raise LandscapeError(hessian.picture.NO_PICTURE)
-    subjects = command.subjects(arguments)
-    if other is not None:
-        return hessian.measurements.run(arguments, subjects, other)
-    if arguments.plan:
-        command.report(
-            arguments,
-            table=lambda: "\n".join(plan(arguments, subject) for subject in subjects),
-            facts=lambda: {"plan": [plan(arguments, subject) for subject in subjects]},
-        )
-        return 0
-    results = [measured(arguments, subject) for subject in subjects]
-    differences = store.result.require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
-    if arguments.plot is not None:
-        hessian.picture.draw(results, arguments.plot)
-    facts = [to_json(result) for result in results]
-    command.report(
-        arguments,
-        table=lambda: table(results, differences),
-        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
-    )
-    return 0
+
+
+def draw(arguments: argparse.Namespace, results: list[xarray.Dataset]) -> list[Path]:
+    """Density and eigenvalues, or the picture of another measurement."""
+    if arguments.plot is None:
+        return []
+    (hessian.picture.draw if arguments.measurement is None else arguments.measurement.draw)(results, arguments.plot)
+    return [arguments.plot]
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -135,9 +116,11 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
-    """The spectrum of one subject, from the cache when it is there."""
+    """The result of one subject, from the cache when it is there."""
+    if arguments.measurement is not None:
+        return hessian.measurements.measured(arguments, subject, arguments.measurement)
     chosen = settings(arguments)
-    asked = command.question(arguments, INSTRUMENT, subject, chosen)
+    asked = command.question(arguments, NAME, subject, chosen)
 
     def measure(journal: Journal) -> xarray.Dataset:
         of = command.objective(arguments, subject, sharded=True)
@@ -177,6 +160,8 @@ def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Pat
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Products, seconds and memory that the measurement will cost, by one micro-batch's product."""
+    if arguments.measurement is not None:
+        return hessian.measurements.plan(arguments, subject, arguments.measurement)
     chosen = settings(arguments)
     of = command.objective(arguments, subject, sharded=True)
     operator = objective.CurvatureOperator(of, arguments.operator)
@@ -228,7 +213,7 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
     }
 
 
-def table(results: Sequence[xarray.Dataset], differences: Sequence[str] = ()) -> str:
+def table(results: Sequence[xarray.Dataset]) -> str:
     """The numbers side by side, with what they mean below."""
     head = ["", *[str(result.attrs["name"]) for result in results]]
     rows: list[list[str]] = []
@@ -251,7 +236,7 @@ def table(results: Sequence[xarray.Dataset], differences: Sequence[str] = ()) ->
     ]
     if not all(bool(result["converged"].values.all()) for result in results if "converged" in result):
         notes.append("* not converged to the wanted tolerance.")
-    return "\n".join([command.columns(head, rows), *notes, *differences])
+    return "\n".join([command.columns(head, rows), *notes])
 
 
 def _smallest(result: xarray.Dataset) -> str:
@@ -285,3 +270,25 @@ def _eigenvalue(result: xarray.Dataset, place: int) -> str:
     if math.isfinite(low) and high > low:
         text += f" [{low:.3g}, {high:.3g}]"
     return text
+
+
+INSTRUMENT = command.Instrument(
+    name=NAME,
+    summary="top eigenvalues with guaranteed bounds, smallest eigenvalue, trace, spectral density",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    check=check,
+    measured=measured,
+    plan=plan,
+    table=lambda arguments, results: (
+        table(results) if arguments.measurement is None else hessian.measurements.table(results, arguments.measurement)
+    ),
+    facts=lambda arguments, results: command.one_or_all(
+        [
+            to_json(result) if arguments.measurement is None else hessian.measurements.to_json(result)
+            for result in results
+        ]
+    ),
+    draw=draw,
+)
+parser, main = INSTRUMENT.parser, INSTRUMENT.main

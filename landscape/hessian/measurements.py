@@ -23,7 +23,6 @@ from landscape.objective.objective import examples
 from landscape.objective.operators import MATRICES
 from landscape.store.files import sha256
 from landscape.store.journal import Journal
-from landscape.store.result import require_same_protocol
 from landscape.surface import saved_directions
 
 INSTRUMENT = "landscape.hessian"
@@ -86,24 +85,6 @@ def asked(arguments: argparse.Namespace) -> Measurement | None:
     return found[0]
 
 
-def run(arguments: argparse.Namespace, subjects: Sequence[command.Subject], chosen: Measurement) -> int:
-    """Measure every subject, draw, print."""
-    if arguments.plan:
-        lines = [plan(arguments, subject, chosen) for subject in subjects]
-        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
-        return 0
-    results = [measured(arguments, subject, chosen) for subject in subjects]
-    differences = require_same_protocol(results, allow_mismatch=arguments.allow_protocol_mismatch)
-    if arguments.plot is not None and chosen.draw is not None and distributed.is_main():
-        chosen.draw(results, arguments.plot)
-    command.report(
-        arguments,
-        table=lambda: "\n".join([chosen.table(results), *notes(results), *differences]),
-        facts=lambda: to_json(results[0]) if len(results) == 1 else {"results": [to_json(one) for one in results]},
-    )
-    return 0
-
-
 def measured(arguments: argparse.Namespace, subject: command.Subject, chosen: Measurement) -> xarray.Dataset:
     """One subject's result, from the cache when it is there; finished pieces are kept in a journal until then."""
     subject = arranged(subject, arguments, chosen)
@@ -156,6 +137,11 @@ def cost(name: str, operator: CurvatureOperator, products: int) -> str:
         f"{name}: {operator.size} parameters, {operator.objective.images} images; about {products} products of "
         f"{seconds:.2g} s, {products * seconds:.0f} s in all; {operator.plan}"
     )
+
+
+def table(results: Sequence[xarray.Dataset], chosen: Measurement) -> str:
+    """The numbers side by side, with what was measured below."""
+    return "\n".join([chosen.table(results), *notes(results)])
 
 
 def to_json(result: xarray.Dataset) -> dict[str, Any]:

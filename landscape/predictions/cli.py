@@ -7,9 +7,11 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, compute, metrics, objective, predictions, store
+from landscape import command, metrics, objective, predictions, store
 from landscape.errors import LandscapeError
 from landscape.metrics.choices import BINNINGS
 from landscape.predictions.choices import RESAMPLES, SIZES
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from landscape.store.journal import Journal
 
-INSTRUMENT = "landscape.predictions"
+NAME = "landscape.predictions"
 DESCRIPTION = """Predictions of Monte-Carlo dropout ensembles: metrics against ensemble size, and how many passes of one
 network equal those of another.
 
@@ -31,11 +33,6 @@ _PRINTED = ("nll", "accuracy", "ece", "brier", "top5")
 def sizes_of(text: str) -> tuple[int, ...]:
     """Ensemble sizes with commas between."""
     return tuple(command.positive(part) for part in text.split(","))
-
-
-def parser() -> command.Parser:
-    """The arguments."""
-    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -60,31 +57,49 @@ def add_arguments(parser: command.Parser) -> None:
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure, print, draw."""
-    arguments = parser().parse_args(argv)
-    subjects = command.subjects(arguments)
-    if arguments.plan:
-        lines = [plan(arguments, subject) for subject in subjects]
-        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
-        return 0
-    if arguments.deep_ensemble and len(subjects) < 2:
+@dataclass(frozen=True)
+class Outcome:
+    """Curves of every network, the ensemble's last, and what passes of one are worth in passes of the first."""
+
+    curves: list[xarray.Dataset]
+    pairs: list[xarray.Dataset]
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """An ensemble of networks has several."""
+    if arguments.deep_ensemble and len(arguments.checkpoints) < 2 and not arguments.plan:
         raise LandscapeError("a deep ensemble of one network: give two checkpoints or more")
-    passes = [passed(arguments, subject) for subject in subjects]
-    differences = store.result.require_same_protocol(passes, allow_mismatch=arguments.allow_protocol_mismatch)
-    results = [curved(arguments, subject, made) for subject, made in zip(subjects, passes, strict=True)]
+
+
+def measured(arguments: argparse.Namespace, subject: command.Subject) -> tuple[xarray.Dataset, xarray.Dataset]:
+    """Passes and curves of one subject."""
+    passes = passed(arguments, subject)
+    return passes, curved(arguments, subject, passes)
+
+
+def combined(arguments: argparse.Namespace, results: list[tuple[xarray.Dataset, xarray.Dataset]]) -> Outcome:
+    """The curves, with those of the ensemble if it is wanted, and the comparisons."""
+    curves = [curve for _, curve in results]
     if arguments.deep_ensemble:
-        results.append(predictions.curves(predictions.deep_ensemble(passes), **_choices(arguments)))
-    if arguments.plot is not None and compute.distributed.is_main():
-        predictions.picture.draw(results, arguments.plot)
-    pairs = comparisons(results)
-    facts = [to_json(result) for result in results]
-    command.report(
-        arguments,
-        table=lambda: "\n".join([*differences, table(results, pairs)]),
-        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts, "effective_sizes": [*map(pair_json, pairs)]},
-    )
-    return 0
+        ensemble = predictions.deep_ensemble([passes for passes, _ in results])
+        curves.append(predictions.curves(ensemble, **_choices(arguments)))
+    return Outcome(curves, comparisons(curves))
+
+
+def draw(arguments: argparse.Namespace, outcome: Outcome) -> list[Path]:
+    """Curves against ensemble size."""
+    if arguments.plot is None:
+        return []
+    predictions.picture.draw(outcome.curves, arguments.plot)
+    return [arguments.plot]
+
+
+def facts(arguments: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
+    """JSON-ready."""
+    curves = [to_json(curve) for curve in outcome.curves]
+    if len(curves) == 1:
+        return curves[0]
+    return {"results": curves, "effective_sizes": [pair_json(pair) for pair in outcome.pairs]}
 
 
 def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -100,7 +115,7 @@ def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Da
     """The passes of one subject, from the cache when they are there."""
     beside = arguments.out and store.files.beside(arguments.out, "passes")
     kept = argparse.Namespace(**{**vars(arguments), "out": beside, "seed": 0})
-    asked = command.question(kept, f"{INSTRUMENT}.passes", subject, {"passes": arguments.passes})
+    asked = command.question(kept, f"{NAME}.passes", subject, {"passes": arguments.passes})
 
     def begin(journal: Journal) -> xarray.Dataset:
         return predictions.measure(
@@ -120,7 +135,7 @@ def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Da
 def curved(arguments: argparse.Namespace, subject: command.Subject, passes: xarray.Dataset) -> xarray.Dataset:
     """The curves of one subject, from the cache when they are there."""
     settings = {"passes": arguments.passes, **_choices(arguments)}
-    asked = command.question(arguments, INSTRUMENT, subject, settings)
+    asked = command.question(arguments, NAME, subject, settings)
     return command.answer(asked, lambda: predictions.curves(passes, **_choices(arguments)), force=arguments.force)
 
 
@@ -228,3 +243,20 @@ def _size(entry: xarray.Dataset) -> str:
 
     found, low, high = (float(entry[name]) for name in ("effective_size", "low", "high"))
     return f"{number(found)} [{number(low)}, {number(high)}]"
+
+
+INSTRUMENT = command.Instrument(
+    name=NAME,
+    summary="NLL, accuracy, calibration against ensemble size; how many passes of one net another is worth",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    check=check,
+    measured=measured,
+    plan=plan,
+    compared=lambda results: [passes for passes, _ in results],
+    combined=combined,
+    table=lambda arguments, outcome: table(outcome.curves, outcome.pairs),
+    facts=facts,
+    draw=draw,
+)
+parser, main = INSTRUMENT.parser, INSTRUMENT.main

@@ -6,10 +6,11 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, compute, objective, robustness, store
+from landscape import command, objective, robustness
 from landscape.errors import LandscapeError
 from landscape.metrics.choices import BINNINGS
 from landscape.predictions import cli as predictions_cli
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from landscape.store.journal import Journal
 
-INSTRUMENT = "landscape.robustness"
+NAME = "landscape.robustness"
 DESCRIPTION = """Robustness of predictions, averaged over Monte-Carlo dropout passes.
 
 corruptions: all metrics by corruption and severity, from the files of CIFAR-10/100-C (--cifar-c) or computed here;
@@ -51,11 +52,6 @@ def radii_of(text: str) -> tuple[float, ...]:
         above, _, below = part.partition("/")
         found.append(float(above) / float(below or 1))
     return tuple(found)
-
-
-def parser() -> command.Parser:
-    """The arguments."""
-    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -112,54 +108,61 @@ def parts_of(arguments: argparse.Namespace) -> list[str]:
     return wanted
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure, print, draw."""
-    arguments = parser().parse_args(argv)
-    parts = parts_of(arguments)
-    baseline = robustness.corrupted.read_baseline(arguments.baseline) if arguments.baseline else None
-    subjects = command.subjects(arguments)
-    if arguments.plan:
-        lines = [plan(arguments, subject, parts) for subject in subjects]
-        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
-        return 0
-    results = {part: [measured(arguments, subject, part, parts) for subject in subjects] for part in parts}
-    differences = store.result.require_same_protocol(
-        next(iter(results.values())), allow_mismatch=arguments.allow_protocol_mismatch
-    )
-    relative = []
-    if baseline is not None and "corruptions" in results:
+@dataclass(frozen=True)
+class Outcome:
+    """Results of every network by part, and corruption errors relative to a baseline, if there is one."""
+
+    results: Results
+    relative: list[xarray.Dataset]
+    baseline: xarray.Dataset | None
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Reads the baseline before anything long starts."""
+    arguments.parts = parts_of(arguments)
+    arguments.baseline_read = robustness.corrupted.read_baseline(arguments.baseline) if arguments.baseline else None
+
+
+def measured(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, xarray.Dataset]:
+    """The parts of one subject that are asked for."""
+    return {part: part_measured(arguments, subject, part) for part in arguments.parts}
+
+
+def combined(arguments: argparse.Namespace, results: list[dict[str, xarray.Dataset]]) -> Outcome:
+    """By part instead of by network, with errors relative to the baseline."""
+    by_part = {part: [result[part] for result in results] for part in arguments.parts}
+    baseline, relative = arguments.baseline_read, []
+    if baseline is not None and "corruptions" in by_part:
         relative = [
             robustness.corrupted.relative_errors(result, baseline, seed=arguments.seed)
-            for result in results["corruptions"]
+            for result in by_part["corruptions"]
         ]
-    if arguments.plot is not None and compute.distributed.is_main():
-        _draw(arguments.plot, results, baseline)
-    command.report(
-        arguments,
-        table=lambda: "\n".join([*differences, table(results, relative)]),
-        facts=lambda: to_json(results, relative),
-    )
-    return 0
+    return Outcome(by_part, relative, baseline)
 
 
-def _draw(path: Path, results: Results, baseline: xarray.Dataset | None) -> None:
-    if "corruptions" in results:
-        robustness.picture.draw(results["corruptions"], path, baseline=baseline)
-    if "adversarial" in results:
-        beside = path.with_name(f"{path.stem}-attacks{path.suffix}") if "corruptions" in results else path
-        robustness.picture.draw_attacks(results["adversarial"], beside)
+def draw(arguments: argparse.Namespace, outcome: Outcome) -> list[Path]:
+    """Corruptions, and attacks in a picture of their own."""
+    path, drawn = arguments.plot, []
+    if path is None:
+        return []
+    if "corruptions" in outcome.results:
+        robustness.picture.draw(outcome.results["corruptions"], path, baseline=outcome.baseline)
+        drawn.append(path)
+    if "adversarial" in outcome.results:
+        beside = path.with_name(f"{path.stem}-attacks{path.suffix}") if drawn else path
+        robustness.picture.draw_attacks(outcome.results["adversarial"], beside)
+        drawn.append(beside)
+    return drawn
 
 
-def measured(
-    arguments: argparse.Namespace, subject: command.Subject, part: str, parts: Sequence[str]
-) -> xarray.Dataset:
+def part_measured(arguments: argparse.Namespace, subject: command.Subject, part: str) -> xarray.Dataset:
     """One part of one subject, from the cache when it is there."""
     settings, measure = _PARTS[part](arguments, subject)
     out = arguments.out
-    if out is not None and len(parts) > 1:
+    if out is not None and len(arguments.parts) > 1:
         out = out.with_name(f"{out.stem}-{part}{out.suffix}")
     named = argparse.Namespace(**{**vars(arguments), "out": out})
-    asked = command.question(named, INSTRUMENT, subject, {"part": part, "passes": arguments.passes, **settings})
+    asked = command.question(named, NAME, subject, {"part": part, "passes": arguments.passes, **settings})
     return command.journaled(asked, measure, force=arguments.force)
 
 
@@ -224,9 +227,9 @@ _PARTS: dict[str, Callable[[argparse.Namespace, command.Subject], Part]] = {
 }
 
 
-def plan(arguments: argparse.Namespace, subject: command.Subject, parts: Sequence[str]) -> str:
+def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """How many plain sets of passes each part is worth, and what one costs."""
-    sets = []
+    parts, sets = arguments.parts, []
     if "corruptions" in parts:
         names = (
             arguments.corruptions
@@ -348,3 +351,20 @@ def _relative_table(head: Sequence[str], relative: Sequence[xarray.Dataset]) -> 
         ]
         lines.append(f"{head[place + 1]} minus {head[1]}, paired over images: {', '.join(cells)}")
     return "\n".join(lines)
+
+
+INSTRUMENT = command.Instrument(
+    name=NAME,
+    summary="corruptions (CIFAR-C files or computed), adversarial attacks, consistency",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    check=check,
+    measured=measured,
+    plan=plan,
+    compared=lambda results: [next(iter(parts.values())) for parts in results],
+    combined=combined,
+    table=lambda arguments, outcome: table(outcome.results, outcome.relative),
+    facts=lambda arguments, outcome: to_json(outcome.results, outcome.relative),
+    draw=draw,
+)
+parser, main = INSTRUMENT.parser, INSTRUMENT.main

@@ -17,7 +17,7 @@ _IMAGES = 64
 
 def main(argv: Sequence[str]) -> int:
     """Check every subject; status 1 when something fails."""
-    parser = command.instrument_parser("landscape.selfcheck", __doc__ or "")
+    parser = command.instrument_parser("landscape.selfcheck", __doc__ or "", kept=False)
     arguments = parser.parse_args(argv)
     arguments.images = arguments.images or _IMAGES
     tables, facts, passed = [], [], True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +22,11 @@ if TYPE_CHECKING:
     from landscape.store.journal import Journal
     from landscape.surface.directions import Directions
 
-INSTRUMENT = "landscape.surface"
+NAME = "landscape.surface"
 DESCRIPTION = """Loss surface: the regularised loss, its terms and the metrics over a plane or line through the weights.
 
 Every cell states its standard error; flatness, roughness and basins are given as numbers."""
 KINDS = ("random", "hessian")
-
-
-def parser() -> command.Parser:
-    """The arguments."""
-    return command.instrument_parser(INSTRUMENT, DESCRIPTION, add_arguments)
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -77,41 +74,35 @@ def add_arguments(parser: command.Parser) -> None:
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure, print, draw."""
-    arguments = parser().parse_args(argv)
-    _check(arguments)
-    subjects = command.subjects(arguments)
-    if arguments.plan:
-        lines = [plan(arguments, subject) for subject in subjects]
-        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
-        return 0
+@dataclass(frozen=True)
+class Outcome:
+    """The surfaces that are shown, published ones last, and every plane or frame that was measured, by network."""
+
+    surfaces: list[xarray.Dataset]
+    measured: list[list[xarray.Dataset]]
+
+
+def combined(arguments: argparse.Namespace, results: list[list[xarray.Dataset]]) -> Outcome:
+    """Measured surfaces and published ones; the latter alone are saved to ``--out``."""
     read = [_published(path) for path in arguments.from_csv or []]
-    measured_ = [surfaces(arguments, subject) for subject in subjects]
-    first = [found[0] for found in measured_]
-    differences = (
-        store.result.require_same_protocol(first, allow_mismatch=arguments.allow_protocol_mismatch) if first else []
-    )
-    results = first + read
-    if compute.distributed.is_main():
-        _draw(arguments, results, measured_)
-    facts = [to_json(result) for result in results]
-    for fact, found in zip(facts, measured_, strict=False):
+    if arguments.out is not None and compute.distributed.is_main():
+        save_published(arguments, read)
+    return Outcome([planes[0] for planes in results] + read, results)
+
+
+def facts(arguments: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
+    """JSON-ready, with the spread over several planes or frames."""
+    of_each = [to_json(result) for result in outcome.surfaces]
+    for fact, found in zip(of_each, outcome.measured, strict=False):
         if len(found) > 1:
             fact["planes" if arguments.planes > 1 else "frames"] = surface.summary.spread(
                 [surface.summary.summarize(one) for one in found]
             )
-    if arguments.out is not None and compute.distributed.is_main():
-        save_published(arguments, read)
-    command.report(
-        arguments,
-        table=lambda: surface.table.table(results, differences, measured_ if arguments.planes > 1 else []),
-        facts=lambda: facts[0] if len(facts) == 1 else {"results": facts},
-    )
-    return 0
+    return command.one_or_all(of_each)
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def check(arguments: argparse.Namespace) -> None:
+    """Refuses what contradicts itself."""
     if not arguments.checkpoints and not arguments.from_csv and not arguments.model:
         raise LandscapeError("nothing to measure: give a checkpoint, or --from-csv FILE")
     given = [name for name in ("line", "between", "through", "trajectory") if getattr(arguments, name)]
@@ -190,11 +181,11 @@ def _points(arguments: argparse.Namespace) -> int:
 
 def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: int, label: str = "") -> xarray.Dataset:
     """One surface, from the cache when it is there."""
-    asked = command.question(arguments, INSTRUMENT, subject, settings(arguments))
+    asked = command.question(arguments, NAME, subject, settings(arguments))
     out = asked.out
     if out is not None and label:
         out = store.files.beside(out, label)
-    asked = command.Question(instrument=INSTRUMENT, subject=subject, settings=asked.settings, seed=seed, out=out)
+    asked = dataclasses.replace(asked, seed=seed, out=out)
 
     def measure(journal: Journal) -> xarray.Dataset:
         from landscape.objective import fit
@@ -287,38 +278,42 @@ def _published(path: Path) -> xarray.Dataset:
     """A published surface, with the loss under our name for it."""
     found = store.published.read_surface(path)
     found["loss"] = found["nll"].assign_attrs(long_name="NLL, as published", units="nats")
-    return found.assign_attrs(
-        store.result.provenance(instrument=INSTRUMENT, settings={"from_csv": store.files.sha256(path)})
-    )
+    return found.assign_attrs(store.result.provenance(instrument=NAME, settings={"from_csv": store.files.sha256(path)}))
 
 
 def save_published(arguments: argparse.Namespace, surfaces: Sequence[xarray.Dataset]) -> None:
     """Save published surfaces as NetCDF where ``--out`` says; beside measured ones each under its own name."""
     out: Path = arguments.out
     if len(surfaces) == 1 and not arguments.checkpoints:
-        store.result.save(surfaces[0], out)
+        arguments.saved.append(store.result.save(surfaces[0], out))
         return
     names = [Path(found.attrs["source"]).stem for found in surfaces]
     if len(set(names)) < len(names):
         raise LandscapeError("--from-csv names two files alike, which --out cannot tell apart: save one at a time")
     for name, found in zip(names, surfaces, strict=True):
-        store.result.save(found, out.with_name(f"{out.stem}-{name}{out.suffix}"))
+        arguments.saved.append(store.result.save(found, out.with_name(f"{out.stem}-{name}{out.suffix}")))
 
 
-def _draw(
-    arguments: argparse.Namespace, results: Sequence[xarray.Dataset], measured_: Sequence[Sequence[xarray.Dataset]]
-) -> None:
+def draw(arguments: argparse.Namespace, outcome: Outcome) -> list[Path]:
+    """The picture, the page, the animation, the file for ParaView."""
     options = {"variable": arguments.quantity, "level": arguments.level}
+    drawn: list[Path] = []
     if arguments.plot is not None:
-        surface.pictures.draw(results, arguments.plot, style=arguments.style, **options)
+        surface.pictures.draw(outcome.surfaces, arguments.plot, style=arguments.style, **options)
+        drawn.append(arguments.plot)
     if arguments.html is not None:
-        surface.html.write(results, arguments.html, **options)
-    for place, result in enumerate(results):
-        if arguments.vtp is not None:
-            surface.vtp.write(result, _numbered(arguments.vtp, place, len(results)), variable=arguments.quantity)
-    for place, frames in enumerate(measured_):
-        if arguments.gif is not None:
-            surface.pictures.animate(frames, _numbered(arguments.gif, place, len(measured_)), **options)
+        drawn.append(surface.html.write(outcome.surfaces, arguments.html, **options))
+    if arguments.vtp is not None:
+        for place, result in enumerate(outcome.surfaces):
+            path = _numbered(arguments.vtp, place, len(outcome.surfaces))
+            surface.vtp.write(result, path, variable=arguments.quantity)
+            drawn.append(path)
+    if arguments.gif is not None:
+        for place, frames in enumerate(outcome.measured):
+            path = _numbered(arguments.gif, place, len(outcome.measured))
+            surface.pictures.animate(frames, path, **options)
+            drawn.append(path)
+    return drawn
 
 
 def _numbered(path: Path, place: int, count: int) -> Path:
@@ -357,3 +352,22 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
         else:
             facts[name] = value.tolist() if hasattr(value, "tolist") else value
     return facts
+
+
+INSTRUMENT = command.Instrument(
+    name=NAME,
+    summary="the loss on a plane through weight space: how flat, how rough, how sure",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    check=check,
+    measured=surfaces,
+    plan=plan,
+    compared=lambda results: [planes[0] for planes in results],
+    combined=combined,
+    table=lambda arguments, outcome: surface.table.table(
+        outcome.surfaces, planes=outcome.measured if arguments.planes > 1 else []
+    ),
+    facts=facts,
+    draw=draw,
+)
+parser, main = INSTRUMENT.parser, INSTRUMENT.main
