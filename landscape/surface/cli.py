@@ -86,6 +86,8 @@ def combined(arguments: argparse.Namespace, results: list[list[xarray.Dataset]])
     """Measured surfaces and published ones; the latter alone are saved to ``--out``."""
     read = [_published(path) for path in arguments.from_csv or []]
     if arguments.out is not None and compute.distributed.is_main():
+        for found in read:
+            surface.summary.summarize(found)  # raises before anything is written
         save_published(arguments, read)
     return Outcome([planes[0] for planes in results] + read, results)
 
