@@ -541,6 +541,8 @@ class TestTransformers:
             assert torch.allclose(loaded.model(images).logits, saved(images).logits, atol=1e-6)
         with pytest.raises(LandscapeError, match="--model hf:auto"):
             checkpoint.load("vit")
+        np.savez("images.npz", images=images.numpy(), labels=np.arange(2))
+        assert hessian(["vit", "--model", "hf:auto", "--data", "images.npz", "--plan"]) == 0
 
     def test_sharded_and_half(self, saved, folder):
         saved.half().save_pretrained(folder / "parts", max_shard_size="2KB")

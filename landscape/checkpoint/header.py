@@ -61,7 +61,12 @@ _MODEL: Fields = {
         lambda value: isinstance(value, list) and len(value) <= 8 and all(_whole(0, _LAYERS)(each) for each in value)
     ),
 }
-_TRAINING: Fields = {"weight_decay": _number(0, 1000)}
+_TRAINING: Fields = {
+    "weight_decay": _number(0, 1000),
+    "epochs": _whole(0, 10**6),
+    "stop_after": _absent_or(_whole(0, 10**6)),
+    "schedule": lambda value: isinstance(value, dict) and _whole(0, 10**6)(value.get("warmup_epochs", 0)),
+}
 _DATA: Fields = {"name": _short}
 _TOP: Fields = {"recipe": _short, "seed": _whole(0, 2**63), "revision": _whole(1, 1000)}
 
