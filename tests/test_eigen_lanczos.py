@@ -8,7 +8,7 @@ from eigen_problems import digits_hessian, hessian_like, with_spectrum
 
 from landscape.compute.randomness import numpy_generator
 from landscape.eigen import Eigenpairs, dense, eigenpairs
-from landscape.eigen.lanczos import Which
+from landscape.eigen.pairs import Which
 from landscape.eigen.search_space import Ritz, SearchSpace
 from landscape.errors import LandscapeError
 

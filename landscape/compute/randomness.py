@@ -6,6 +6,8 @@ are neither read nor moved.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -38,3 +40,14 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
     """A numpy generator (PCG64) for the stream that `seed` and `purpose` name."""
     return np.random.default_rng(derived_seed(seed, *purpose))
+
+
+@contextmanager
+def global_stream(device: torch.device, seed: int, *purpose: str | int) -> Iterator[None]:
+    """Torch's global generators hold a stream of ours meanwhile, for code that knows no other; as before afterwards."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.set_rng_state(generator(seed, *purpose).get_state())
+        if on_gpu:
+            torch.cuda.set_rng_state(generator(seed, *purpose, device=device).get_state(), device)
+        yield

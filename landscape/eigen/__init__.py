@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
+    from landscape.eigen.adapters import as_operator
     from landscape.eigen.density import DensityCurve, SpectralDensity
     from landscape.eigen.estimate import Estimate, mean_of
-    from landscape.eigen.lanczos import Eigenpairs, eigenpairs
-    from landscape.eigen.operator import Operator, dense
+    from landscape.eigen.operator import Operator, SymmetricOperator, dense
+    from landscape.eigen.pairs import Eigenpairs
     from landscape.eigen.quadrature import spectral_density
+    from landscape.eigen.solvers import eigenpairs
     from landscape.eigen.trace import Moments, frobenius, moments, trace
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "Moments",
     "Operator",
     "SpectralDensity",
+    "SymmetricOperator",
+    "as_operator",
     "dense",
     "eigenpairs",
     "frobenius",

@@ -1,93 +1,252 @@
-"""A few extreme eigenpairs of a symmetric operator: block, thick-restarted Lanczos with full reorthogonalisation.
+"""Block, thick-restarted Lanczos with full reorthogonalisation.
 
-The search space and the origin of the residuals are explained in `landscape.eigen.search_space`.
-
-Copies. Products of one starting vector see one copy of a multiple eigenvalue. When everything wanted has converged, a
-random direction orthogonal to the search space is followed for a few products: a missed eigenvector u orthogonal to
-the space, A u = lambda u, has overlap g with it, and the Lanczos polynomial p of that run obeys |p(lambda)| <= 1/|g|
-(Hochstenbach 2013, "Probabilistic upper bounds for the matrix two-norm"). The law of g on the sphere is known, so the
-probability that a copy beyond the last wanted value escaped has a bound, which is reported (`missed_probability`).
+The search space and the origin of the residuals are explained in `landscape.eigen.search_space`, the search for copies
+of multiple eigenvalues in `landscape.eigen.copies`.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
-from scipy.special import betainc
 from torch import Tensor
 
-from landscape.compute.settings import measurement
+from landscape.eigen.copies import CopyCheck, ends_of
 from landscape.eigen.operator import Operator, Products, random_direction
+from landscape.eigen.pairs import FLOOR, Callback, Eigenpairs, Which, wanted
 from landscape.eigen.search_space import Ritz, SearchSpace
 from landscape.errors import LandscapeError
 
-Which = Literal["LA", "SA", "LM", "BE"]
-
-# Eigenvalues below this share of the largest one are resolved relative to it: a zero has no relative accuracy.
-_FLOOR = 1e-3
 # The same for the smallest one that comes with the others: it often lies at the edge of a bulk that is a hundredth of
 # the spectrum and as good as zero beside the largest, where a relative error would cost more than all else.
 _SMALLEST_FLOOR = 0.03
 
 
 @dataclass(frozen=True)
-class Eigenpairs:
-    """Eigenvalues, each with what is known about its error.
+class Lanczos:
+    """The settings of a search; call it to run it. See `landscape.eigen.eigenpairs` for what they mean."""
 
-    Attributes
-    ----------
-    values
-        (k,) float64; descending for LA, LM (by magnitude) and BE, ascending for SA.
-    vectors
-        (n, k) orthonormal, in the operator's dtype on its device.
-    residuals
-        (k,) ||A y - theta y||: an eigenvalue of A lies within this distance of the value, always. The products'
-        rounding is added, where the operator states it (``relative_rounding``, relative to its norm): what is meant is
-        the eigenvalue of the exact operator, not of the one that float32 makes of it.
-    errors
-        (k,) the sharper estimate min(residual, ||R||^2 / gap), which takes the rest of the spectrum to lie where the
-        search space saw it (Li and Li 2005, "A note on eigenvalues of perturbed Hermitian matrices"), and the products'
-        rounding.
-    converged
-        (k,) bool: the residual is finite, and error <= tolerance * max(|value|, 1e-3 of the largest Ritz value) plus
-        rounding.
-    products
-        Products with the operator.
-    missed_probability
-        Bound on the probability that an eigenvector orthogonal to the search space, with an eigenvalue beyond the last
-        returned one, was missed: a further copy of a multiple eigenvalue. 1 when it was not looked for.
-    smallest, smallest_residual
-        The smallest Ritz value, never below the smallest eigenvalue but for rounding, and its residual; as sharp as
-        was asked for.
-    space
-        The search space, if it was asked for: `landscape.eigen.trace` goes on from it.
-    """
+    start: Tensor | None = None
+    basis_limit: int | None = None
+    deflate: Eigenpairs | None = None
+    smallest: float | None = None
+    keep_space: bool = False
+    confidence: float = 0.95
 
-    values: np.ndarray
-    vectors: Tensor
-    residuals: np.ndarray
-    errors: np.ndarray
-    converged: np.ndarray
-    products: int
-    missed_probability: float
-    smallest: float
-    smallest_residual: float
-    space: SearchSpace | None = field(default=None, repr=False)
+    def __call__(
+        self,
+        operator: Operator,
+        count: int,
+        *,
+        which: Which,
+        tolerance: float,
+        seed: int,
+        max_products: int,
+        callback: Callback | None,
+    ) -> Eigenpairs:
+        """Search `count` pairs of an operator."""
+        products = Products(operator)
+        space = self._space(products, count)
+        search = _Search(self, space, count, which, tolerance, seed, max_products, callback)
+        search.begin()
+        search.run()
+        return search.result()
 
-    def __repr__(self) -> str:
-        lines = [
-            f"  {value:.6g} within {residual:.1g}" + ("" if converged else ", not converged")
-            for value, residual, converged in zip(self.values, self.residuals, self.converged, strict=True)
-        ]
-        return "\n".join(
-            [
-                f"Eigenpairs({len(self.values)} of {len(self.vectors):,} dimensions, {self.products:,} products):",
-                *lines,
-                f"  smallest {self.smallest:.6g} within {self.smallest_residual:.1g}",
-            ]
+    def _space(self, products: Products, count: int) -> SearchSpace:
+        size = products.operator.size
+        known = 0 if self.deflate is None else self.deflate.vectors.shape[1]
+        block = 1 if self.start is None or self.start.ndim == 1 else self.start.shape[1]
+        if self.start is not None and self.start.shape[0] != size:
+            raise LandscapeError(
+                f"eigenpairs: start has {self.start.shape[0]} entries, the operator {size}; give (n,) or (n, b)"
+            )
+        limit = self.basis_limit if self.basis_limit is not None else max(60, 3 * count + 20) + 2 * block
+        # The check may add one pending row; a restart must free room for at least one product beyond the kept pairs.
+        least = count + (self.smallest is not None) + block + 4
+        if limit < least and limit < size:
+            raise LandscapeError(
+                f"eigenpairs: basis_limit {limit} is too small for {count} pairs; give {least} or more"
+            )
+        vectors = None if self.deflate is None else self.deflate.vectors
+        return SearchSpace(products, min(limit, size - known), vectors)
+
+
+class _Search:
+    """One search, step by step: advance, judge, report; look for copies, restart when the room is used up, aim."""
+
+    def __init__(
+        self,
+        settings: Lanczos,
+        space: SearchSpace,
+        count: int,
+        which: Which,
+        tolerance: float,
+        seed: int,
+        budget: int,
+        callback: Callback | None,
+    ) -> None:
+        self.settings = settings
+        self.space = space
+        self.products = space.products
+        self.count, self.which, self.tolerance = count, which, tolerance
+        self.seed, self.budget, self.callback = seed, budget, callback
+        self.check: CopyCheck | None = None
+        # Whether the next product is the check's.
+        self.on_check = False
+        self.missed = 1.0
+        # log(error / goal) of the last pair to converge, after each product.
+        self.excess: list[float] = []
+        self.drawn = 0
+
+    def begin(self) -> None:
+        """Make the start pending."""
+        start, operator = self.settings.start, self.products.operator
+        if start is None:
+            self._add_random()
+            return
+        for column in start.reshape(operator.size, -1).T:
+            self.space.add(column.to(device=operator.device, dtype=operator.dtype))
+        if self.space.pending == 0:
+            raise LandscapeError("eigenpairs: the start is zero or lies in the deflated space; give another or none")
+
+    def run(self) -> None:
+        """Take products until everything wanted has converged, or the budget is spent."""
+        while True:
+            self._advance()
+            self._judge()
+            self._report()
+            if self._finished():
+                return
+            begins = self.done and (self.check is None or self.check.spoilt)
+            space, whole = self.space, self.products.operator.size
+            if begins and space.capacity < whole and self.count + space.pending + 6 > space.capacity:
+                return  # no room for a check within basis_limit
+            if space.used >= space.capacity - (5 if begins else 0) and space.capacity < whole:
+                self._restart()
+            if begins:
+                self._begin_check()
+            elif self.check is not None and self.check.ended:
+                self.check = None
+            if space.pending == 0:
+                self._add_random()
+            self._aim()
+
+    def _add_random(self) -> None:
+        while not self.space.full:
+            self.drawn += 1
+            if self.space.add(random_direction(self.products.operator, self.seed, "lanczos", self.drawn)):
+                return
+
+    def _advance(self) -> None:
+        """One product, of the first pending row."""
+        space, check = self.space, self.check
+        if not space.pending or self.products.count >= self.budget:
+            return
+        row = space.deflated + space.processed
+        norm = space.step()
+        if check is not None and self.on_check:
+            check.diagonal.append(float(space.projected[row, row]))
+            check.offdiagonal.append(norm)
+        elif check is not None and norm > 0:
+            space.swap(space.pending - 2, space.pending - 1)  # the check's row stays last
+
+    def _judge(self) -> None:
+        """Ritz pairs of the space as it is, and which of them are good enough."""
+        self.ritz = ritz = self.space.ritz()
+        self.chosen = wanted(ritz.values, self.count, self.which)
+        self.sought, self.error, self.goal = _sought(ritz, self.chosen, self.tolerance, self.settings.smallest)
+        self.converged = (self.error <= self.goal) & np.isfinite(ritz.residuals)
+        self.done = len(self.chosen) == self.count and bool(self.converged[self.sought].all())
+
+    def _report(self) -> None:
+        """Tell the callback."""
+        if self.callback is None:
+            return
+        if len(self.chosen) == self.count:
+            worst = float((self.error[self.sought] / self.goal[self.sought]).max())
+            self.excess.append(math.log(max(1e-300, worst)))
+        if self.check is None:
+            left = _products_left(self.excess)
+            if left is not None and self.settings.confidence > 0:
+                left += max(4, (self.products.count + left) // 3)
+        else:
+            left = max(0, self.check.limit - len(self.check.diagonal))
+        ritz = self.ritz
+        self.callback(self.products.count, ritz.values[self.chosen], ritz.residuals[self.chosen], left)
+
+    def _finished(self) -> bool:
+        """Whether nothing is left to do, or nothing left to do it with."""
+        check, confidence = self.check, self.settings.confidence
+        if self.space.pending == 0 and self.space.full:
+            self.missed = 0.0
+            return True
+        if check is not None and check.diagonal:
+            self._judge_check(check)
+        if self.products.count >= self.budget or (self.done and confidence <= 0):
+            return True
+        if not self.done or check is None or check.spoilt:
+            return False
+        return self.missed <= 1 - confidence or len(check.diagonal) >= check.limit or check.ended
+
+    def _judge_check(self, check: CopyCheck) -> None:
+        """What the check says so far."""
+        ends = ends_of(self.ritz.values, self.chosen, self.which, float(self.goal[self.chosen].max()))
+        others = [] if self.settings.smallest is None else [(-1, float(self.goal[0] - self.ritz.values[0]))]
+        check.spoilt = check.spoilt or check.found(ends + others)
+        self.missed = check.missed(ends)
+
+    def _begin_check(self) -> None:
+        """Follow a random direction, looking for copies."""
+        limit = min(max(4, self.products.count // 3), self.space.capacity - self.space.used - 1)
+        self.check = CopyCheck(self.products.operator.size - self.space.used, limit)
+        self.missed = 1.0
+        self._add_random()
+
+    def _restart(self) -> None:
+        """Thick restart: keep the wanted pairs and half of the rest of the room.
+
+        More kept pairs converge sooner, more room gives longer polynomials between restarts.
+        """
+        space, done = self.space, self.done
+        room = space.capacity - space.pending - 2
+        keep = min(space.processed, self.count + max(1, (room - self.count) // 2))
+        space.restart(self.ritz, np.union1d(wanted(self.ritz.values, keep, self.which), self.sought))
+        self._judge()
+        self.done = done
+        if self.check is not None:
+            self.check.spoilt = True  # its vectors are mixed into the kept ones
+
+    def _aim(self) -> None:
+        """The next product goes to the sought pair farthest from its goal, or to the check."""
+        space, check, sought = self.space, self.check, self.sought
+        on_check = check is not None and self.done
+        if not on_check and space.processed and space.pending > 1:
+            worst = sought[int(np.argmax(np.where(self.converged[sought], 0, self.ritz.residuals[sought])))]
+            pending = slice(space.block.stop, space.used)
+            leading = space.projected[pending, space.block] @ self.ritz.coefficients[:, worst]
+            on_check = check is not None and abs(leading[-1]) >= np.linalg.norm(leading[:-1])
+            if not on_check:
+                space.aim(leading if check is None else leading[:-1])
+        self.on_check = on_check or (check is not None and space.pending == 1)
+        if self.on_check:
+            space.swap(0, space.pending - 1)
+
+    def result(self) -> Eigenpairs:
+        """The wanted pairs as they are now."""
+        ritz, chosen = self.ritz, self.chosen
+        # Rounding moves every eigenvalue by its norm at most, to first order: no gap makes that smaller.
+        rounding = getattr(self.products.operator, "relative_rounding", 0.0) * ritz.scale
+        return Eigenpairs(
+            values=ritz.values[chosen],
+            vectors=self.space.vectors(ritz.coefficients[:, chosen]),
+            residuals=ritz.residuals[chosen] + rounding,
+            errors=ritz.errors[chosen] + rounding,
+            converged=self.converged[chosen],
+            products=self.products.count,
+            missed_probability=self.missed,
+            smallest=float(ritz.values[0]),
+            smallest_residual=float(ritz.residuals[0]) + rounding,
+            space=self.space if self.settings.keep_space else None,
         )
 
 
@@ -99,7 +258,7 @@ def _sought(
     What cannot be had in this precision is not waited for.
     """
     error = ritz.errors.copy()
-    goal = tolerance * np.maximum(np.abs(ritz.values), _FLOOR * ritz.scale)
+    goal = tolerance * np.maximum(np.abs(ritz.values), FLOOR * ritz.scale)
     if smallest is not None and 0 not in chosen:
         chosen = np.append(chosen, 0)
         # The sharper estimate takes the space to have seen the rest of the spectrum: not so at the edge of a bulk.
@@ -119,286 +278,3 @@ def _products_left(excess: Sequence[float]) -> int | None:
     slope = float(np.polyfit(np.arange(len(late)), late, 1)[0])
     left = math.ceil(max(0.0, late[-1]) / max(-slope, 1e-12))
     return left if 2 * left <= len(excess) else None
-
-
-def _wanted(values: np.ndarray, count: int, which: Which) -> np.ndarray:
-    """Indices into ascending `values` of the wanted ones, in the order in which they are reported."""
-    count = min(count, len(values))
-    if which == "LA":
-        return np.arange(len(values))[::-1][:count]
-    if which == "SA":
-        return np.arange(count)
-    if which == "LM":
-        return np.argsort(-np.abs(values), kind="stable")[:count]
-    low = count // 2
-    return np.r_[np.arange(len(values))[::-1][: count - low], np.arange(low)[::-1]]
-
-
-@dataclass
-class _CopyCheck:
-    """A run from a random direction outside the search space, looking for copies that the space cannot see.
-
-    With q_i its vectors, u a missed eigenvector orthogonal to the space and to all that the space can still lead to,
-    <u, q_i> = <u, q_0> p_i(lambda): the three-term recurrence holds whatever else of the space is taken out of q_i.
-    """
-
-    dimension: int
-    started: int
-    diagonal: list[float] = field(default_factory=list)
-    offdiagonal: list[float] = field(default_factory=list)
-    spoilt: bool = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run has met an invariant subspace."""
-        return bool(self.offdiagonal) and self.offdiagonal[-1] == 0
-
-    def values(self) -> np.ndarray:
-        """Ritz values of the run alone."""
-        return scipy.linalg.eigvalsh_tridiagonal(np.array(self.diagonal), np.array(self.offdiagonal[:-1]))
-
-    def missed(self, ends: list[tuple[int, float]]) -> float:
-        """Bound on the probability that an eigenvector with sign * eigenvalue >= level was missed, at any of `ends`."""
-        if self.spoilt or not self.diagonal:
-            return 1.0
-        total = 0.0
-        for sign, level in ends:
-            distance = level - sign * self.values()
-            if self.ended and distance.min() >= 0:
-                continue  # an invariant subspace holds every eigenvector that the direction overlaps with
-            if distance.min() <= 0:
-                return 1.0
-            logarithm = float(np.log(distance).sum() - np.log(self.offdiagonal).sum())
-            if logarithm <= 0:
-                return 1.0
-            if self.dimension > 1:
-                total += float(betainc(0.5, (self.dimension - 1) / 2, np.exp(-2 * logarithm)))
-        return min(1.0, total)
-
-    def found(self, ends: list[tuple[int, float]]) -> bool:
-        """Whether the run has met a value beyond a level."""
-        values = self.values()
-        return any(bool((sign * values > level).any()) for sign, level in ends)
-
-
-def _ends(values: np.ndarray, chosen: np.ndarray, which: Which, margin: float) -> list[tuple[int, float]]:
-    """(sign, level) of the ends beyond which a missed eigenvalue would change the answer."""
-    picked = values[chosen]
-    if which == "LA":
-        return [(1, picked.min() + margin)]
-    if which == "SA":
-        return [(-1, -picked.max() + margin)]
-    if which == "LM":
-        level = np.abs(picked).min() + margin
-        return [(1, level), (-1, level)]
-    low = len(picked) // 2
-    ends = [(1, picked[: len(picked) - low].min() + margin)]
-    return [*ends, (-1, -picked[len(picked) - low :].max() + margin)] if low else ends
-
-
-@measurement
-def eigenpairs(
-    operator: Operator,
-    count: int = 5,
-    *,
-    which: Which = "LA",
-    tolerance: float = 1e-4,
-    start: Tensor | None = None,
-    seed: int = 0,
-    max_products: int | None = None,
-    basis_limit: int | None = None,
-    deflate: Eigenpairs | None = None,
-    smallest: float | None = None,
-    keep_space: bool = False,
-    confidence: float = 0.95,
-    callback: Callable[[int, np.ndarray, np.ndarray, int | None], None] | None = None,
-) -> Eigenpairs:
-    """Extreme eigenpairs A y = theta y, each with a guaranteed bound |lambda - theta| <= ||A y - theta y||.
-
-    Parameters
-    ----------
-    operator
-        Symmetric, see `Operator`.
-    count
-        How many; fewer come back when the dimension is smaller.
-    which
-        "LA" the largest, "SA" the smallest, "LM" the largest in magnitude, "BE" both ends (half from each, the odd one
-        from the top).
-    tolerance
-        Wanted relative error of every eigenvalue, measured by `Eigenpairs.errors`. The error is quadratic in the
-        residual, so 1e-4 (well under what sampling the images costs) needs residuals of about 1e-2 only.
-    start
-        Starting vector (n,) or block (n, b), e.g. eigenvectors of a neighbouring problem; random by default.
-    seed
-        Of the random directions.
-    max_products
-        Give up after so many (default 300, or 40 for each wanted pair if that is more); unconverged pairs say so.
-    basis_limit
-        Rows kept at most before a thick restart: memory is basis_limit * n numbers. Default: 60 or 3 * count + 20.
-    deflate
-        Pairs already known: the search stays orthogonal to their vectors.
-    smallest
-        Wanted residual of the smallest eigenvalue too, whatever `which` says, as a share of itself or of 3 % of the
-        largest in magnitude, whichever is more: the same search space serves both ends, so this costs far less than a
-        search of its own. None waits for nothing.
-    keep_space
-        Return the search space too; it holds its memory.
-    confidence
-        Wanted certainty that no copy of a multiple eigenvalue was missed. At most a third as many products as the pairs
-        themselves took (and at least 4) are spent on it; what was reached is in `missed_probability`. 0 spends none.
-        The bound is for the worst case, and each further digit costs 1 to 3 products.
-    callback
-        Called after every product with (products, current wanted values, their residuals, products expected to be
-        left or None while nothing can be said).
-
-    Returns
-    -------
-    Eigenpairs
-
-    Raises
-    ------
-    LandscapeError
-        For a product that is not finite, a start of the wrong shape, and impossible settings.
-
-    References
-    ----------
-    Wu and Simon 2000 (thick restart); Ruhe 1979 (band Lanczos); Hochstenbach 2013 (the bound on missed copies).
-    """
-    size = operator.size
-    if count < 1:
-        raise LandscapeError(f"eigenpairs: count is {count}; ask for at least 1")
-    if which not in ("LA", "SA", "LM", "BE"):
-        raise LandscapeError(f"eigenpairs: which is {which!r}; choose LA, SA, LM or BE")
-    products = Products(operator)
-    known = 0 if deflate is None else deflate.vectors.shape[1]
-    count = min(count, size - known)
-    if count < 1:
-        raise LandscapeError(f"eigenpairs: all {size} dimensions are deflated already; deflate fewer pairs")
-    block = 1 if start is None or start.ndim == 1 else start.shape[1]
-    if start is not None and start.shape[0] != size:
-        raise LandscapeError(
-            f"eigenpairs: start has {start.shape[0]} entries, the operator {size}; give (n,) or (n, b)"
-        )
-    limit = basis_limit if basis_limit is not None else max(60, 3 * count + 20) + 2 * block
-    # The check may add one pending row; a restart must free room for at least one product beyond the kept pairs.
-    least = count + (smallest is not None) + block + 4
-    if limit < least and limit < size:
-        raise LandscapeError(f"eigenpairs: basis_limit {limit} is too small for {count} pairs; give {least} or more")
-    budget = max_products if max_products is not None else max(300, 40 * count)
-    if budget < 1:
-        raise LandscapeError(f"eigenpairs: max_products is {budget}; allow at least 1")
-
-    space = SearchSpace(products, min(limit, size - known), None if deflate is None else deflate.vectors)
-    fresh = 0
-
-    def add_random() -> None:
-        nonlocal fresh
-        while not space.full:
-            fresh += 1
-            if space.add(random_direction(operator, seed, "lanczos", fresh)):
-                return
-
-    if start is not None:
-        for column in start.reshape(size, -1).T:
-            space.add(column.to(device=operator.device, dtype=operator.dtype))
-        if space.pending == 0:
-            raise LandscapeError("eigenpairs: the start is zero or lies in the deflated space; give another or none")
-    else:
-        add_random()
-
-    check: _CopyCheck | None = None
-    check_limit = 0
-    on_check = False
-    missed = 1.0
-    excess: list[float] = []
-    while True:
-        if space.pending and products.count < budget:
-            row = space.deflated + space.processed
-            norm = space.step()
-            if check is not None and on_check:
-                check.diagonal.append(float(space.projected[row, row]))
-                check.offdiagonal.append(norm)
-            elif check is not None and norm > 0:
-                space.swap(space.pending - 2, space.pending - 1)  # the check's row stays last
-        ritz = space.ritz()
-        chosen = _wanted(ritz.values, count, which)
-        sought, error, goal = _sought(ritz, chosen, tolerance, smallest)
-        converged = (error <= goal) & np.isfinite(ritz.residuals)
-        done = len(chosen) == count and bool(converged[sought].all())
-        if callback is not None:
-            if len(chosen) == count:
-                excess.append(math.log(max(1e-300, float((error[sought] / goal[sought]).max()))))
-            if check is None:
-                left = _products_left(excess)
-                if left is not None and confidence > 0:
-                    left += max(4, (products.count + left) // 3)
-            else:
-                left = max(0, check_limit - len(check.diagonal))
-            callback(products.count, ritz.values[chosen], ritz.residuals[chosen], left)
-        if space.pending == 0 and space.full:
-            missed = 0.0
-            break
-        if check is not None and check.diagonal:
-            ends = _ends(ritz.values, chosen, which, float(goal[chosen].max()))
-            others = [] if smallest is None else [(-1, float(goal[0] - ritz.values[0]))]
-            check.spoilt = check.spoilt or check.found(ends + others)
-            missed = check.missed(ends)
-        if products.count >= budget or (done and confidence <= 0):
-            break
-        if done and check is not None and not check.spoilt:
-            spent = len(check.diagonal)
-            if missed <= 1 - confidence or spent >= check_limit or check.ended:
-                break
-        start_check = done and (check is None or check.spoilt)
-        if start_check and space.capacity < size and count + space.pending + 6 > space.capacity:
-            break  # no room for a check within basis_limit
-        if space.used >= space.capacity - (5 if start_check else 0) and space.capacity < size:
-            # Keep the wanted pairs and half of the rest of the room: more kept pairs converge sooner, more room gives
-            # longer polynomials between restarts.
-            room = space.capacity - space.pending - 2
-            keep = min(space.processed, count + max(1, (room - count) // 2))
-            kept = _wanted(ritz.values, keep, which)
-            space.restart(ritz, np.union1d(kept, sought))
-            ritz = space.ritz()
-            chosen = _wanted(ritz.values, count, which)
-            sought, error, goal = _sought(ritz, chosen, tolerance, smallest)
-            converged = (error <= goal) & np.isfinite(ritz.residuals)
-            if check is not None:
-                check.spoilt = True  # its vectors are mixed into the kept ones
-        if start_check:
-            check_limit = min(max(4, products.count // 3), space.capacity - space.used - 1)
-            check = _CopyCheck(size - space.used, products.count)
-            missed = 1.0
-            add_random()
-        elif check is not None and check.ended:
-            check = None
-        if space.pending == 0:
-            add_random()
-
-        # The next product goes to the sought pair farthest from its goal, else to the check.
-        on_check = check is not None and done
-        if not on_check and space.processed and space.pending > 1:
-            worst = sought[int(np.argmax(np.where(converged[sought], 0, ritz.residuals[sought])))]
-            leading = space.projected[space.block.stop : space.used, space.block] @ ritz.coefficients[:, worst]
-            on_check = check is not None and abs(leading[-1]) >= np.linalg.norm(leading[:-1])
-            if not on_check:
-                space.aim(leading if check is None else leading[:-1])
-        if not on_check and check is not None and space.pending == 1:
-            on_check = True
-        if on_check:
-            space.swap(0, space.pending - 1)
-
-    # Rounding moves every eigenvalue by its norm at most, to first order: no gap makes that smaller.
-    rounding = getattr(operator, "relative_rounding", 0.0) * ritz.scale
-    return Eigenpairs(
-        values=ritz.values[chosen],
-        vectors=space.vectors(ritz.coefficients[:, chosen]),
-        residuals=ritz.residuals[chosen] + rounding,
-        errors=ritz.errors[chosen] + rounding,
-        converged=converged[chosen],
-        products=products.count,
-        missed_probability=missed,
-        smallest=float(ritz.values[0]),
-        smallest_residual=float(ritz.residuals[0]) + rounding,
-        space=space if keep_space else None,
-    )

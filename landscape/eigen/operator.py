@@ -1,8 +1,9 @@
 """What the numerics of this room work on: a symmetric operator, known only through its products with vectors."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 # Norms between these are right in float32 as they come: squares neither overflow nor vanish.
 _SAFE = (1e-12, 1e18)
@@ -39,7 +43,51 @@ class Operator(Protocol):
         """Product with one vector (n,) or with the columns of (n, k)."""
 
 
-class Dense:
+class SymmetricOperator(ABC):
+    """What operators of this project have in common: ``@``, and how SciPy sees them.
+
+    Attributes
+    ----------
+    size, dtype, device
+        See `Operator`.
+    """
+
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def relative_rounding(self) -> float:
+        """Rounding of a product with a unit vector, relative to the operator's norm; 0 when nothing is known of it."""
+        return 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, n)."""
+        return self.size, self.size
+
+    @abstractmethod
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Product with one vector (n,) or with the columns of (n, k)."""
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        return self(vectors)
+
+    def as_linear_operator(self) -> "LinearOperator":
+        """As a ``scipy.sparse.linalg.LinearOperator``: arrays in, arrays out."""
+        from scipy.sparse.linalg import LinearOperator
+
+        def product(array: np.ndarray) -> np.ndarray:
+            vectors = torch.from_numpy(np.ascontiguousarray(array)).to(self.device, self.dtype)
+            return self(vectors).cpu().numpy()
+
+        dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator(
+            self.shape, matvec=lambda vector: product(vector.reshape(-1)), rmatvec=product, matmat=product, dtype=dtype
+        )
+
+
+class Dense(SymmetricOperator):
     """A matrix in memory as an operator; see `dense`."""
 
     def __init__(self, matrix: Tensor) -> None:

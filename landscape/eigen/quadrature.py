@@ -11,6 +11,7 @@ complement, of mass (n - k)/n.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor
 
 from landscape.compute.settings import measurement
+from landscape.eigen.adapters import as_operator
 from landscape.eigen.density import SpectralDensity
-from landscape.eigen.lanczos import Eigenpairs
-from landscape.eigen.operator import Operator, Products, orthogonalise, random_direction
+from landscape.eigen.operator import Products, orthogonalise, random_direction
+from landscape.eigen.pairs import Eigenpairs
 from landscape.errors import LandscapeError
 
 # A Ritz pair counts as an eigenpair when its residual is below this share of the spectral range: its value is then off
@@ -75,7 +77,7 @@ class _Runs:
 
 @measurement
 def spectral_density(
-    operator: Operator,
+    operator: Any,
     *,
     probes: int = 10,
     steps: int = 100,
@@ -89,7 +91,7 @@ def spectral_density(
     Parameters
     ----------
     operator
-        Symmetric, see `Operator`.
+        Symmetric, see `Operator`; or somebody else's, see `as_operator`.
     probes
         Number of random starting vectors, uniform on the unit sphere.
     steps
@@ -115,6 +117,7 @@ def spectral_density(
     """
     if probes < 1 or steps < 1:
         raise LandscapeError(f"spectral density: {probes} probes of {steps} steps; give at least 1 of each")
+    operator = as_operator(operator)
     size = operator.size
     products = Products(operator, callback)
     points: list[float] = []

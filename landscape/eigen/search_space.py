@@ -134,7 +134,7 @@ class SearchSpace:
         # number of terms.
         rounding = 8 * epsilon * np.sqrt(max(self.processed, 1)) * scale
         residuals = relation * (1 + 100 * epsilon) + rounding
-        return Ritz(values, coefficients, residuals, _sharper(values, residuals), scale, rounding)
+        return Ritz(values, coefficients, residuals, sharper(values, residuals), scale, rounding)
 
     def restart(self, ritz: Ritz, keep: np.ndarray) -> None:
         """Thick restart (Wu and Simon 2000): replace the processed rows by the Ritz vectors `keep`."""
@@ -162,7 +162,7 @@ class SearchSpace:
         return self.rows[self.block].T @ matrix
 
 
-def _sharper(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+def sharper(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     """min(residual, ||R||^2 / gap) for ascending Ritz values.
 
     For every group of Ritz pairs with joint residual ||R|| <= (sum of squared residuals)^(1/2), an eigenvalue of the

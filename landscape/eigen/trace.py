@@ -6,15 +6,16 @@ All methods draw probes w uniform on the sphere of radius sqrt(n). E[w' A w] = t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.compute.settings import measurement
+from landscape.eigen.adapters import as_operator
 from landscape.eigen.estimate import Estimate, mean_of, widening
-from landscape.eigen.operator import Operator, Products, norm_of, orthogonalise, random_direction
+from landscape.eigen.operator import Products, norm_of, orthogonalise, random_direction
 from landscape.eigen.search_space import SearchSpace
 from landscape.errors import LandscapeError
 from landscape.metrics.confidence import Z
@@ -161,7 +162,7 @@ class Moments:
 
 @measurement
 def moments(
-    operator: Operator,
+    operator: Any,
     *,
     method: Method = "krylov",
     products: int = 30,
@@ -176,7 +177,7 @@ def moments(
     Parameters
     ----------
     operator
-        Symmetric, see `Operator`.
+        Symmetric, see `Operator`; or somebody else's, see `as_operator`.
     method
         "krylov" (deflated Hutchinson after Chen and Hallman 2023, "Krylov-aware stochastic trace estimation"): exact
         on a Krylov space of half of the products, independent probes in its complement. The default: on Hessians of
@@ -212,6 +213,7 @@ def moments(
         For a product that is not finite and for too few products (4 for krylov and xtrace, 6 for hutch++,
         2 for hutchinson).
     """
+    operator = as_operator(operator)
     size = operator.size
     least = {"krylov": 4, "xtrace": 4, "hutch++": 6, "hutchinson": 2}
     if method not in least:
@@ -358,7 +360,7 @@ def _by_probes(
 
 
 def trace(
-    operator: Operator,
+    operator: Any,
     *,
     method: Method = "krylov",
     products: int = 30,
@@ -374,7 +376,7 @@ def trace(
 
 
 def frobenius(
-    operator: Operator,
+    operator: Any,
     *,
     method: Method = "krylov",
     products: int = 30,

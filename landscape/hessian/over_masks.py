@@ -13,12 +13,13 @@ from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
 from landscape.eigen.estimate import mean_of
+from landscape.eigen.operator import SymmetricOperator
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 
 
-class MeanOperator:
+class MeanOperator(SymmetricOperator):
     r"""The mean of several symmetric operators, :math:`v \mapsto \frac1M \sum_m A_m v`.
 
     Parameters

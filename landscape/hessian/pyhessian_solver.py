@@ -12,7 +12,7 @@ import xarray
 from torch import Tensor, nn
 
 from landscape import command
-from landscape.compute.randomness import generator
+from landscape.compute.randomness import global_stream
 from landscape.compute.settings import measurement
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import Part
@@ -106,7 +106,7 @@ def pyhessian_spectrum(
     subject = {"data": batches[0]} if whole else {"dataloader": batches}
     variables: dict[str, object] = {}
     coordinates: dict[str, object] = {}
-    with _counted(module) as count, _own_randomness(objective.device, seed):
+    with _counted(module) as count, global_stream(objective.device, seed, "pyhessian"):
         peer = module.hessian(network, criterion, cuda=objective.device.type == "cuda", **subject)
         if "top" in only:
             values, vectors = peer.eigenvalues(top_n=top)
@@ -162,17 +162,6 @@ def _counted(module: Any) -> Iterator[list[int]]:
     finally:
         module.hessian_vector_product = single
         module.hessian.dataloader_hv_product = loader
-
-
-@contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """The global generators hold a stream of ours meanwhile: PyHessian knows no other."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        torch.set_rng_state(generator(seed, "pyhessian").get_state())
-        if on_gpu:
-            torch.cuda.set_rng_state(generator(seed, "pyhessian", device=device).get_state(), device)
-        yield
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from landscape.compute import distributed
-from landscape.eigen import Operator
+from landscape.eigen import Operator, SymmetricOperator
 from landscape.store.journal import Journal
 
 # Seconds. Cheaper products are taken again sooner than a person notices, and would only fill the disk.
 WORTH_KEEPING = 1.0
 
 
-class Replayed:
+class Replayed(SymmetricOperator):
     """An operator whose expensive products are written to a journal and read from there when the work is done again.
 
     The solvers are deterministic: started again, they ask for the same products in the same order. Each piece holds

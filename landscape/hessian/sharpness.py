@@ -11,7 +11,7 @@ from landscape import command
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
-from landscape.eigen.operator import Operator
+from landscape.eigen.operator import Operator, SymmetricOperator
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import show_on
 from landscape.objective import CurvatureOperator, Objective
@@ -44,7 +44,7 @@ def _norms(weight: Tensor, protocol: Protocol) -> Tensor:
     return torch.linalg.vector_norm(weight, dim=axes, keepdim=True).expand_as(weight)
 
 
-class ScaledOperator:
+class ScaledOperator(SymmetricOperator):
     r"""The curvature in other units, :math:`v \mapsto D A D v` with a diagonal *D* >= 0.
 
     Coordinates where *D* is zero stay where they are; they add zero eigenvalues.
@@ -60,6 +60,11 @@ class ScaledOperator:
     def __init__(self, operator: Operator, scale: Tensor) -> None:
         self.operator, self.scale = operator, scale
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
+
+    @property
+    def relative_rounding(self) -> float:
+        """Of the curvature in its own units."""
+        return float(getattr(self.operator, "relative_rounding", 0.0))
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply a vector (P,) or columns (P, k)."""

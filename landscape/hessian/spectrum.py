@@ -9,7 +9,7 @@ import xarray
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import Eigenpairs, Operator, SpectralDensity, eigenpairs, spectral_density, trace
-from landscape.eigen.lanczos import Which
+from landscape.eigen.pairs import Which
 from landscape.errors import LandscapeError
 from landscape.hessian.choices import PARTS, Part
 from landscape.hessian.replay import Replayed

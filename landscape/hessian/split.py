@@ -10,11 +10,11 @@ from torch import Tensor
 from landscape import command
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
-from landscape.eigen import eigenpairs, trace
+from landscape.eigen import SymmetricOperator, eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
 
 
-class Residual:
+class Residual(SymmetricOperator):
     r"""The residual :math:`H - \mathrm{GGN} = \frac1N\sum_{n,k} \partial_{f_k}\ell_n\, \nabla^2 f_k(x_n)`.
 
     The L2 term stands in both and drops out.

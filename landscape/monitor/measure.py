@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from landscape.eigen import trace
-from landscape.eigen.operator import Operator
+from landscape.eigen.operator import Operator, SymmetricOperator
 from landscape.hessian.sharpness import ScaledOperator
 from landscape.monitor.optimizers import State
 from landscape.monitor.warm import WarmStarts
@@ -19,7 +19,7 @@ _COLD = 20
 _TOLERANCE = 1e-2
 
 
-class Decayed:
+class Decayed(SymmetricOperator):
     """The curvature with weight decay in it: v -> A v + d v, d a number or one number per coordinate (P,)."""
 
     def __init__(self, operator: Operator, decay: float | Tensor) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from landscape.compute import workers
 from landscape.compute.memory import available_memory, total_memory
 from landscape.compute.settings import math_attention, measurement
+from landscape.eigen.operator import SymmetricOperator
 from landscape.errors import LandscapeError
 from landscape.objective.convolution import CheapDoubleBackward
 from landscape.objective.objective import Objective
@@ -52,7 +53,7 @@ class Plan:
         )
 
 
-class CurvatureOperator:
+class CurvatureOperator(SymmetricOperator):
     r"""A symmetric operator :math:`v \mapsto A v` on flat vectors (P,) or (P, k), at one point of weight space.
 
     ``hessian``
