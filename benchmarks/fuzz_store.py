@@ -32,13 +32,17 @@ import numpy as np
 import torch
 import xarray
 
-from landscape import checkpoint, command, nets
+from landscape import checkpoint, command, data, nets
 from landscape.eigen import dense
 from landscape.errors import LandscapeError
 from landscape.hessian import replay
+from landscape.objective import Objective
 from landscape.store import files, result
 from landscape.store.journal import Journal
 from landscape.store.pieces import pieces
+from landscape.store.protocol import Protocol
+from landscape.surface import saved_directions
+from landscape.surface.directions import random_directions
 
 # Seconds after which a run counts as hung.
 LONGEST = 60
@@ -207,6 +211,24 @@ def products(count: int, folder: Path, rng: random.Random) -> Count:
     for _ in range(count):
         (folder / "products").write_bytes(_broken(content, foreign, rng))
         attempt(counted, lambda: torch.equal(work(folder / "products", halves[0], "a"), truth))
+    return counted
+
+
+def directions(count: int, folder: Path, rng: random.Random) -> Count:
+    """Damaged files of directions: read as they were saved, or refused."""
+    model = nets.build("resnet_mcdo_18", num_classes=10, width=2)
+    objective = Objective(model, data.load("digits"), protocol=Protocol(images=8))
+    path = saved_directions.save(random_directions(objective, 2), objective, folder / "axes.safetensors")
+    truth = saved_directions.load(path, objective)
+    content, counted = path.read_bytes(), Count()
+    for _ in range(count):
+        path.write_bytes(damaged(content, rng))
+
+        def read() -> bool:
+            found = saved_directions.load(path, objective)
+            return torch.equal(found.vectors, truth.vectors) and (found.kind, found.facts) == (truth.kind, truth.facts)
+
+        attempt(counted, read)
     return counted
 
 
@@ -387,7 +409,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--kills", type=int, default=20, help="runs of each command, three kills each")
     made.add_argument("--rivals", type=int, default=8, help="pairs of equal commands, of each command")
     made.add_argument("--disks", type=int, default=20, help="sizes of full disks, of each command (needs root)")
-    made.add_argument("--only", nargs="+", default=["results", "listings", "journals", "products", "runs"])
+    made.add_argument(
+        "--only", nargs="+", default=["results", "listings", "journals", "products", "directions", "runs"]
+    )
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -409,7 +433,13 @@ def main() -> int:
         total += count.wrong
         print(f"{title:28}" + "".join(f"{getattr(count, name):15}" for name in fields), flush=True)
 
-    damages = {"results": results, "listings": listings, "journals": journals, "products": products}
+    damages = {
+        "results": results,
+        "listings": listings,
+        "journals": journals,
+        "products": products,
+        "directions": directions,
+    }
     for title, damage in damages.items():
         if title in arguments.only:
             line(f"damaged {title}", partial(damage, arguments.count))

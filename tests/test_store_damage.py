@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 import torch
 import xarray
+from nets_for_tests import small_images, small_net
 
 from landscape.eigen import dense
 from landscape.errors import LandscapeError
 from landscape.hessian import replay
+from landscape.objective import Objective
 from landscape.store import cli as check
 from landscape.store import files, journal, result
 from landscape.store.journal import Journal
 from landscape.store.pieces import pieces
+from landscape.surface import saved_directions
+from landscape.surface.directions import random_directions
 
 
 def measured() -> xarray.Dataset:
@@ -212,6 +216,23 @@ def test_no_damaged_product_is_taken_for_one(tmp_path: Path, monkeypatch: pytest
         rng.shuffle(parts)
         path.write_bytes(damaged(content, rng) if rng.random() < 0.7 else header + b"".join(parts[:5]))
         assert torch.equal(products(path), truth)
+
+
+def test_damaged_directions_are_refused(tmp_path: Path) -> None:
+    objective = Objective(small_net(), small_images())
+    drawn = random_directions(objective, 2, seed=1)
+    path = saved_directions.save(drawn, objective, tmp_path / "axes.safetensors")
+    truth = saved_directions.load(path, objective)
+    content, rng, refused = path.read_bytes(), random.Random(4), 0
+    for _ in range(100):
+        path.write_bytes(damaged(content, rng))
+        try:
+            found = saved_directions.load(path, objective)
+            assert torch.equal(found.vectors, truth.vectors)
+            assert (found.kind, found.facts) == (truth.kind, truth.facts)
+        except LandscapeError:
+            refused += 1
+    assert refused > 80
 
 
 def test_a_full_disk_leaves_a_journal_of_whole_pieces(tmp_path: Path) -> None:

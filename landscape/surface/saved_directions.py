@@ -1,8 +1,9 @@
 """Directions in safetensors files, by parameter name; what a file says is checked before it is used or shown."""
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from landscape.errors import LandscapeError, printable
 from landscape.objective import Objective
-from landscape.store.files import require_regular, write_whole
+from landscape.store.files import DamagedFile, require_regular, write_whole
 from landscape.surface.directions import Directions, normalized
 
 # Bounds of what a file's header may say.
@@ -36,6 +37,7 @@ def save(axes: Directions, objective: Objective, path: Path | str) -> Path:
         "marks": json.dumps({name: list(place) for name, place in axes.marks.items()}),
         "path": json.dumps(None if axes.path is None else axes.path.tolist()),
     }
+    header["sha256"] = _digest(header, tensors)
     path = Path(path)
     write_whole(path, safetensors.torch.save(tensors, header))
     return path
@@ -58,6 +60,11 @@ def load(path: Path | str, objective: Objective) -> Directions:
         with safetensors.safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
             given = _Header(header, path)
+            # Files of older versions have no checksum.
+            if "sha256" in header and header["sha256"] != _digest(header, _Tensors(file)):
+                raise DamagedFile(
+                    path, "is damaged (its content does not match its sha256)", "save the directions again"
+                )
             vectors = [
                 _vector(file, f"{place}/", objective, path, normalize=given.kind == "random")
                 for place in range(_count(file.keys(), path))
@@ -74,6 +81,32 @@ def load(path: Path | str, objective: Objective) -> Directions:
         marks=given.marks(len(vectors)),
         path=given.path(len(vectors)),
     )
+
+
+class _Tensors(Mapping[str, Tensor]):
+    """The tensors of an open file, each read when it is asked for."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.keys())
+
+    def __len__(self) -> int:
+        return len(self._file.keys())
+
+
+def _digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the header's other entries and of all tensors."""
+    digest = hashlib.sha256(json.dumps({**header, "sha256": ""}, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _count(names: Sequence[str], path: Path) -> int:
