@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.command.cautions import caution, caution_about_fit, fit_in_words, with_fit
+    from landscape.command.cautions import caution, caution_about_fit, fit_in_words
     from landscape.command.instrument import Instrument, one_or_all, picture
     from landscape.command.launch import BAD_INPUT, INTERRUPTED, STOPPED_IN_TIME, TERMINATED, launch, run
     from landscape.command.output import remark, report, strict, to_strict_json
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         objective,
         require_writable,
         subjects,
+        with_fit,
     )
     from landscape.command.tables import columns
 

@@ -4,14 +4,9 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from landscape.errors import LandscapeError, printable
+from landscape.errors import printable
 
 if TYPE_CHECKING:
-    import argparse
-
-    import xarray
-
-    from landscape.command.subjects import Subject
     from landscape.data import Images
 
 
@@ -46,17 +41,6 @@ def caution_about_fit(attributes: Mapping[str, Any]) -> None:
             f"{attributes.get('data', 'its images')}, chance is {fit.chance:.3g}: an untrained network, or images that "
             "differ from those it was trained on (--mean, --std, --data, order of the classes)"
         )
-
-
-def with_fit(arguments: "argparse.Namespace", subject: "Subject", result: "xarray.Dataset") -> "xarray.Dataset":
-    """A result with the loss and accuracy of what was measured, where the network has class scores of these labels."""
-    from landscape.command.subjects import objective
-    from landscape.objective.fit import fit
-
-    try:
-        return result.assign_attrs(fit(objective(arguments, subject)).attributes())
-    except LandscapeError:  # an instrument that needs no labels also measures what has no loss
-        return result
 
 
 def fit_in_words(attributes: Mapping[str, Any]) -> str:

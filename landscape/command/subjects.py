@@ -15,6 +15,7 @@ from landscape.store.protocol import CHOICES, Protocol, preset
 
 if TYPE_CHECKING:
     import torch
+    import xarray
 
     from landscape.checkpoint import Checkpoint
     from landscape.data import Images
@@ -200,6 +201,16 @@ def objective(arguments: argparse.Namespace, subject: Subject, *, sharded: bool 
         memory=arguments.memory,
         sharded=sharded,
     )
+
+
+def with_fit(arguments: argparse.Namespace, subject: Subject, result: "xarray.Dataset") -> "xarray.Dataset":
+    """A result with the loss and accuracy of what was measured, where the network has class scores of these labels."""
+    from landscape.objective.fit import fit
+
+    try:
+        return result.assign_attrs(fit(objective(arguments, subject)).attributes())
+    except LandscapeError:  # an instrument that needs no labels also measures what has no loss
+        return result
 
 
 def require_writable(path: Path) -> None:
