@@ -43,6 +43,9 @@ class Directions:
         (length,) = struct.unpack_from("<Q", self._content)
         self._metadata = json.loads(self._content[8 : 8 + length])["__metadata__"]
         self._tensors = safetensors.torch.load(self._content)
+        # Without the checksum, as older versions wrote them: what is damaged is then read as far as it can be.
+        del self._metadata["sha256"]
+        self._unsealed = safetensors.torch.save(self._tensors, self._metadata)
         self.mutations: list[tuple[str, Mutation]] = [
             *[(name, self._damage(change)) for name, change in DAMAGES],
             ("kind", self._kind),
@@ -65,7 +68,9 @@ class Directions:
         json.dumps([found.kind, dict(found.facts), dict(found.marks), found.norms, found.angle])
 
     def _damage(self, change: Callable[[bytes, random.Random], bytes]) -> Mutation:
-        return lambda folder, stream: write(folder / "case.safetensors", change(self._content, stream))
+        return lambda folder, stream: write(
+            folder / "case.safetensors", change(stream.choice((self._content, self._unsealed)), stream)
+        )
 
     def _save(self, folder: Path, tensors: dict[str, torch.Tensor] | None = None, **metadata: str) -> None:
         content = safetensors.torch.save(tensors or self._tensors, {**self._metadata, **metadata})
@@ -124,8 +129,8 @@ class Directions:
 
     def _header(self, folder: Path, stream: random.Random) -> None:
         """Lengths, offsets and nesting of the file's own header."""
-        (length,) = struct.unpack_from("<Q", self._content)
-        header, body = self._content[8 : 8 + length], self._content[8 + length :]
+        (length,) = struct.unpack_from("<Q", self._unsealed)
+        header, body = self._unsealed[8 : 8 + length], self._unsealed[8 + length :]
         what = stream.randrange(5)
         if what == 0:
             content = struct.pack("<Q", stream.choice([0, 2**63, 2**40, length - 1, length + 8, 10**8])) + header + body
