@@ -22,7 +22,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -177,7 +177,7 @@ def require_read(kind: fuzz_files.Kind, root: Path) -> None:
         stream = random.Random(number)
         mutate(folder, stream)
         try:
-            with redirect_stdout(io.StringIO()):
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 kind.use(folder, stream)
             return
         except LandscapeError:  # not every picture is read with any number of channels
