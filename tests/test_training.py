@@ -11,6 +11,7 @@ import torch
 from landscape import checkpoint, data, training
 from landscape.command import STOPPED_IN_TIME
 from landscape.errors import LandscapeError
+from landscape.monitor.record import read_table
 from landscape.training import OneCycle, Recipe, Steps
 from landscape.training.cli import main
 
@@ -140,6 +141,20 @@ class TestTraining:
         assert kept == tmp_path / "tiny-after2-seed0.safetensors"
         assert same_bits(early, kept)
         assert training.find(recipe, cache=tmp_path) == tmp_path / "tiny-seed0.safetensors"
+
+    def test_a_watched_training_has_the_same_bits(self, tmp_path, recipe, monkeypatch):
+        monkeypatch.setattr("landscape.training.trainer._EVERY", 3)
+        alone = training.train(recipe, tmp_path / "alone.safetensors", quiet=True)
+        path = tmp_path / "watched.safetensors"
+        steps = []
+        while training.train(recipe, path, monitor=True, max_seconds=0, quiet=True) is None:
+            steps.append([int(row["step"]) for row in read_table(tmp_path / "watched.curvature.csv")])
+        assert same_bits(alone, path)
+        # Four steps per epoch; what was measured before an interruption is kept.
+        assert steps == [[3], [3, 6]]
+        rows = read_table(tmp_path / "watched.curvature.csv")
+        assert [int(row["step"]) for row in rows] == [3, 6, 9]
+        assert all(row["largest_eigenvalue"] > 0 and row["l2"] > 0 for row in rows)
 
     def test_the_global_generator_is_neither_read_nor_moved(self, tmp_path, recipe):
         before = torch.get_rng_state()

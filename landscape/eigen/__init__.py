@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from landscape.eigen.quadrature import spectral_density
     from landscape.eigen.solvers import eigenpairs
     from landscape.eigen.trace import Moments, frobenius, moments, trace
+    from landscape.eigen.warm import WarmStarts
 
 __all__ = [
     "DensityCurve",
@@ -22,6 +23,7 @@ __all__ = [
     "Operator",
     "SpectralDensity",
     "SymmetricOperator",
+    "WarmStarts",
     "as_operator",
     "dense",
     "eigenpairs",

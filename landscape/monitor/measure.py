@@ -6,11 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from landscape.eigen import trace
+from landscape.eigen import WarmStarts, trace
 from landscape.eigen.operator import Operator, SymmetricOperator
 from landscape.hessian.sharpness import ScaledOperator
 from landscape.monitor.optimizers import State
-from landscape.monitor.warm import WarmStarts
 from landscape.objective import CurvatureOperator, Objective
 
 # Products of a first, cold solve: the largest eigenvalue is there after about 8, the smallest near.

@@ -12,12 +12,12 @@ import xarray
 from torch import Tensor, nn
 
 from landscape.compute.randomness import derived_seed
+from landscape.eigen import WarmStarts
 from landscape.errors import LandscapeError
 from landscape.monitor import optimizers, record
 from landscape.monitor.examples import arranged
 from landscape.monitor.measure import measure
 from landscape.monitor.mirror import Mirror, undisturbed
-from landscape.monitor.warm import WarmStarts
 from landscape.objective import Objective
 from landscape.objective.objective import Loss
 from landscape.store.protocol import Protocol

@@ -41,6 +41,9 @@ def _parser() -> command.Parser:
     parser.add_argument(
         "--series", action="store_true", help="keep about ten checkpoints on the way, named RECIPE-afterEPOCH"
     )
+    parser.add_argument(
+        "--monitor", action="store_true", help="measure the curvature on the way, kept as RECIPE.curvature.csv"
+    )
     parser.add_argument("--half", action="store_true", help="store the weights in half precision")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no table")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
@@ -92,6 +95,7 @@ def main(argv: Sequence[str]) -> int:
                 dtype=torch.float16 if arguments.half else None,
                 max_seconds=left,
                 series=arguments.series,
+                monitor=arguments.monitor,
                 quiet=arguments.quiet,
             )
         if path is None:

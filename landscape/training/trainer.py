@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,7 +23,14 @@ from landscape.store import registry
 from landscape.store.files import write_whole
 from landscape.training.recipes import Recipe
 
+if TYPE_CHECKING:
+    from landscape.monitor import Monitor
+
 EVALUATION_BATCH = 500
+# Images that the curvature on the way is measured on: its course, not its value on all of them, is what is looked for.
+_WATCHED = 256
+# Steps between measurements, where they take no more than their share of the time.
+_EVERY = 100
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -65,6 +72,7 @@ class _Run:
     test: Images
     compute: torch.dtype
     history: list[dict[str, Any]]
+    monitor: "Monitor | None" = None
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +127,8 @@ class _Run:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
+            if self.monitor is not None:
+                self.monitor.step()
             loss_sum += loss.detach() * len(rows)
             correct += (outputs.detach().argmax(1) == labels).sum()
             seen += len(rows)
@@ -189,6 +199,7 @@ def train(
     dtype: torch.dtype | None = None,
     max_seconds: float | None = None,
     series: bool = False,
+    monitor: bool = False,
     quiet: bool = False,
 ) -> Path | None:
     """Train a network and write its checkpoint.
@@ -213,6 +224,9 @@ def train(
         Stop after the epoch behind which another would end later than this.
     series
         Keep a checkpoint after each epoch of `Recipe.series`, beside `path`: each is that of the recipe stopped there.
+    monitor
+        Measure the curvature on the way, on 256 training images every 100 steps or as often as 1 % of the time allows,
+        and keep it beside `path` as a CSV (:class:`landscape.Monitor`). The weights have the same bits.
     quiet
         Show no progress.
 
@@ -243,6 +257,8 @@ def train(
     _restore(run, state)
     steps = len(_batches(torch.arange(len(train_images)), recipe.batch))
     done = len(run.history)
+    if monitor:
+        run.monitor = _monitor(run, path, done * steps)
     with Progress(recipe.trained_epochs * steps, f"{recipe.name}, seed {seed}", quiet=quiet, done=done * steps) as bar:
         for number in range(done, recipe.trained_epochs):
             run.epoch(number, bar)
@@ -257,6 +273,16 @@ def train(
     run.save(recipe, path, dtype)
     state.unlink(missing_ok=True)
     return path
+
+
+def _monitor(run: _Run, path: Path, first_step: int) -> "Monitor":
+    """Watches a training from a step on."""
+    # Only a training that is watched needs the solvers.
+    from landscape.monitor import Monitor
+
+    examples = run.train.subset(min(_WATCHED, len(run.train)), seed=0)
+    log = path.with_name(f"{path.name.removesuffix('.safetensors')}.curvature.csv")
+    return Monitor(run.model, examples, optimizer=run.optimizer, every=_EVERY, log=log, first_step=first_step)
 
 
 def _identity(run: _Run) -> str:

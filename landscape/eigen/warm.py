@@ -4,7 +4,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from landscape.eigen import Eigenpairs, eigenpairs
+from landscape.eigen.pairs import Eigenpairs
+from landscape.eigen.solvers import eigenpairs
 from landscape.eigen.operator import Operator
 
 

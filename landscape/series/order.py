@@ -1,0 +1,103 @@
+"""Which checkpoints belong to one training, and in which order."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from landscape import checkpoint
+from landscape.errors import LandscapeError
+
+_ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin", ".pth.tar")
+# The number behind such a word is a time; without one, the last number of the name is.
+_TIME = re.compile(r"(?:epoch|step|iteration|iter|after|ep|checkpoint|ckpt)[-_=]?(\d+)", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The checkpoints of one training.
+
+    Attributes
+    ----------
+    name
+        What they have in common.
+    files
+        In the order of time.
+    times
+        Epochs or steps, or 0, 1, 2, ... when nothing tells.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    times: tuple[int, ...]
+
+
+def series(names: Sequence[Path]) -> list[Series]:
+    """Sort checkpoints into trainings, each in the order of time.
+
+    The time of a checkpoint is the last epoch of its history where it has one (ours do), else the number behind a word
+    such as *epoch* or *step* in its name, else the last number there. Checkpoints are of one training when their names
+    agree but for it; files without any number, in the order in which they are named, are one training.
+
+    Parameters
+    ----------
+    names
+        Files, and folders, which stand for the checkpoints directly in them.
+
+    Raises
+    ------
+    LandscapeError
+        When a folder or file is missing, a training has one checkpoint only, or two have the same time.
+    """
+    files = [file for name in names for file in _files(name)]
+    groups: dict[str, list[tuple[int | None, Path]]] = {}
+    for file in dict.fromkeys(files):
+        label, time = _placed(file)
+        groups.setdefault(label, []).append((time, file))
+    found = []
+    for label, members in groups.items():
+        if all(time is None for time, _ in members):
+            timed = [(place, file) for place, (_, file) in enumerate(members)]
+        else:
+            timed = sorted(((time or 0, file) for time, file in members), key=lambda pair: pair[0])
+        times = [time for time, _ in timed]
+        if len(set(times)) < len(times):
+            twice = next(time for time in times if times.count(time) > 1)
+            raise LandscapeError(f"{label} has two checkpoints of time {twice}: name one of them")
+        if len(timed) < 2:
+            raise LandscapeError(f"{label} has one checkpoint, {timed[0][1]}: a series needs two or more")
+        found.append(Series(label, tuple(file for _, file in timed), tuple(times)))
+    return found
+
+
+def _files(name: Path) -> list[Path]:
+    if name.is_dir():
+        files = sorted(file for file in name.iterdir() if file.is_file() and file.name.endswith(_ENDINGS))
+        files = [file for file in files if not file.name.startswith(".")]
+        if not files:
+            raise LandscapeError(f"no checkpoints in {name}: they end in {', '.join(_ENDINGS)}")
+        return files
+    if not name.is_file():
+        raise LandscapeError(f"no checkpoint {name}: give files, or a folder of them")
+    return [name]
+
+
+def _placed(file: Path) -> tuple[str, int | None]:
+    """What a checkpoint has in common with the others of its training, and its time."""
+    ending = next((each for each in sorted(_ENDINGS, key=len, reverse=True) if file.name.endswith(each)), "")
+    stem = file.name.removesuffix(ending)
+    recipe, history = checkpoint.read_recipe(file), checkpoint.read_history(file)
+    epoch = history[-1].get("epoch") if history and isinstance(history[-1], dict) else None
+    if recipe is not None and isinstance(epoch, int):
+        return re.sub(r"-after\d+", "", stem), epoch
+    match = _TIME.search(stem)
+    if match is not None:
+        (start, end), time = match.span(), int(match[1])
+    else:
+        numbers = list(_NUMBER.finditer(stem))
+        if not numbers:
+            return str(file.parent), None
+        (start, end), time = numbers[-1].span(), int(numbers[-1][0])
+    kept = [part.strip("-_. ") for part in (stem[:start], stem[end:])]
+    return "-".join(part for part in kept if part) or str(file.parent), time
