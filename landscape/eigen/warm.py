@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from landscape.eigen.operator import Operator
 from landscape.eigen.pairs import Eigenpairs
 from landscape.eigen.solvers import eigenpairs
-from landscape.eigen.operator import Operator
 
 
 class WarmStarts:
