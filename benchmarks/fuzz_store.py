@@ -412,6 +412,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--only", nargs="+", default=["results", "listings", "journals", "products", "directions", "runs"]
     )
+    made.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="that are run")
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -445,7 +446,7 @@ def main() -> int:
             line(f"damaged {title}", partial(damage, arguments.count))
     if "runs" in arguments.only:
         logging.disable(logging.NOTSET)
-        for name in COMMANDS:
+        for name in arguments.commands:
             line(f"killed: {name}", partial(kills, name, arguments.kills))
             line(f"twice at once: {name}", partial(rivals, name, arguments.rivals))
             if os.geteuid() == 0 and arguments.disks:
