@@ -13,6 +13,7 @@ The exit status is 1 where anything went wrong.
 
 import argparse
 import dataclasses
+import faulthandler
 import logging
 import os
 import random
@@ -251,6 +252,7 @@ def start(name: str, folder: Path, output: Path, *more: str) -> int:
         handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        faulthandler.dump_traceback_later(LONGEST - 2)
         replay.WORTH_KEEPING = 0.0
         module, *arguments = COMMANDS[name]
         status = command.run(f"landscape.{module}.cli", [*arguments, *more])
@@ -278,6 +280,7 @@ def finish(child: int, count: Count, output: Path, expected: Sequence[int] = (0,
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     count.hangs += 1
+    print(f"hung: {output.read_text(errors='replace')[-2000:]}", file=sys.stderr)
     return -1
 
 
