@@ -13,6 +13,7 @@ The exit status is 1 where anything went wrong.
 
 import argparse
 import dataclasses
+import faulthandler
 import logging
 import os
 import random
@@ -251,6 +252,7 @@ def start(name: str, folder: Path, output: Path, *more: str) -> int:
         handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        faulthandler.dump_traceback_later(LONGEST - 2)
         replay.WORTH_KEEPING = 0.0
         module, *arguments = COMMANDS[name]
         status = command.run(f"landscape.{module}.cli", [*arguments, *more])
@@ -278,6 +280,7 @@ def finish(child: int, count: Count, output: Path, expected: Sequence[int] = (0,
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     count.hangs += 1
+    print(f"hung: {output.read_text(errors='replace')[-2000:]}", file=sys.stderr)
     return -1
 
 
@@ -412,6 +415,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--only", nargs="+", default=["results", "listings", "journals", "products", "directions", "runs"]
     )
+    made.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="that are run")
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -445,7 +449,7 @@ def main() -> int:
             line(f"damaged {title}", partial(damage, arguments.count))
     if "runs" in arguments.only:
         logging.disable(logging.NOTSET)
-        for name in COMMANDS:
+        for name in arguments.commands:
             line(f"killed: {name}", partial(kills, name, arguments.kills))
             line(f"twice at once: {name}", partial(rivals, name, arguments.rivals))
             if os.geteuid() == 0 and arguments.disks:
