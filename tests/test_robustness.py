@@ -14,9 +14,10 @@ from test_predictions import CLASSES, FRESH, net, pictures
 from torch import nn
 
 from landscape import checkpoint, metrics, nets
-from landscape.compute.randomness import generator
+from landscape.compute.randomness import generator, numpy_generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
+from landscape.metrics.definitions import bin_of
 from landscape.nets.dropout import MCDropout
 from landscape.predictions import Predictor
 from landscape.robustness import COMPUTED, SEVERITIES, CifarC, CifarP, Computed, adversarial, cli, corrupted, picture
@@ -480,3 +481,45 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "100.0 [" in printed
     with pytest.raises(LandscapeError, match="--cifar-p DIR"):
         cli.main([*shared, "--only", "perturbations"])
+
+
+def test_intervals_of_mean_corruption_errors_cover() -> None:
+    """Calibrated predictions: errors of a bin's gap are all noise, which mCECE adds up over the cells."""
+    source = numpy_generator(0, "corrupted")
+    population = 4000
+    skill = source.standard_normal(population)
+    level = skill + np.array([[1.5, 1.0, 0.5], [1.0, 0.5, 0.0]])[..., None]
+    confidence = 0.35 + 0.64 / (1 + np.exp(-level))
+    correct = source.random(confidence.shape) < confidence - 0.05
+
+    def table(rows: np.ndarray | slice) -> xarray.Dataset:
+        chosen = {
+            "correct_of_image": correct[..., rows],
+            "nll_of_image": -np.log(np.where(correct, confidence, 1 - confidence))[..., rows],
+            "confidence_of_image": confidence[..., rows],
+        }
+        place = bin_of(torch.from_numpy(chosen["confidence_of_image"].copy()).float(), 10).numpy()
+        gaps = chosen["confidence_of_image"] - chosen["correct_of_image"]
+        cell, image = ("severity", "corruption"), ("severity", "corruption", "image")
+        return xarray.Dataset(
+            {name: (image, values) for name, values in chosen.items()}
+            | {
+                "accuracy": (cell, chosen["correct_of_image"].mean(-1)),
+                "nll": (cell, chosen["nll_of_image"].mean(-1)),
+                "ece": (cell, sum(np.abs(np.where(place == number, gaps, 0).mean(-1)) for number in range(10))),
+            },
+            coords={"severity": [1, 2], "corruption": ["fog", "snow", "contrast"]},
+        )
+
+    whole = table(slice(None))
+    truth = corrupted.relative_errors(whole, whole, replicates=2)["value"].values
+    held, plain, off = [], [], []
+    for _ in range(100):
+        found = corrupted.relative_errors(table(source.choice(population, 150)), whole, replicates=150)
+        held.append((found["low"].values <= truth) & (truth <= found["high"].values))
+        plain.append(abs(found["value"][2] - truth[2]) <= 1.96 * found["stderr"][2])
+        off.append([float(found[name][2]) - truth[2] for name in ("value", "debiased")])
+    # 100 samples: a true 95 % is seen in 88.5 to 100 of them (3 sigma).
+    assert (np.mean(held, axis=0) >= 0.885).all(), np.mean(held, axis=0)
+    assert np.mean(plain) < 0.5
+    assert abs(np.mean(off, axis=0)[1]) < 0.5 * np.mean(off, axis=0)[0]
