@@ -148,7 +148,7 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -
     from analyses.audit import panel, report
     from analyses.audit.claims import relative_claims
     from analyses.audit.verdict import LOOKS
-    from analyses.measuring import SCALES
+    from analyses.measuring import SCALES, Origin
     from landscape.robustness.corrupted import read_baseline
 
     scale, claims = SCALES[arguments.preset], chosen_claims(comparison)
@@ -165,7 +165,7 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -
             networks,
             scale,
             claims=claims,
-            root=arguments.data_root,
+            origin=Origin(root=arguments.data_root),
             device=device,
             quiet=arguments.quiet,
             sequential=arguments.until_decided,

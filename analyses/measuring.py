@@ -264,14 +264,51 @@ INSTRUMENTS: dict[str, Instrument] = {
 }
 
 
-@cache
-def _loaded(path: Path) -> Checkpoint:
-    return checkpoint.load(path)
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint does not say of itself: the flags of the same names that every command takes.
+
+    Attributes
+    ----------
+    data, root
+        Images, and the folder of the CIFAR archives; default: those that the network was trained on.
+    model, num_classes
+        Network of weights that do not say which they belong to.
+    mean, std
+        Normalisation of uint8 images; default: the set's own.
+    """
+
+    data: str | None = None
+    root: Path | None = None
+    model: str | None = None
+    num_classes: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def checkpoint(self, path: Path) -> Checkpoint:
+        """The network in a file, loaded once."""
+        return _loaded(path, self.model, self.num_classes)
+
+    def subject(self, path: Path, protocol: Protocol) -> Subject:
+        """The network in a file with the images of a protocol; at most as many as there are."""
+        loaded = self.checkpoint(path)
+        images = _images(self.data or loaded.trained_on(), protocol.split, self.root)
+        given = {"image_mean": (self.mean, images.mean), "image_std": (self.std, images.std)}
+        changes = {name: mine for name, (mine, own) in given.items() if mine is not None and mine != own}
+        protocol = protocol.replace(**changes)
+        if protocol.images is not None:
+            protocol = protocol.replace(images=min(protocol.images, len(images)))
+        images = images.normalized_by(protocol.image_mean, protocol.image_std)
+        return Subject(checkpoint=loaded, data=images, protocol=protocol, weight_decay=loaded.weight_decay)
 
 
 @cache
-def images_of(source: str, split: str, root: Path | None) -> Images:
-    """Images by name, loaded once."""
+def _loaded(path: Path, model: str | None, num_classes: int | None) -> Checkpoint:
+    return checkpoint.load(path, model=model, num_classes=num_classes)
+
+
+@cache
+def _images(source: str, split: str, root: Path | None) -> Images:
     return data.load(source, split, root=root)
 
 
@@ -280,8 +317,7 @@ def ask(
     instrument: str,
     scale: Scale,
     *,
-    source: str | None = None,
-    root: Path | None = None,
+    origin: Origin | None = None,
     device: str = "cpu",
     changes: Mapping[str, Any] | None = None,
     masks: int = 1,
@@ -296,8 +332,8 @@ def ask(
         One of `INSTRUMENTS`.
     scale
         How much is measured; counts beyond what the data hold mean all images.
-    source, root
-        Of the images; default: those that it was trained on.
+    origin
+        What the checkpoint does not say of itself.
     device
         Class of device.
     changes
@@ -306,13 +342,8 @@ def ask(
         Draws of the masks that curvature and loss are the mean of.
     """
     chosen = INSTRUMENTS[instrument]
-    loaded = _loaded(path)
-    source = source or loaded.trained_on()
     protocol = chosen.protocol(scale).replace(**{"device": device, **dict(changes or {})})
-    images = images_of(source, protocol.split, root)
-    if protocol.images is not None:
-        protocol = protocol.replace(images=min(protocol.images, len(images)))
-    subject = Subject(checkpoint=loaded, data=images, protocol=protocol, weight_decay=loaded.weight_decay)
+    subject = (origin or Origin()).subject(path, protocol)
     settings = {"measure": instrument, **chosen.settings(scale, masks)}
     return Question(f"landscape.{chosen.name}", subject, settings, seed=0)
 

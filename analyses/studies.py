@@ -121,7 +121,7 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
                     path,
                     instrument,
                     scale,
-                    root=arguments.data_root,
+                    origin=measuring.Origin(root=arguments.data_root),
                     device=device,
                     changes={name: value for name, value in fields.items() if name != MASKS},
                     masks=fields.get(MASKS, 1),

@@ -269,7 +269,8 @@ class Bench:
         return self._faults(case, process.returncode, output, errors.decode(errors="replace"), work)
 
     def _faults(self, case: Case, status: int, output: bytes, errors: str, work: bytes) -> str:
-        lines = [line for line in errors.splitlines() if line.strip()]
+        # Warnings about this untrained network, and where it is measured, are meant.
+        lines = [line for line in errors.splitlines() if line.strip() and not line.startswith(("warning: ", "on cpu"))]
         found = []
         if "Traceback" in errors or "Exception ignored" in errors or "Fatal Python" in errors:
             found.append(f"traceback: {lines[-1][:120]}")

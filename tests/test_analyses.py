@@ -421,3 +421,79 @@ def test_a_journal_of_another_format_is_not_taken_up(trained, monkeypatch):
     before = measuring.ask(baseline.path, "surface", TINY).journal
     monkeypatch.setitem(result.SCHEMAS, "landscape.surface", 99)
     assert measuring.ask(baseline.path, "surface", TINY).journal != before
+
+
+def test_a_layer_that_does_not_run_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text(
+        "import torch\n"
+        "class Wide(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return torch.cat([x, x], 1)\n"
+        "class Wild(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x / 0\n"
+        "class Flat(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x.detach().round_() * torch.zeros(()).requires_grad_() if False else x.long()\n"
+    )
+    for layer, complaint in (("Wide", "does not run in"), ("Wild", "not finite"), ("Flat", "does not run in")):
+        assert command.run("analyses.audit.cli", ["--variant", f"broken.py:{layer}", "--quiet", "--device", "cpu"]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        (line,) = shown.err.splitlines()
+        assert line.startswith("error: ")
+        assert complaint in line
+    assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+def test_the_plan_of_an_audit_times_the_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--variant", "blur", "--seeds", "2", "--plan", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert re.match(r"6 trainings \(2 seeds\), 0 of them done; the others take about \d+ min: \d+ steps of ", shown)
+    assert not list(tmp_path.iterdir())
+    assert main(["--variant", "blur", "--seeds", "2", "--plan", "--device", "cpu", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["plan"]) == 3
+
+
+def test_networks_of_strangers_are_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stranger.py").write_text(
+        "from torch import nn\n"
+        "def build(num_classes=3, blur=False):\n"
+        "    smooth = [nn.AvgPool2d(3, 1, 1)] if blur else []\n"
+        "    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Dropout(0.2), *smooth, nn.MaxPool2d(2)]\n"
+        "    layers += [nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]\n"
+        "    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes))\n"
+        "def smooth(num_classes=3):\n"
+        "    return build(num_classes, blur=True)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import stranger  # type: ignore[import-not-found]  # just written
+
+    for seed in range(2):
+        torch.manual_seed(seed)
+        torch.save(stranger.build().state_dict(), tmp_path / f"plain-{seed}.pt")
+        torch.save({"state_dict": stranger.smooth().state_dict()}, tmp_path / f"smooth-{seed}.pth")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (80, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=rng.integers(0, 3, 80))
+    monkeypatch.setitem(measuring.SCALES, "digits", TINY)
+    files = [
+        "--baseline-checkpoints",
+        "plain-0.pt",
+        "plain-1.pt",
+        "--variant-checkpoints",
+        "smooth-0.pth",
+        "smooth-1.pth",
+    ]
+    how = ["--model", "stranger.py:build", "--variant-model", "stranger.py:smooth", "--num-classes", "3"]
+    data = ["--data", "images.npz", "--mean", "0.5", "--std", "0.25", "--device", "cpu", "--quiet", "--out", "report"]
+    assert main([*files, *how, *data, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {network["file"] for network in facts["networks"]} >= {"plain-0.pt", "smooth-1.pth"}
+    assert facts["protocols"]["predictions"]["image_mean"] == [0.5]
+    assert (tmp_path / "report" / "report.html").is_file()

@@ -4,10 +4,12 @@ import argparse
 import importlib
 import inspect
 import pkgutil
+import re
 import resource
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -144,3 +146,37 @@ def test_a_defect_inside_a_module_is_not_hidden_as_a_missing_name(
         face.thing  # noqa: B018
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_installed"):
         face.inner  # noqa: B018
+
+
+def test_a_checkpoint_knows_its_network_its_images_and_its_loss(tmp_path: Path) -> None:
+    model = landscape.build("resnet_dnn_18", num_classes=10, width=4)
+    recipe = {
+        "recipe": "toy",
+        "model": {"name": "resnet_dnn_18", "num_classes": 10, "width": 4},
+        "data": {"name": "digits"},
+        "training": {"weight_decay": 0.01},
+        "seed": 0,
+    }
+    landscape.checkpoint.save(tmp_path / "toy.safetensors", model.state_dict(), recipe=recipe)
+    loaded = landscape.load(tmp_path / "toy.safetensors")
+    assert repr(loaded.model) == repr(model.eval())
+    assert (len(loaded.data()), loaded.data("test").split) == (1438, "test")
+    objective = loaded.objective()
+    assert (objective.images, objective.weight_decay) == (1438, 0.01)
+    assert objective.value().loss > 0
+    few = loaded.objective(protocol=landscape.Protocol(images=32, l2="none"), weight_decay=0.5)
+    assert repr(few).startswith("Objective(")
+    assert "32 images of digits (train), weight_decay=0.5" in repr(few)
+    operator = landscape.CurvatureOperator(few)
+    assert re.fullmatch(r"CurvatureOperator\(hessian, [\d,]+ x [\d,]+, 32 images, 0 products so far\)", repr(operator))
+
+
+def test_eigenpairs_print_their_numbers() -> None:
+    import torch
+
+    matrix = torch.diag(torch.arange(1.0, 9, dtype=torch.float64))
+    pairs = landscape.eigen.eigenpairs(landscape.eigen.dense(matrix), 2)
+    lines = repr(pairs).splitlines()
+    assert lines[0].startswith("Eigenpairs(2 of 8 dimensions, ")
+    assert lines[1].startswith("  8 within ")
+    assert lines[-1].startswith("  smallest 1 within ")

@@ -141,6 +141,21 @@ def test_a_full_disk_behind_standard_output_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == "error: cannot write standard output: No space left on device; free some space\n"
 
 
+def test_a_full_disk_behind_standard_error_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "toy.py").write_text(MAIN.format(body="print('warning', file=sys.stderr, flush=True); print('table')"))
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", "from landscape.command import launch; launch('toy')"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, "table\n")
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
 def test_characters_that_a_terminal_lacks_are_written_in_ascii(tmp_path: Path, encoding: str) -> None:
     process = start(tmp_path, r"print('1 ± 2', 'α', '\udcff', '字')", PYTHONIOENCODING=encoding)

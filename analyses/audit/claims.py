@@ -248,7 +248,9 @@ def own_part(
 
     def difference(own: Results, other: Results) -> Reading:
         behind, before = (read(where)(own, other) for where in (_behind, _before))
-        return Reading(behind.value - before.value, behind.replicates - before.replicates)
+        # Where masks move nothing, as before the first dropout of a stranger's network, logarithms are infinite.
+        with np.errstate(invalid="ignore"):
+            return Reading(behind.value - before.value, behind.replicates - before.replicates)
 
     return difference
 

@@ -39,6 +39,15 @@ def parser() -> command.Parser:
     who.add_argument("--smoothing", metavar="FILE.py:CLASS", help="layer of your own that these were trained with")
     who.add_argument("--no-placebo", action="store_true", help="train no placebo")
     who.add_argument("--data", metavar="NAME|PATH|MODULE:FACTORY", help="images; default: those trained on")
+    foreign = made.add_argument_group("advanced: checkpoints that do not say what they are")
+    foreign.add_argument("--model", metavar="NAME|FILE.py:FACTORY", help="network that the weights belong to")
+    for role in ("variant", "placebo"):
+        foreign.add_argument(
+            f"--{role}-model", metavar="NAME|FILE.py:FACTORY", help=f"that of the {role}, if another (default: --model)"
+        )
+    foreign.add_argument("--num-classes", type=command.positive, metavar="N", help="classes of these networks")
+    foreign.add_argument("--mean", type=command.numbers, metavar="R,G,B", help="mean of each channel, for uint8 images")
+    foreign.add_argument("--std", type=command.numbers, metavar="R,G,B", help="standard deviation of each channel")
     how = made.add_argument_group("how it is computed and kept")
     how.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
     how.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
@@ -65,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     from analyses.audit import networks, panel, report
     from analyses.audit.claims import PANEL
     from analyses.audit.verdict import LOOKS
-    from analyses.measuring import SCALES
+    from analyses.measuring import SCALES, Origin
     from landscape.store import registry
 
     device = command.device(arguments).type
@@ -75,12 +84,26 @@ def main(argv: Sequence[str]) -> int:
     name = re.sub(r"[^\w.]+", "-", layer or Path(given["variant"][0]).stem).strip("-")
     folder = arguments.out or Path("results") / "audit" / f"{arguments.preset}-{name}"
     command.require_writable(folder / "report.html")
+    if layer is not None and any((arguments.model, arguments.variant_model, arguments.placebo_model)):
+        raise LandscapeError("--model names the network of trained checkpoints: leave it out with --variant")
     if arguments.until_decided and layer is None:
         raise LandscapeError("--until-decided trains further pairs: give --variant, not checkpoints")
     preset = networks.PRESETS[arguments.preset]
+    origin = Origin(
+        data=arguments.data,
+        root=arguments.data_root,
+        model=arguments.model,
+        num_classes=arguments.num_classes,
+        mean=arguments.mean,
+        std=arguments.std,
+    )
+    models = {"variant": arguments.variant_model, "placebo": arguments.placebo_model}
     if arguments.plan:
-        print(_plan(arguments, given["variant"]))
+        lines = _plan(arguments, given["variant"])
+        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
         return 0
+    if arguments.device == "auto" and not arguments.quiet:
+        command.remark(f"on {command.described(command.device(arguments))}")
     for count in LOOKS if arguments.until_decided else (arguments.seeds,):
         if layer is not None:
             compared = networks.trained(
@@ -97,13 +120,12 @@ def main(argv: Sequence[str]) -> int:
             paths = {
                 role: [command.checkpoint_path(each, arguments) for each in names] for role, names in given.items()
             }
-            compared = networks.given(paths)
+            compared = networks.given(paths, models)
         audit = panel.run(
             compared,
             SCALES[arguments.preset],
             claims=PANEL,
-            source=arguments.data,
-            root=arguments.data_root,
+            origin=origin,
             device=device,
             quiet=arguments.quiet,
             force=arguments.force and count in (LOOKS[0], arguments.seeds),
@@ -121,20 +143,35 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _plan(arguments: argparse.Namespace, variants: Sequence[str]) -> str:
+def _plan(arguments: argparse.Namespace, variants: Sequence[str]) -> list[str]:
+    """What will be trained and measured, in how many minutes; the layer is built and run once."""
+    from analyses.audit import networks
     from analyses.audit.claims import PANEL
     from analyses.audit.report import power_line
     from analyses.audit.verdict import LOOKS
     from analyses.measuring import INSTRUMENTS, SCALES
+    from landscape import training
 
-    kinds = 2 if arguments.no_placebo else 3
     needed = [name for name in INSTRUMENTS if any(name in claim.needs for claim in PANEL)]
-    if arguments.variant is None:
-        networks = f"{2 * len(variants)} checkpoints"
-    elif arguments.until_decided:
-        looks = ", ".join(map(str, LOOKS))
-        networks = f"{kinds * LOOKS[0]} to {kinds * LOOKS[-1]} trainings (looks after {looks} seeds)"
-    else:
-        networks = f"{kinds * arguments.seeds} trainings ({arguments.seeds} seeds)"
     measured = f"{len(needed)} instruments on each: {', '.join(needed)}; {SCALES[arguments.preset]}"
-    return f"{networks}; {measured}\n{power_line()}"
+    if arguments.variant is None:
+        return [f"{2 * len(variants)} checkpoints; {measured}", power_line()]
+    preset, seeds = networks.PRESETS[arguments.preset], arguments.seeds
+    seconds, steps = networks.training_cost(networks.recipe_of(preset, arguments.variant), arguments.data_root)
+    counts = (LOOKS[0], LOOKS[-1]) if arguments.until_decided else (seeds, seeds)
+    minutes, found = [], 0
+    for count in counts:
+        pairs = range(arguments.first_seed, arguments.first_seed + count)
+        planned = networks.wanted(preset, arguments.variant, pairs, placebo=not arguments.no_placebo)
+        missing = [each for each in planned if not training.find(each.recipe, seed=each.seed, cache=arguments.cache)]
+        found = len(planned) - len(missing)
+        minutes.append((len(planned), len(missing) * seconds * steps / 60))
+    trainings = " to ".join(str(count) for count, _ in dict.fromkeys(minutes))
+    time = " to ".join(f"{each:.0f}" for _, each in dict.fromkeys(minutes))
+    looks = f" (looks after {', '.join(map(str, LOOKS))} seeds)" if arguments.until_decided else f" ({seeds} seeds)"
+    return [
+        f"{trainings} trainings{looks}, {found} of them done; the others take about {time} min: {steps} steps of "
+        f"{seconds:.2g} s each, as timed with {arguments.variant}",
+        f"{measured}",
+        power_line(),
+    ]

@@ -2,12 +2,16 @@
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from landscape import checkpoint, training
+import torch
+
+from landscape import checkpoint, data, nets, training
+from landscape.compute.masks import Masks
 from landscape.errors import LandscapeError
 from landscape.nets import smoothing
 from landscape.training import Recipe
@@ -59,12 +63,15 @@ class Network:
         Which pair it belongs to.
     path
         Its checkpoint.
+    model
+        Name or factory of the network, for weights that do not say which they belong to.
     """
 
     role: str
     label: str
     seed: int
     path: Path
+    model: str | None = None
 
 
 def recipe_of(preset: Preset, layer: str | None) -> Recipe:
@@ -113,24 +120,95 @@ def trained(
     quiet: bool,
     placebo: bool = True,
 ) -> list[Network]:
-    """Baseline, variant and placebo for every seed, trained or found."""
-    wanted: list[tuple[str, str, str | None, int]] = [("baseline", "plain", None, 0), ("variant", layer, layer, 0)]
+    """Baseline, variant and placebo for every seed, trained or found.
+
+    Raises
+    ------
+    LandscapeError
+        Before the first training: for an unknown layer, or one that does not run in the network (`step_seconds`).
+    """
+    planned = wanted(preset, layer, seeds, placebo=placebo)
+    if any(training.find(each.recipe, seed=each.seed, cache=cache) is None for each in planned):
+        step_seconds(recipe_of(preset, layer), root, images=2)
+    return [
+        Network(
+            each.role,
+            each.label,
+            each.pair,
+            training.ensure(each.recipe, seed=each.seed, cache=cache, root=root, device=device, quiet=quiet),
+        )
+        for each in planned
+    ]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A training of an audit: the network's role and label, the pair it belongs to, its recipe and its own seed."""
+
+    role: str
+    label: str
+    pair: int
+    recipe: Recipe
+    seed: int
+
+
+def wanted(preset: Preset, layer: str, seeds: Sequence[int], *, placebo: bool) -> list[Wanted]:
+    """The trainings of an audit, one seed after the other."""
+    roles: list[tuple[str, str, str | None, int]] = [("baseline", "plain", None, 0), ("variant", layer, layer, 0)]
     if placebo:
-        wanted.append(("placebo", f"{PLACEBO}, other seeds", PLACEBO, PLACEBO_SEEDS))
-    # All of them before the first training: a wrong layer is told at once.
-    recipes = {smooth: recipe_of(preset, smooth) for _, _, smooth, _ in wanted}
-    made = []
-    for seed in seeds:
-        for role, label, smooth, shift in wanted:
-            path = training.ensure(
-                recipes[smooth], seed=seed + shift, cache=cache, root=root, device=device, quiet=quiet
-            )
-            made.append(Network(role, label, seed, path))
-    return made
+        roles.append(("placebo", f"{PLACEBO}, other seeds", PLACEBO, PLACEBO_SEEDS))
+    recipes = {smooth: recipe_of(preset, smooth) for _, _, smooth, _ in roles}
+    return [
+        Wanted(role, label, seed, recipes[smooth], seed + shift)
+        for seed in seeds
+        for role, label, smooth, shift in roles
+    ]
 
 
-def given(roles: Mapping[str, Sequence[Path]]) -> list[Network]:
+def step_seconds(recipe: Recipe, root: Path | None, *, images: int | None = None) -> float:
+    """Seconds of a pass forwards and backwards through a recipe's untrained network, on one batch.
+
+    Parameters
+    ----------
+    recipe
+        Whose network.
+    root
+        Folder of downloaded data.
+    images
+        In the batch; the recipe's own number by default.
+
+    Raises
+    ------
+    LandscapeError
+        When the network, with the smoothing layer that it was given, cannot be run forwards or backwards.
+    """
+    batch = data.load(recipe.data, "train", root=root).batch(0, images or recipe.batch)
+    network = nets.build(**recipe.model, seed=0).train()  # type: ignore[arg-type]
+    layer = recipe.model.get("smoothing")
+    try:
+        with torch.random.fork_rng(devices=[]), Masks.addressed(seed=0) as masks:
+            masks.address(first_example=0, sample=0)
+            began = time.perf_counter()
+            outputs = network(batch)
+            outputs.float().square().mean().backward()
+    except Exception as error:
+        if isinstance(error, LandscapeError):
+            raise
+        what = f"the layer {layer}" if layer else "the network"
+        lines = str(error).splitlines() or [""]
+        raise LandscapeError(
+            f"{what} does not run in {recipe.model['name']} on {recipe.data}: {type(error).__name__}: {lines[0]}; "
+            "it must map (N, C, H, W) to (N, C, H', W') and be differentiable"
+        ) from None
+    if not outputs.isfinite().all():
+        raise LandscapeError(f"the layer {layer} gives numbers that are not finite in {recipe.model['name']}: mend it")
+    return time.perf_counter() - began
+
+
+def given(roles: Mapping[str, Sequence[Path]], models: Mapping[str, str | None] | None = None) -> list[Network]:
     """Networks of given checkpoints: as many of the variant (and placebo) as of the baseline, paired in order.
+
+    `models` names the network of each role whose weights do not say which they belong to.
 
     Raises
     ------
@@ -141,9 +219,21 @@ def given(roles: Mapping[str, Sequence[Path]]) -> list[Network]:
     if len(set(counts.values())) != 1:
         told = ", ".join(f"{count} of the {role}" for role, count in counts.items())
         raise LandscapeError(f"checkpoints are paired in order, but there are {told}: give as many of each")
-    return [Network(role, _told(path), seed, path) for role, paths in roles.items() for seed, path in enumerate(paths)]
+    return [
+        Network(role, _told(path), seed, path, (models or {}).get(role))
+        for role, paths in roles.items()
+        for seed, path in enumerate(paths)
+    ]
 
 
 def _told(path: Path) -> str:
     recipe = checkpoint.read_recipe(path)
     return re.sub(r"-seed\d+$", "", path.stem) if recipe is None else str(recipe.get("recipe", path.stem))
+
+
+def training_cost(recipe: Recipe, root: Path | None) -> tuple[float, int]:
+    """Seconds of a training step of a recipe on this machine, and how many steps its training takes."""
+    step_seconds(recipe, root)  # the first call is slower than those that follow
+    seconds = min(step_seconds(recipe, root) for _ in range(2))
+    images = len(data.load(recipe.data, "train", root=root))
+    return seconds, -(-images // recipe.batch) * recipe.trained_epochs

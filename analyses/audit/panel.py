@@ -1,5 +1,6 @@
 """Measure the panel on every network, and decide."""
 
+import dataclasses
 import math
 import time
 from collections import defaultdict
@@ -29,8 +30,7 @@ from analyses.audit.verdict import (
     holm,
     weakest,
 )
-from analyses.measuring import Scale
-from landscape import checkpoint
+from analyses.measuring import Origin, Scale
 from landscape.compute.masks import Masks
 from landscape.compute.progress import Progress
 from landscape.predictions.curves import curves
@@ -124,8 +124,7 @@ def run(
     scale: Scale,
     *,
     claims: Sequence[Claim] = PANEL,
-    source: str | None = None,
-    root: Path | None = None,
+    origin: Origin | None = None,
     device: str = "cpu",
     quiet: bool = True,
     force: bool = False,
@@ -140,7 +139,7 @@ def run(
     work = pieces(networks, claims)
     with Progress(len(work), "panel", unit="result", quiet=quiet) as bar:
         for network, instrument in work:
-            asked = measuring.ask(network.path, instrument, scale, source=source, root=root, device=device)
+            asked = measuring.ask(network.path, instrument, scale, origin=_of(network, origin), device=device)
             found[network.path][instrument] = measuring.measured(asked, force=force)
             bar.update(1, network=f"{network.role} {network.seed}", instrument=instrument)
     for of_network in found.values():
@@ -148,16 +147,16 @@ def run(
             of_network["curves"] = curves(of_network["predictions"], replicates=REPLICATES, resamples=5)
     results: list[Results] = [found[network.path] for network in networks]
     rows = decided(networks, results, claims, sequential=sequential)
-    costs = dict(_costs(networks, source, root))
-    return Audit(list(networks), results, rows, costs, about(networks))
+    costs = dict(_costs(networks, origin))
+    return Audit(list(networks), results, rows, costs, about(networks, origin))
 
 
-def about(networks: Sequence[Network]) -> list[dict[str, Any]]:
+def about(networks: Sequence[Network], origin: Origin | None = None) -> list[dict[str, Any]]:
     """What the networks of each role are: recipe, epochs, width, data, accuracy and loss, means over seeds."""
     found = []
     for role in dict.fromkeys(network.role for network in networks):
         own = [network for network in networks if network.role == role]
-        loaded = [checkpoint.load(network.path) for network in own]
+        loaded = [_of(network, origin).checkpoint(network.path) for network in own]
         recipe = loaded[0].recipe or {}
         last = [each.history[-1] for each in loaded if each.history]
 
@@ -173,7 +172,7 @@ def about(networks: Sequence[Network]) -> list[dict[str, Any]]:
                 "network": own[0].label,
                 "networks": len(own),
                 "recipe": recipe.get("recipe"),
-                "data": recipe.get("data", {}).get("name"),
+                "data": (origin.data if origin else None) or recipe.get("data", {}).get("name"),
                 "width": recipe.get("model", {}).get("width"),
                 "epochs": training.get("stop_after") or course or None,
                 "training NLL, nats": ended("train_cross_entropy"),
@@ -306,22 +305,25 @@ def _stochastic(results: Iterable[Results]) -> bool:
     return not maps or any(int(each.attrs["dropout_calls"]) > 0 for each in maps)
 
 
-def _costs(
-    networks: Sequence[Network], source: str | None, root: Path | None
-) -> Iterator[tuple[str, dict[str, float]]]:
+def _of(network: Network, origin: Origin | None) -> Origin:
+    """What a network's checkpoint does not say of itself."""
+    origin = origin or Origin()
+    return origin if network.model is None else dataclasses.replace(origin, model=network.model)
+
+
+def _costs(networks: Sequence[Network], origin: Origin | None) -> Iterator[tuple[str, dict[str, float]]]:
     by_role: dict[str, list[dict[str, float]]] = defaultdict(list)
     for network in networks:
-        by_role[network.role].append(cost(network, source, root))
+        by_role[network.role].append(cost(network, origin))
     for role, costs in by_role.items():
         yield role, {name: float(np.mean([each[name] for each in costs])) for name in costs[0]}
 
 
 @torch.no_grad()
-def cost(network: Network, source: str | None = None, root: Path | None = None) -> dict[str, float]:
+def cost(network: Network, origin: Origin | None = None) -> dict[str, float]:
     """Parameters; seconds that its training took; milliseconds and MiB of outputs of all layers for an image."""
-    loaded = checkpoint.load(network.path)
-    name = source or loaded.trained_on()
-    images = measuring.images_of(name, "test", root)
+    subject = _of(network, origin).subject(network.path, measuring.STOCHASTIC)
+    loaded, images = subject.checkpoint, subject.data
     batch = images.batch(0, min(64, len(images)))
     total = 0
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import torch
@@ -18,6 +18,11 @@ from landscape.checkpoint.content import ENDINGS, Content, StateDict, one_line, 
 from landscape.checkpoint.saving import content_sha256
 from landscape.errors import LandscapeError, printable
 from landscape.store.importing import named_object
+from landscape.store.protocol import DEFAULT_IMAGES, Protocol
+
+if TYPE_CHECKING:
+    from landscape.data import Images
+    from landscape.objective import Objective
 
 _LOG = logging.getLogger("landscape.checkpoint")
 
@@ -74,6 +79,45 @@ class Checkpoint:
     def weight_decay(self) -> float:
         """The weight decay that the file says it was trained with; 0 where it says nothing."""
         return float((self.recipe or {}).get("training", {}).get("weight_decay", 0.0))
+
+    def data(self, split: str = "train", *, root: Path | str | None = None) -> "Images":
+        """The images that it was trained on, or the test images of that set (`landscape.data.load`).
+
+        Raises
+        ------
+        LandscapeError
+            When the file does not say which (`trained_on`), or they are not there.
+        """
+        return data.named(self.trained_on(), split, root=root)
+
+    def objective(
+        self,
+        images: "Images | None" = None,
+        *,
+        protocol: Protocol | None = None,
+        weight_decay: float | None = None,
+        **settings: Any,
+    ) -> "Objective":
+        """Its loss as a function of its weights, ready for `landscape.hessian.spectrum` and `landscape.surface.plane`.
+
+        Parameters
+        ----------
+        images
+            By default `data`, the split that `protocol` says.
+        protocol
+            By default that of the commands: deterministic, on a seeded sample of 2000 images.
+        weight_decay
+            Of the L2 term; by default what it was trained with.
+        settings
+            Others of `landscape.Objective`, e.g. ``device`` and ``memory``.
+        """
+        from landscape.objective import Objective
+
+        if images is None:
+            images = self.data((protocol or Protocol()).split)
+        protocol = protocol or Protocol(images=min(DEFAULT_IMAGES, len(images)))
+        decay = self.weight_decay if weight_decay is None else weight_decay
+        return Objective(self.model, images, weight_decay=decay, protocol=protocol, **settings)
 
 
 def load(

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from landscape.command.launch import BAD_INPUT, INTERRUPTED, STOPPED_IN_TIME, TERMINATED, launch, run
     from landscape.command.output import remark, report, strict, to_strict_json
     from landscape.command.parser import (
-        DEFAULT_IMAGES,
         Parser,
         byte_count,
         count_or_all,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BAD_INPUT",
-    "DEFAULT_IMAGES",
     "INTERRUPTED",
     "STOPPED_IN_TIME",
     "TERMINATED",

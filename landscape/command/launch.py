@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 from landscape.errors import LandscapeError
 
@@ -172,6 +172,26 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="landscape")
+    sys.stderr = _Forgiving(sys.stderr)  # type: ignore[assignment]
+
+
+class _Forgiving:
+    """A stream whose failures do not matter: a remark that cannot be shown stops no measurement."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from landscape.errors import LandscapeError
-from landscape.store.protocol import CHOICES, PRESETS
-
-# Enough images for a spectrum whose sampling error is small against the differences people look for, few enough for a
-# laptop; every number measured on a sample states its sampling error.
-DEFAULT_IMAGES = 2000
+from landscape.store.protocol import CHOICES, DEFAULT_IMAGES, PRESETS
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from landscape.command.cautions import caution_about_images
 from landscape.command.output import remark
-from landscape.command.parser import DEFAULT_IMAGES
 from landscape.errors import LandscapeError, printable
 from landscape.store.files import require_file_name
-from landscape.store.protocol import CHOICES, Protocol, preset
+from landscape.store.protocol import CHOICES, DEFAULT_IMAGES, Protocol, preset
 
 if TYPE_CHECKING:
     import torch

@@ -41,6 +41,10 @@ _FIRST_SCHEMA = frozenset(
     ]
 )
 
+# Enough images for a spectrum whose sampling error is small against the differences people look for, few enough for a
+# laptop; every number measured on a sample states its sampling error.
+DEFAULT_IMAGES = 2000
+
 
 @dataclass(frozen=True)
 class Protocol:
