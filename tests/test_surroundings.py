@@ -115,7 +115,7 @@ def test_a_template_is_filled_once_and_misses_nothing(tmp_path: Path) -> None:
     (tmp_path / "t.html").write_text("<p>{{ a }}</p><script>{{ b | tojson }}</script>")
     page = pages.render(tmp_path / "t.html", a="{{ b }}<b>", b={"z": "</script>", "a": 1})
     assert page == '<p>{{ b }}&lt;b&gt;</p><script>{"z": "\\u003c/script\\u003e", "a": 1}</script>'
-    with pytest.raises(Exception, match="(?i)undefined"):
+    with pytest.raises(Exception, match=r"(?i)undefined"):
         pages.render(tmp_path / "t.html", a="x")
     with pytest.raises(ValueError, match="JSON"):
         pages.render(tmp_path / "t.html", a="x", b=float("nan"))
