@@ -1,6 +1,7 @@
 """The plan of the house, and what its papers say: imports go down, one version everywhere."""
 
 import ast
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,21 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
     targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
     local = [target for target in targets if target and not target.startswith(("http://", "https://"))]
     assert [target for target in local if not ((ROOT / page).parent / target).exists()] == []
+
+
+def test_what_the_readme_shows_in_python_is_there() -> None:
+    blocks = re.findall(r"```python\n(import landscape\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        tree = ast.parse(block)
+        called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        ours = [name.removeprefix("landscape.") for name in called if name.startswith("landscape.")]
+        assert all(callable(operator.attrgetter(name)(landscape)) for name in ours), ours
+        files = [
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        assert files
+        assert all((ROOT / file).is_file() for file in files)
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         subjects,
         with_fit,
     )
-    from landscape.command.tables import columns
+    from landscape.tables import columns
 
 __all__ = [
     "BAD_INPUT",

@@ -8,13 +8,13 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape import command
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps.uncertainty import Streams
 from landscape.look.forward import Passes
 from landscape.store.protocol import Protocol
+from landscape.tables import columns
 
 # Maps of single passes that are kept for the picture.
 SHOWN = 3
@@ -120,4 +120,4 @@ def table(results: Sequence[xarray.Dataset]) -> str:
                     *(f"{value:.3g}" for value in (mean.mean(), mean.std(), std.mean())),
                 ]
             )
-    return command.columns(head, rows)
+    return columns(head, rows)

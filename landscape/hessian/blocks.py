@@ -7,13 +7,14 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from landscape import command, plotting
+from landscape import plotting
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import derived_seed
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
+from landscape.tables import columns
 
 
 def named_blocks(names: Sequence[str], depth: int = 2) -> dict[str, list[str]]:
@@ -147,7 +148,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
             for one in (result.isel(block=place) for place in range(result.sizes["block"]))
         ]
         values = ", ".join(f"{value:.4g}" for value in result["eigenvalue"].values)
-        tables.append(command.columns(head, rows) + f"\neigenvalues of the whole: {values}")
+        tables.append(columns(head, rows) + f"\neigenvalues of the whole: {values}")
     note = "± is a bound for eigenvalues, one standard error for traces; shares of an eigenvector add up to 100 %."
     return "\n\n".join([*tables, note])
 

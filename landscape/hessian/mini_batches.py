@@ -8,7 +8,7 @@ import torch
 import xarray
 from matplotlib.figure import Figure
 
-from landscape import command, plotting
+from landscape import plotting
 from landscape.compute import workers
 from landscape.compute.randomness import derived_seed, generator, numpy_generator
 from landscape.compute.settings import math_attention, measurement
@@ -21,6 +21,7 @@ from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
+from landscape.tables import columns
 
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 REPLICATES = 1000
@@ -346,4 +347,4 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         f"outliers lie {first.attrs['outlier_rule']} of all these eigenvalues; a smaller tail index is a heavier tail "
         f"({first.attrs['tail_rule']} of the largest).",
     ]
-    return "\n".join([command.columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])
+    return "\n".join([columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])

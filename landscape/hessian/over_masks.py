@@ -7,7 +7,6 @@ import torch
 import xarray
 from torch import Tensor
 
-from landscape import command
 from landscape.compute.memory import available_memory
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
@@ -17,6 +16,7 @@ from landscape.eigen.operator import SymmetricOperator
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
+from landscape.tables import columns
 
 
 class MeanOperator(SymmetricOperator):
@@ -181,4 +181,4 @@ def table(results: Sequence[xarray.Dataset]) -> str:
     rows.append(["masks", *[str(r.sizes["mask"]) for r in results]])
     rows.append(["products", *[f"{int(r.attrs['products']):,}" for r in results]])
     note = "± is one standard error over masks, widened for their small number; spread is one standard deviation."
-    return command.columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows) + "\n" + note
+    return columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows) + "\n" + note

@@ -11,12 +11,12 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from landscape import command
 from landscape.compute.randomness import global_stream
 from landscape.compute.settings import measurement
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import Part
 from landscape.objective import CurvatureOperator, Objective
+from landscape.tables import columns
 
 NO_DENSITY = (
     "PyHessian 0.1's density() calls torch.eig, which torch has removed: use --only top --only trace, "
@@ -185,4 +185,4 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         "by PyHessian with its defaults; ± of eigenvalues is the true residual, by our products.",
         "no density: PyHessian 0.1's density() calls torch.eig, which torch has removed.",
     ]
-    return "\n".join([command.columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])
+    return "\n".join([columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])

@@ -7,7 +7,6 @@ import torch
 import xarray
 from torch import Tensor
 
-from landscape import command
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
@@ -17,6 +16,7 @@ from landscape.hessian.spectrum import show_on
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.protocol import Protocol
+from landscape.tables import columns
 
 
 def filter_norms(objective: Objective) -> Tensor:
@@ -334,4 +334,4 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         "eigenvalues, one standard error for the trace.",
         "sharpness: rise of the loss (nats) at the worst point found in the neighbourhood.",
     ]
-    return "\n".join([command.columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])
+    return "\n".join([columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])

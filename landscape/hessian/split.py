@@ -7,11 +7,11 @@ import torch
 import xarray
 from torch import Tensor
 
-from landscape import command
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import SymmetricOperator, eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
+from landscape.tables import columns
 
 
 class Residual(SymmetricOperator):
@@ -154,4 +154,4 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         )
     rows.append(["products", *[f"{int(r.attrs['products']):,}" for r in results]])
     note = "Eigenvectors of the Hessian; the GGN part holds the L2 term. ± is a bound, of traces one standard error."
-    return command.columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows) + "\n" + note
+    return columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows) + "\n" + note
