@@ -206,15 +206,15 @@ class Bench:
         import numpy as np
         import torch
 
+        from landscape.store.importing import named_object
+
         self.folder = folder
         (folder / "net.py").write_text(NETWORK)
-        sys.path.insert(0, str(folder))
-        try:
-            import net  # type: ignore[import-not-found]  # the file just written
-        finally:
-            sys.path.remove(str(folder))
-        torch.manual_seed(0)
-        torch.save(net.build().state_dict(), folder / "net.pt")
+        # Under a name of its own: another `net` may have been imported in this process.
+        build = named_object(f"{folder / 'net.py'}:build")
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            torch.save(build().state_dict(), folder / "net.pt")
         rng = np.random.default_rng(0)
         images = rng.normal(size=(24, 1, 8, 8)).astype(np.float32)
         np.savez(folder / "images.npz", images=images, labels=rng.integers(0, 3, 24))
