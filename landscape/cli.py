@@ -10,7 +10,6 @@ from landscape import command
 
 # Commands that measure nothing.
 _OTHERS = {
-    "landscape.selfcheck": "whether the numbers can be trusted on your network, in under a minute",
     "landscape.training": "trains by recipe, and resumes what was interrupted",
     "landscape.nets": "every network of the paper, with its number of parameters",
 }

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from landscape.command.cautions import caution, caution_about_fit, fit_in_words
     from landscape.command.instrument import Instrument, one_or_all, picture
     from landscape.command.launch import BAD_INPUT, INTERRUPTED, STOPPED_IN_TIME, TERMINATED, launch, run
-    from landscape.command.output import remark, report, strict, to_strict_json
+    from landscape.command.output import facts_of, remark, report, strict, to_strict_json
     from landscape.command.parser import (
         Parser,
         byte_count,
@@ -52,6 +52,7 @@ __all__ = [
     "count_or_all",
     "described",
     "device",
+    "facts_of",
     "fit_in_words",
     "instrument_parser",
     "journaled",

@@ -5,9 +5,15 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from landscape.errors import printable
+
+if TYPE_CHECKING:
+    import xarray
+
+# Attributes of results that hold JSON.
+_PARSED = ("protocol", "settings", "checkpoints")
 
 
 def to_strict_json(facts: dict[str, Any]) -> str:
@@ -42,6 +48,25 @@ def strict(facts: dict[str, Any]) -> dict[str, Any]:
         alike = len(set(kinds.values())) == 1
         said |= {array: next(iter(kinds.values()))} if alike else {f"{array}{entry}": kinds[entry] for entry in kinds}
     return known | {"not_finite": said} if said else known
+
+
+def facts_of(dataset: "xarray.Dataset", *, without: Sequence[str] = ("image", "replicate")) -> dict[str, Any]:
+    """Variables, coordinates and attributes of a result by name, JSON-ready.
+
+    Parameters
+    ----------
+    dataset
+        The result.
+    without
+        Dimensions whose variables are left out: by default numbers of single images and of bootstrap samples.
+    """
+    facts = {
+        str(name): variable.values.tolist()
+        for name, variable in dataset.variables.items()
+        if not set(without) & set(variable.dims)
+    }
+    facts |= {name: value.tolist() if hasattr(value, "tolist") else value for name, value in dataset.attrs.items()}
+    return facts | {name: json.loads(facts[name]) for name in _PARSED if name in facts}
 
 
 def report(

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.feature_maps import maps, picture
+    from landscape.feature_maps import maps, picture, tables
     from landscape.feature_maps.uncertainty import measure
 
-__all__ = ["maps", "measure", "picture"]
+__all__ = ["maps", "measure", "picture", "tables"]
 
 lazy.attach(__name__)

@@ -96,13 +96,6 @@ def measure(
     return result
 
 
-def to_json(result: xarray.Dataset) -> dict[str, Any]:
-    """Everything."""
-    from landscape.feature_maps.cli import provenance_facts
-
-    return {str(name): value.values.tolist() for name, value in result.variables.items()} | provenance_facts(result)
-
-
 def table(results: Sequence[xarray.Dataset]) -> str:
     """What the pictures show, in numbers."""
     head = ["network", "after", "channel", "map", "mean", "std over positions", "std over masks"]

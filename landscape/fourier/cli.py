@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, fourier, look
-from landscape.feature_maps.cli import add_blocks, compared, legend, map_size, plan, to_json
+from landscape import command, feature_maps, fourier, look
 from landscape.fourier.choices import PATHS
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def add_arguments(parser: command.Parser) -> None:
     group.add_argument("--passes", type=command.positive, default=10, metavar="T", help="masks an image (default: 10)")
     group.add_argument("--path", choices=PATHS, default=PATHS[0], help="shown in table and picture; both are kept")
     group.add_argument("--window", choices=("hann",), help="taper the maps first (default: not, as the authors)")
-    add_blocks(group)
+    feature_maps.tables.add_blocks(group)
     group.add_argument("--transfer", action="store_true", help="frequency response of each block instead")
     group.add_argument("--points", type=command.positive, default=16, metavar="N", help="images of --transfer")
 
@@ -48,45 +47,34 @@ def draw(arguments: argparse.Namespace, results: list[xarray.Dataset]) -> list[P
     return [arguments.plot]
 
 
-def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
-    """The result of one subject, from the cache when it is there."""
-    settings: dict[str, Any] = {"blocks": arguments.blocks}
+def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, Any]:
+    """What decides the result."""
     if arguments.transfer:
-        settings |= {"transfer": arguments.points}
-    else:
-        settings |= {"passes": arguments.passes, "window": arguments.window}
-    asked = command.question(arguments, NAME, subject, settings)
-    model, data, on = subject.checkpoint.model, subject.data, command.device(arguments)
+        return {"blocks": arguments.blocks, "transfer": arguments.points}
+    return {"blocks": arguments.blocks, "passes": arguments.passes, "window": arguments.window}
 
-    def measure(journal: Journal) -> xarray.Dataset:
-        if arguments.transfer:
-            return fourier.transfer.measure(
-                model,
-                data,
-                protocol=subject.protocol,
-                images=arguments.points,
-                blocks=arguments.blocks,
-                device=on,
-                seed=arguments.seed,
-                quiet=arguments.quiet,
-            )
-        result = fourier.measure(
-            model,
-            data,
-            protocol=subject.protocol,
-            passes=arguments.passes,
-            window=arguments.window,
-            blocks=arguments.blocks,
-            batch=arguments.batch,
-            device=on,
-            journal=journal,
-            quiet=arguments.quiet,
-        )
-        return command.with_fit(arguments, subject, result)
 
-    result = command.journaled(asked, measure, force=arguments.force)
-    command.caution_about_fit(result.attrs)
-    return result
+def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
+    """Spectra, or gains of blocks."""
+    model, data = subject.checkpoint.model, subject.data
+    common = {
+        "protocol": subject.protocol,
+        "blocks": arguments.blocks,
+        "device": command.device(arguments),
+        "quiet": arguments.quiet,
+    }
+    if arguments.transfer:
+        return fourier.transfer.measure(model, data, images=arguments.points, seed=arguments.seed, **common)
+    result = fourier.measure(
+        model,
+        data,
+        passes=arguments.passes,
+        window=arguments.window,
+        batch=arguments.batch,
+        journal=journal,
+        **common,
+    )
+    return command.with_fit(arguments, subject, result)
 
 
 def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
@@ -105,7 +93,7 @@ def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
                 row += ["-"] * (modes + ("noise_to_signal" in result))
                 continue
             point = result.sel(point=name, path=path)
-            row[1] = map_size(point, row[1])
+            row[1] = feature_maps.tables.map_size(point, row[1])
             row += [
                 f"{float(point['delta_at_pi'][mode]):.3f}±{float(point['delta_at_pi_stderr'][mode]):.1g}"
                 for mode in range(modes)
@@ -114,11 +102,13 @@ def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
                 noise = float(point["noise_to_signal"][int(point["end"])])
                 row.append("-" if math.isnan(noise) else f"{noise:+.2f}")
         rows.append(row)
-    lines = [f"[{place + 1}] {legend(result)}" for place, result in enumerate(results)]
+    lines = [f"[{place + 1}] {feature_maps.tables.legend(result)}" for place, result in enumerate(results)]
     lines += ["", command.columns(head, rows)]
     lines.append(f"Delta log A(pi) on the {path.replace('_', ' ')}, natural logarithm, ± standard error over images")
     ends = [result.sel(path=path).isel(dropout=-1) for result in results]
-    return "\n".join([*lines, *compared(ends, "delta_at_pi_of_image", "Delta log A(pi)", ratio=False)])
+    return "\n".join(
+        [*lines, *feature_maps.tables.compared(ends, "delta_at_pi_of_image", "Delta log A(pi)", ratio=False)]
+    )
 
 
 def transfer_table(results: Sequence[xarray.Dataset]) -> str:
@@ -142,12 +132,12 @@ INSTRUMENT = command.Instrument(
     summary="amplitude of high frequencies block by block; a layer's frequency response in place",
     description=DESCRIPTION,
     add_arguments=add_arguments,
-    measured=measured,
-    plan=plan,
+    settings=settings,
+    measure=measure,
+    plan=lambda arguments, subject: feature_maps.tables.plan(arguments, subject),
     table=lambda arguments, results: (
         transfer_table(results) if arguments.transfer else amplitude_table(results, arguments.path)
     ),
-    facts=lambda arguments, results: command.one_or_all([to_json(result) for result in results]),
     draw=draw,
 )
 parser, main = INSTRUMENT.parser, INSTRUMENT.main

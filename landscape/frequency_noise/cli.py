@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from landscape import command, frequency_noise, look, metrics
+from landscape import command, feature_maps, frequency_noise, look, metrics
 from landscape.errors import LandscapeError
-from landscape.feature_maps.cli import legend, to_json
 from landscape.frequency_noise.choices import WIDTH
 
 if TYPE_CHECKING:
@@ -36,31 +35,30 @@ def add_arguments(parser: command.Parser) -> None:
     group.add_argument("--passes", type=command.positive, default=5, metavar="T", help="masks averaged (default: 5)")
 
 
-def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
-    """The result of one subject, from the cache when it is there."""
-    settings = {
+def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, Any]:
+    """What decides the result."""
+    return {
         "frequencies": None if arguments.frequencies is None else list(arguments.frequencies),
         "width": arguments.width,
         "given": arguments.given,
         "matched": arguments.matched,
         "passes": arguments.passes,
     }
-    asked = command.question(arguments, NAME, subject, settings)
 
-    def measure(journal: Journal) -> xarray.Dataset:
-        return frequency_noise.measure(
-            subject.checkpoint.model,
-            subject.data,
-            **settings,
-            protocol=subject.protocol,
-            batch=arguments.batch,
-            device=command.device(arguments),
-            seed=arguments.seed,
-            journal=journal,
-            quiet=arguments.quiet,
-        )
 
-    return command.journaled(asked, measure, force=arguments.force)
+def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
+    """Accuracy and NLL band by band."""
+    return frequency_noise.measure(
+        subject.checkpoint.model,
+        subject.data,
+        **settings(arguments, subject),
+        protocol=subject.protocol,
+        batch=arguments.batch,
+        device=command.device(arguments),
+        seed=arguments.seed,
+        journal=journal,
+        quiet=arguments.quiet,
+    )
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
@@ -76,7 +74,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
 def table(results: Sequence[xarray.Dataset]) -> str:
     """Accuracy drop of every band at both strengths, one column a network; then the differences to the first."""
     lines = [
-        f"[{place + 1}] {legend(result)}: accuracy {float(result['clean_accuracy']):.2%}, "
+        f"[{place + 1}] {feature_maps.tables.legend(result)}: accuracy {float(result['clean_accuracy']):.2%}, "
         f"NLL {float(result['clean_nll']):.4f} without noise"
         for place, result in enumerate(results)
     ]
@@ -117,10 +115,10 @@ INSTRUMENT = command.Instrument(
     summary="accuracy under noise of one frequency band at a time",
     description=DESCRIPTION,
     add_arguments=add_arguments,
-    measured=measured,
+    settings=settings,
+    measure=measure,
     plan=plan,
     table=lambda arguments, results: table(results),
-    facts=lambda arguments, results: command.one_or_all([to_json(result) for result in results]),
     draw=command.picture(lambda results, path: frequency_noise.picture.draw(results, path)),
 )
 parser, main = INSTRUMENT.parser, INSTRUMENT.main

@@ -2,18 +2,15 @@
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
 from landscape import command
-from landscape.compute import distributed
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.hessian import blocks, mini_batches, over_masks, pyhessian_solver, sharpness, split
@@ -91,16 +88,12 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, chosen: Me
     settings = chosen.settings(arguments)
     question = command.question(arguments, INSTRUMENT, subject, {"measurement": chosen.flag, **settings})
 
-    def measure() -> xarray.Dataset:
+    def measure(journal: Journal) -> xarray.Dataset:
         objective = command.objective(arguments, subject, sharded=chosen.sharded)
-        with Journal(question.journal, {"key": question.key}, process=distributed.rank()) as journal:
-            result = chosen.measure(objective, settings, arguments.seed, arguments.quiet, journal)
+        result = chosen.measure(objective, settings, arguments.seed, arguments.quiet, journal)
         return result.assign_attrs(fit(objective).attributes())
 
-    result = command.answer(question, measure, force=arguments.force)
-    if distributed.is_main():
-        for file in [question.journal, *question.journal.parent.glob(f"{question.journal.name}.[0-9]*")]:
-            file.unlink(missing_ok=True)
+    result = command.journaled(question, measure, force=arguments.force)
     command.caution_about_fit(result.attrs)
     return result
 
@@ -146,23 +139,10 @@ def table(results: Sequence[xarray.Dataset], chosen: Measurement) -> str:
 
 def to_json(result: xarray.Dataset) -> dict[str, Any]:
     """Every variable and coordinate by name, and provenance, JSON-ready."""
-    numbers: dict[str, Any] = {str(name): _plain(values) for name, values in result.variables.items()}
-    attributes = dict(result.attrs)
-    for name in ("protocol", "settings"):
-        attributes[name] = json.loads(attributes[name])
-    for name, value in attributes.items():
-        attributes[name] = value.item() if isinstance(value, np.generic) else value
+    facts = command.facts_of(result, without=())
     # The names that all of this instrument's JSON shares.
-    attributes["hvps"] = attributes.pop("products")
-    if "eigenvalue" in numbers:
-        numbers["eigenvalues"] = numbers.pop("eigenvalue")
-    if "residual" in numbers:
-        numbers["residuals"] = numbers.pop("residual")
-    return numbers | attributes
-
-
-def _plain(values: Any) -> Any:
-    return values.values.tolist()
+    shared = {"products": "hvps", "eigenvalue": "eigenvalues", "residual": "residuals"}
+    return {shared.get(name, name): value for name, value in facts.items()}
 
 
 def notes(results: Sequence[xarray.Dataset]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -96,7 +95,7 @@ def draw(arguments: argparse.Namespace, outcome: Outcome) -> list[Path]:
 
 def facts(arguments: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
     """JSON-ready."""
-    curves = [to_json(curve) for curve in outcome.curves]
+    curves = [command.facts_of(curve) for curve in outcome.curves]
     if len(curves) == 1:
         return curves[0]
     return {"results": curves, "effective_sizes": [pair_json(pair) for pair in outcome.pairs]}
@@ -173,15 +172,6 @@ def comparisons(results: Sequence[xarray.Dataset]) -> list[xarray.Dataset]:
             continue
         found.append(predictions.effective_size(other, results[0]))
     return found
-
-
-def to_json(result: xarray.Dataset) -> dict[str, Any]:
-    """Curves and provenance, without the bootstrap samples."""
-    curve = {str(name): result[name].values.tolist() for name in result.variables if "replicate" not in str(name)}
-    attributes = {name: value.item() if hasattr(value, "item") else value for name, value in result.attrs.items()}
-    return curve | {
-        name: json.loads(value) if name in ("protocol", "settings") else value for name, value in attributes.items()
-    }
 
 
 def pair_json(pair: xarray.Dataset) -> dict[str, Any]:

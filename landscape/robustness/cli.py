@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -251,24 +250,10 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
 
 def to_json(results: Results, relative: Sequence[xarray.Dataset]) -> dict[str, Any]:
     """Metrics and provenance, without values of single images."""
-    facts: dict[str, Any] = {
-        part: [_facts(entry, ("image",)) for entry in entries] for part, entries in results.items()
-    }
+    facts: dict[str, Any] = {part: [command.facts_of(entry) for entry in entries] for part, entries in results.items()}
     if relative:
-        facts["relative"] = [_facts(entry, ("replicate",)) for entry in relative]
+        facts["relative"] = [command.facts_of(entry) for entry in relative]
     return facts
-
-
-def _facts(dataset: xarray.Dataset, without: Sequence[str]) -> dict[str, Any]:
-    values = {
-        str(name): dataset[name].values.tolist()
-        for name in dataset.variables
-        if not set(without) & {*dataset[name].dims}
-    }
-    attributes = {name: value.item() if hasattr(value, "item") else value for name, value in dataset.attrs.items()}
-    return values | {
-        name: json.loads(value) if name in ("protocol", "settings") else value for name, value in attributes.items()
-    }
 
 
 def table(results: Results, relative: Sequence[xarray.Dataset]) -> str:

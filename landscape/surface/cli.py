@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -344,16 +343,8 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
 
 def to_json(result: xarray.Dataset) -> dict[str, Any]:
     """Cells, numbers and provenance, JSON-ready; rows over alpha."""
-    facts: dict[str, Any] = {str(name): result[name].values.tolist() for name in result.coords if name != "mark"}
-    facts |= {str(name): result[name].values.tolist() for name in result.data_vars}
-    attributes = result.attrs
-    facts["summary"] = surface.summary.summarize(result).to_dict()
-    for name, value in attributes.items():
-        if name in ("protocol", "settings"):
-            facts[name] = json.loads(value)
-        else:
-            facts[name] = value.tolist() if hasattr(value, "tolist") else value
-    return facts
+    facts = command.facts_of(result.drop_vars("mark", errors="ignore"), without=())
+    return facts | {"summary": surface.summary.summarize(result).to_dict()}
 
 
 INSTRUMENT = command.Instrument(

@@ -1,0 +1,81 @@
+"""What the command lines of instruments on feature maps share: an argument, the cost, lines of tables."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from landscape import command, look
+from landscape.errors import LandscapeError
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def add_blocks(group: Any) -> None:
+    """The argument that names blocks."""
+    group.add_argument(
+        "--blocks", metavar="PATTERN,...", help="names of blocks, e.g. 'layer*.*'; default: by structure"
+    )
+
+
+def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
+    """Passes and seconds that the measurement will cost, by timing a batch."""
+    runs = look.forward.Passes(
+        subject.checkpoint.model,
+        subject.data,
+        protocol=subject.protocol,
+        blocks=arguments.blocks,
+        batch=arguments.batch,
+        device=command.device(arguments),
+    )
+    start, stop = runs.batches(0, len(runs))[0]
+    images = runs.images(start, stop)
+    runs.stochastic(images, start, range(1))
+    started = time.perf_counter()
+    runs.stochastic(images, start, range(2))
+    seconds = (time.perf_counter() - started) / 2 / (stop - start)
+    passes = arguments.passes if runs.dropout_calls else 1
+    entries = sum(point.channels * point.height * point.width for point in runs.depths.points)
+    memory = 4 * entries * runs.batch * runs.dtype.itemsize
+    return (
+        f"{subject.name}: {len(runs.depths)} points, {runs.dropout_calls} dropout layers; {len(runs)} images x "
+        f"{passes} passes at {seconds * 1e3:.2g} ms, about {len(runs) * passes * seconds:.0f} s "
+        f"and {memory / 2**20:.0f} MiB"
+    )
+
+
+def map_size(point: xarray.Dataset, before: str) -> str:
+    """Size of a map behind the sizes that other networks have at this point, where they differ."""
+    size = f"{int(point['channels'])}x{int(point['height'])}x{int(point['width'])}"
+    return size if before in ("", size) else f"{before}, {size}"
+
+
+def legend(result: xarray.Dataset) -> str:
+    """One line that says what was measured on what."""
+    attributes = result.attrs
+    on = f"{attributes['images']} images of {attributes['data']}"
+    words = [f"{attributes['name']} on {on}, {attributes['passes']} passes", command.fit_in_words(attributes)]
+    return "; ".join(word for word in words if word)
+
+
+def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, ratio: bool = True) -> list[str]:
+    """Lines with the ratio (or difference) to the first network after each stage, where they can be compared."""
+    lines = []
+    name, sign = ("ratio", "/") if ratio else ("difference", "-")
+    interval = "ratio_interval" if ratio else "interval"
+    for place, other in enumerate(results[1:], start=2):
+        try:
+            effect = look.comparison.paired(results[0], other, variable)
+        except LandscapeError as error:
+            lines.append(f"{what} [{place}] against [1]: {error}")
+            continue
+        cells = [
+            f"{float(effect[name][stage]):.3f} ({low:.3f} to {high:.3f}; {float(effect['effect_size'][stage]):+.1f})"
+            for stage, (low, high) in enumerate(effect[interval].values)
+        ]
+        said = f"{what} [{place}] {sign} [1] after each stage (95 % over images; effect size d_z)"
+        lines.append(f"{said}: {', '.join(cells)}")
+    return lines
