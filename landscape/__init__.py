@@ -7,6 +7,7 @@ from landscape import lazy
 if TYPE_CHECKING:
     from landscape import (
         checkpoint,
+        connectivity,
         data,
         eigen,
         feature_maps,
@@ -42,6 +43,7 @@ __all__ = [
     "__version__",
     "build",
     "checkpoint",
+    "connectivity",
     "data",
     "eigen",
     "feature_maps",

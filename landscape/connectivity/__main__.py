@@ -1,0 +1,5 @@
+"""``python -m landscape.connectivity A B``."""
+
+from landscape.command import launch
+
+launch("landscape.connectivity.cli")

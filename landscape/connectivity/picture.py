@@ -1,0 +1,61 @@
+"""Picture of mode connectivity: loss and accuracy along the ways between networks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray
+from matplotlib.axes import Axes
+
+from landscape import plotting
+from landscape.metrics.confidence import Z
+
+_WAYS = {
+    "line": ("as trained", plotting.COLORS[1]),
+    "aligned": ("channels matched", plotting.COLORS[0]),
+    "curve": ("trained curve", plotting.COLORS[2]),
+}
+
+
+def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
+    """Loss and accuracy along each way, with 95 % bands over the choice of examples, and the line between both ends.
+
+    Raises
+    ------
+    LandscapeError
+        For a file name that does not end in .pdf, .png or .svg.
+    """
+    panels = [
+        (result.sel(other=other), str(other), str(result.attrs.get("name", "A")))
+        for result in results
+        for other in result["other"].values
+    ]
+    several = "accuracy" in results[0]
+    with plotting.style():
+        figure = plotting.figure(3.3 * (1 + several) + 0.2, 2.6 * len(panels))
+        axes = figure.subplots(len(panels), 1 + several, squeeze=False)
+        for row, (result, other, own) in zip(axes, panels, strict=True):
+            _along(row[0], result, "cross_entropy", "loss (nats)")
+            if several:
+                _along(row[1], result, "accuracy", "accuracy")
+                row[1].set_ylim(bottom=0)
+            for axis in row:
+                axis.set_xticks([0, 0.5, 1], [plotting.plain(_short(own)), "between", plotting.plain(_short(other))])
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        return plotting.save(figure, path, {"connectivity": [result.attrs.get("key") for result in results]})
+
+
+def _short(name: str) -> str:
+    """The end of a long name, which tells checkpoints of one kind apart."""
+    return name if len(name) < 14 else f"...{name[-10:]}"
+
+
+def _along(axis: Axes, result: xarray.Dataset, name: str, label: str) -> None:
+    places = result["t"].values
+    for way in result["way"].values:
+        text, color = _WAYS[str(way)]
+        one = result.sel(way=way)
+        values, error = one[name].values, Z * one[f"{name}_stderr"].values
+        axis.plot(places, values, marker="o", markersize=3, color=color, label=text)
+        axis.fill_between(places, values - error, values + error, color=color, alpha=0.2, linewidth=0)
+    axis.plot(places[[0, -1]], values[[0, -1]], color="0.5", linestyle=":", linewidth=1)
+    axis.set_ylabel(label)
