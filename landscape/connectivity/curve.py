@@ -53,7 +53,7 @@ def bend(
     end
         :math:`w_B`, (P,).
     steps
-        Of SGD. 200 find a curve well below the line; on CIFAR the paper's own trainings take as long as the networks'.
+        Of SGD. 200 find a curve well below the line (``docs/connectivity.md``); the paper trains for many epochs.
     batch
         Examples per step.
     learning_rate
