@@ -1,29 +1,28 @@
-"""Instruments as data: what is measured of a checkpoint, under which protocol, kept as one result each."""
+"""What studies, audits and claims measure of a checkpoint: requests to the instruments, as data."""
 
-from collections.abc import Callable, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import xarray
 
-from landscape import checkpoint, data, feature_maps, fourier, frequency_noise, predictions, surface
+from landscape import checkpoint, command, data
 from landscape.checkpoint import Checkpoint
-from landscape.command import Question, Subject, journaled
+from landscape.command import Question, Subject
 from landscape.data import Images
-from landscape.eigen import eigenpairs
-from landscape.hessian.mini_batches import mini_batch_spectra
-from landscape.hessian.over_masks import MeanOperator
-from landscape.hessian.sampling import sampling
-from landscape.hessian.sharpness import ScaledOperator, filter_norms
-from landscape.objective import CurvatureOperator, Objective
-from landscape.objective.objective import examples
-from landscape.robustness import choices, cifar_files, corrupted, corruptions
-from landscape.store.journal import Journal
+from landscape.feature_maps import cli as feature_maps
+from landscape.fourier import cli as fourier
+from landscape.frequency_noise import cli as frequency_noise
+from landscape.hessian import cli as hessian
+from landscape.predictions import cli as predictions
+from landscape.robustness import choices, corruptions
+from landscape.robustness import cli as robustness
+from landscape.store import result
 from landscape.store.protocol import Protocol
+from landscape.surface import cli as surface
 
 
 @dataclass(frozen=True)
@@ -87,179 +86,127 @@ QUOTIENT_GROUP = 4
 
 
 @dataclass(frozen=True)
-class Instrument:
-    """One measurement.
+class Request:
+    """What studies ask an instrument for: a command line as data, so that both share one cache.
 
     Attributes
     ----------
-    name
-        Folder of its results, the module that measures first.
+    instrument
+        The record that is asked.
     protocol
         With the numbers of images of a scale.
-    settings
-        What of the scale and of the number of masks it depends on.
-    measure
-        (subject, settings, journal) -> result.
+    flags
+        (scale, draws of the masks that curvature and loss are the mean of) -> flags of the instrument.
+    answer
+        (arguments, subject) -> dataset, one of several that an instrument keeps; its result by default.
+    earlier
+        Settings under which the same result was saved by versions whose studies had a catalogue of their own.
     """
 
-    name: str
+    instrument: command.Instrument
     protocol: Callable[[Scale], Protocol]
-    settings: Callable[[Scale, int], Mapping[str, Any]]
-    measure: Callable[[Subject, Mapping[str, Any], Journal], xarray.Dataset]
+    flags: Callable[[Scale, int], Sequence[str]]
+    earlier: Callable[[Scale, int], Mapping[str, Any]]
+    answer: Callable[[Namespace, Subject], xarray.Dataset] | None = None
 
 
-def _objective(subject: Subject) -> Objective:
-    return Objective(
-        subject.checkpoint.model, subject.data, weight_decay=subject.weight_decay, protocol=subject.protocol
-    )
+def _flags(**values: object) -> list[str]:
+    """Flags by name: ``top=1`` is ``--top 1``, ``keep_losses=True`` is ``--keep-losses``."""
+    return [
+        word
+        for name, value in values.items()
+        for word in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
+    ]
 
 
-def _hessian(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
-    """The largest eigenvalues, what their numerical error is and what the choice of images costs."""
-    curvature = CurvatureOperator(_objective(subject))
-    # No search for further copies of an eigenvalue: which of equal ones comes first does not matter here.
-    pairs = eigenpairs(curvature, settings["top"], tolerance=TOLERANCE, confidence=0)
-    # To first order the largest eigenvalue is the mean of these over the images, whichever they are.
-    groups = CurvatureOperator(curvature.objective, micro_batch=settings["group"])
-    quotients = groups.batch_projections(pairs.vectors[:, :1])[0][:, 0, 0]
-    return xarray.Dataset(
-        {
-            "eigenvalue": ("rank", pairs.values),
-            "residual": ("rank", pairs.residuals),
-            **sampling(curvature, pairs.values, pairs.vectors).variables(),
-            "quotient_of_group": ("group", quotients.cpu().numpy()),
-        }
-    )
+def _corruption_flags(scale: Scale, masks: int) -> list[str]:
+    passes = _flags(only="corruptions", passes=scale.corruption_passes)
+    if not scale.cifar_c:
+        return [*passes, *_flags(severities="1,3,5")]
+    names = [name for name in corruptions.STANDARD if (Path(scale.cifar_c) / f"{name}.npy").is_file()]
+    return [*passes, *_flags(cifar_c=scale.cifar_c), *(_flags(corruptions=",".join(names)) if names else [])]
 
 
-def _mini_batches(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
-    return mini_batch_spectra(_objective(subject), tolerance=TOLERANCE, journal=journal, **settings)
-
-
-def _curvature(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
-    """Largest eigenvalue of the Hessian, raw and filter-normalised, of the loss meaned over masks.
-
-    With ``l2_shift``, the first-order share of the L2 term in each: exact for the raw one, an underestimate of second
-    order for the other (the largest eigenvalue is convex in the matrix).
-    """
-    objective = _objective(subject)
-    parts = [CurvatureOperator(objective, sample=sample) for sample in range(settings["masks"])]
-    mean = MeanOperator(parts)
-    scale = filter_norms(objective)
-    found: dict[str, tuple[float, float, float]] = {}
-    for name, operator, squares in (
-        ("raw", mean, torch.ones_like(scale)),
-        ("filter-normalised", ScaledOperator(mean, scale), scale.square()),
-    ):
-        pairs = eigenpairs(operator, 1, tolerance=TOLERANCE, confidence=0)
-        shift = subject.weight_decay * float((squares * pairs.vectors[:, 0].square()).sum())
-        found[name] = (float(pairs.values[0]), float(pairs.residuals[0]), shift)
-    columns = np.array(list(found.values())).T
-    return xarray.Dataset(
-        {name: ("units", column) for name, column in zip(("eigenvalue", "residual", "l2_shift"), columns, strict=True)},
-        {"units": list(found)},
-    )
-
-
-def _surface(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
-    return surface.plane(_objective(subject), **settings, journal=journal)
-
-
-def _of_model(measure: Callable[..., xarray.Dataset]) -> Callable[..., xarray.Dataset]:
-    def measured(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
-        return measure(subject.checkpoint.model, subject.data, protocol=subject.protocol, journal=journal, **settings)
-
-    return measured
-
-
-def _corruptions(subject: Subject, settings: Mapping[str, Any], journal: Journal) -> xarray.Dataset:
-    settings = dict(settings)
-    folder = settings.pop("cifar_c", "")
-    source: corrupted.Source
-    if folder:
-        source = cifar_files.CifarC(folder, subject.data, protocol=subject.protocol)
-        settings["corruptions"] = [name for name in source.names if name in corruptions.STANDARD]
-    else:
-        source = corruptions.Computed(examples(subject.data, subject.protocol))
-    return corrupted.measure(
-        subject.checkpoint.model, source, protocol=subject.protocol, journal=journal, quiet=True, **settings
-    )
-
-
-def _corruption_settings(scale: Scale, masks: int) -> Mapping[str, Any]:
+def _corruptions_earlier(scale: Scale, masks: int) -> Mapping[str, Any]:
     if scale.cifar_c:
         return {"severities": choices.SEVERITIES, "passes": scale.corruption_passes, "cifar_c": scale.cifar_c}
     return {"severities": (1, 3, 5), "passes": scale.corruption_passes}
 
 
-INSTRUMENTS: dict[str, Instrument] = {
-    "hessian": Instrument(
-        "hessian",
+REQUESTS: dict[str, Request] = {
+    "hessian": Request(
+        hessian.INSTRUMENT,
         lambda scale: TRAINED.replace(images=scale.curvature_images),
+        lambda scale, masks: _flags(image_groups=QUOTIENT_GROUP, top=1, tolerance=TOLERANCE),
         lambda scale, masks: {"top": 1, "group": QUOTIENT_GROUP},
-        _hessian,
     ),
-    # Of the loss without its L2 term, whose share is told apart.
-    "curvature": Instrument(
-        "hessian",
+    # Of the loss without its L2 term, whose part is told apart.
+    "curvature": Request(
+        hessian.INSTRUMENT,
         lambda scale: TRAINED.replace(images=scale.curvature_images, l2="none"),
+        lambda scale, masks: _flags(mean_hessian=masks, tolerance=TOLERANCE),
         lambda scale, masks: {"masks": masks},
-        _curvature,
     ),
-    "mini_batches": Instrument(
-        "hessian",
+    "mini_batches": Request(
+        hessian.INSTRUMENT,
         # A seeded sample stands in random order: consecutive images make mini-batches.
         lambda scale: TRAINED.replace(images=scale.mini_batches * MINI_BATCH),
+        lambda scale, masks: _flags(
+            per_batch=MINI_BATCH,
+            batches=scale.mini_batches,
+            consecutive=True,
+            top=scale.eigenvalues,
+            masks=masks,
+            tolerance=TOLERANCE,
+        ),
         lambda scale, masks: {"per_batch": MINI_BATCH, "top": scale.eigenvalues, "masks": masks},
-        _mini_batches,
     ),
-    "surface": Instrument(
-        "surface",
+    "surface": Request(
+        surface.INSTRUMENT,
         lambda scale: TRAINED.replace(images=scale.surface_images, dropout="fresh"),
-        lambda scale, masks: {
-            "points": scale.points,
-            "span": scale.span,
-            "passes": masks,
-            "keep_losses": True,
-        },
-        _surface,
+        lambda scale, masks: _flags(points=scale.points, span=scale.span, passes=masks, keep_losses=True),
+        lambda scale, masks: {"points": scale.points, "span": scale.span, "passes": masks, "keep_losses": True},
+        lambda arguments, subject: surface.measured(arguments, subject, seed=arguments.seed),
     ),
     # Predictions on the training set, augmented as in training: whether a network fits worse, not generalises worse.
-    "training": Instrument(
-        "predictions",
+    "training": Request(
+        predictions.INSTRUMENT,
         lambda scale: STOCHASTIC.replace(images=scale.prediction_images, split="train", augmentation="frozen"),
+        lambda scale, masks: _flags(passes=2),
         lambda scale, masks: {"passes": 2},
-        _of_model(predictions.measure),
+        predictions.passed,
     ),
-    "feature_maps": Instrument(
-        "feature_maps",
+    "feature_maps": Request(
+        feature_maps.INSTRUMENT,
         lambda scale: STOCHASTIC.replace(images=scale.test_images),
+        lambda scale, masks: _flags(passes=scale.passes),
         lambda scale, masks: {"passes": scale.passes},
-        _of_model(feature_maps.measure),
     ),
-    "fourier": Instrument(
-        "fourier",
+    "fourier": Request(
+        fourier.INSTRUMENT,
         lambda scale: STOCHASTIC.replace(images=scale.test_images),
+        lambda scale, masks: _flags(passes=scale.passes, keep_curves=True),
         lambda scale, masks: {"passes": scale.passes, "of_image": True},
-        _of_model(fourier.measure),
     ),
-    "frequency_noise": Instrument(
-        "frequency_noise",
+    "frequency_noise": Request(
+        frequency_noise.INSTRUMENT,
         lambda scale: STOCHASTIC.replace(images=scale.test_images),
+        lambda scale, masks: _flags(passes=scale.noise_passes),
         lambda scale, masks: {"passes": scale.noise_passes},
-        _of_model(frequency_noise.measure),
     ),
-    "predictions": Instrument(
-        "predictions",
+    "predictions": Request(
+        predictions.INSTRUMENT,
         lambda scale: STOCHASTIC.replace(images=scale.prediction_images),
+        lambda scale, masks: _flags(passes=scale.prediction_passes),
         lambda scale, masks: {"passes": scale.prediction_passes},
-        _of_model(predictions.measure),
+        predictions.passed,
     ),
-    "corruptions": Instrument(
-        "robustness",
+    "corruptions": Request(
+        robustness.INSTRUMENT,
         lambda scale: STOCHASTIC.replace(images=scale.corruption_images),
-        _corruption_settings,
-        _corruptions,
+        _corruption_flags,
+        _corruptions_earlier,
+        lambda arguments, subject: robustness.part_measured(arguments, subject, "corruptions"),
     ),
 }
 
@@ -312,24 +259,46 @@ def _images(source: str, split: str, root: Path | None) -> Images:
     return data.load(source, split, root=root)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request to one network at one scale.
+
+    Attributes
+    ----------
+    name
+        In `REQUESTS`.
+    subject
+        The network with its images and protocol.
+    arguments
+        Those of the instrument's command line.
+    earlier
+        The question that earlier versions asked for the same result.
+    """
+
+    name: str
+    subject: Subject
+    arguments: Namespace
+    earlier: Question
+
+
 def ask(
     path: Path,
-    instrument: str,
+    name: str,
     scale: Scale,
     *,
     origin: Origin | None = None,
     device: str = "cpu",
     changes: Mapping[str, Any] | None = None,
     masks: int = 1,
-) -> Question:
-    """The question that an instrument at a scale asks of a checkpoint; its `path` is where the answer is kept.
+) -> Asked:
+    """What a request at a scale asks of a checkpoint.
 
     Parameters
     ----------
     path
         The checkpoint.
-    instrument
-        One of `INSTRUMENTS`.
+    name
+        One of `REQUESTS`.
     scale
         How much is measured; counts beyond what the data hold mean all images.
     origin
@@ -341,15 +310,21 @@ def ask(
     masks
         Draws of the masks that curvature and loss are the mean of.
     """
-    chosen = INSTRUMENTS[instrument]
-    protocol = chosen.protocol(scale).replace(**{"device": device, **dict(changes or {})})
+    request = REQUESTS[name]
+    protocol = request.protocol(scale).replace(**{"device": device, **dict(changes or {})})
     subject = (origin or Origin()).subject(path, protocol)
-    settings = {"measure": instrument, **chosen.settings(scale, masks)}
-    return Question(f"landscape.{chosen.name}", subject, settings, seed=0)
+    arguments = request.instrument.arguments([str(path), "--device", device, "--quiet", *request.flags(scale, masks)])
+    earlier = {"measure": name, **request.earlier(scale, masks)}
+    return Asked(name, subject, arguments, Question(request.instrument.name, subject, earlier, seed=0))
 
 
-def measured(asked: Question, *, force: bool = False) -> xarray.Dataset:
-    """The answer, from the cache or measured now: interrupted anywhere, the next call goes on."""
-    settings = {name: value for name, value in asked.settings.items() if name != "measure"}
-    chosen = INSTRUMENTS[asked.settings["measure"]]
-    return journaled(asked, lambda journal: chosen.measure(asked.subject, settings, journal), force=force)
+def measured(asked: Asked, *, force: bool = False) -> tuple[xarray.Dataset, Path]:
+    """The dataset and its file, from the cache or measured now: interrupted anywhere, the next call resumes."""
+    # Results of this version that were saved before studies and commands shared one cache.
+    known = None if force else result.cached(asked.earlier.path, asked.earlier.key)
+    if known is not None:
+        return known.assign_attrs(name=asked.subject.name), asked.earlier.path
+    arguments = Namespace(**{**vars(asked.arguments), "force": force, "saved": []})
+    request = REQUESTS[asked.name]
+    dataset = (request.answer or request.instrument.result)(arguments, asked.subject)
+    return dataset, arguments.saved[-1]

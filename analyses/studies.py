@@ -30,7 +30,7 @@ class Study:
     kinds
         Of networks, names in `analyses.kinds.KINDS`.
     instruments
-        Names in `analyses.measuring.INSTRUMENTS`.
+        Names in `analyses.measuring.REQUESTS`.
     changes
         Protocol variants by name, each the fields that it changes; ``masks`` besides, draws of the masks that curvature
         and loss are the mean of.
@@ -126,11 +126,10 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
                     changes={name: value for name, value in fields.items() if name != MASKS},
                     masks=fields.get(MASKS, 1),
                 )
-                dataset = measuring.measured(asked, force=arguments.force)
-                file = asked.path
+                dataset, file = measuring.measured(asked, force=arguments.force)
                 if instrument in ("predictions", "training"):
                     # Figures need the curves alone, thousands of times smaller than the passes.
-                    file = asked.path.with_name(f"curves-{asked.path.name}")
+                    file = file.with_name(f"curves-{file.name}")
                     dataset = curves(dataset).assign_attrs(dataset.attrs)
                     result.save(dataset, file)
                 entries.append(

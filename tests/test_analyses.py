@@ -197,9 +197,11 @@ def test_an_audit_goes_on_where_it_was_killed(trained, monkeypatch):
     def counted(asked, *, force=False):
         if len(measured) == 2:
             raise KeyboardInterrupt
-        if not asked.path.is_file():
-            measured.append(asked.path)
-        return real(asked, force=force)
+        before = set(Path("results").rglob("*.nc"))
+        answer = real(asked, force=force)
+        if answer[1] not in before:
+            measured.append(answer[1])
+        return answer
 
     monkeypatch.setattr(measuring, "measured", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -406,7 +408,7 @@ def test_curvature_tells_the_l2_term_apart_and_a_mean_of_masks_from_one(trained,
     folder, (baseline, _) = trained
     monkeypatch.chdir(folder)
     one, mean, whole = (
-        measuring.measured(measuring.ask(baseline.path, "curvature", TINY, changes=changes, masks=masks))
+        measuring.measured(measuring.ask(baseline.path, "curvature", TINY, changes=changes, masks=masks))[0]
         for changes, masks in (({}, 1), ({}, 3), ({"l2": "exact"}, 1))
     )
     wanted = one["eigenvalue"] + one["l2_shift"]
@@ -415,12 +417,30 @@ def test_curvature_tells_the_l2_term_apart_and_a_mean_of_masks_from_one(trained,
     assert float(mean["eigenvalue"][0]) != pytest.approx(float(one["eigenvalue"][0]), rel=0.02)
 
 
-def test_a_journal_of_another_format_is_not_taken_up(trained, monkeypatch):
+def test_a_study_and_a_command_share_one_cache_and_every_setting_is_in_the_address(trained, monkeypatch, capsys):
     folder, (baseline, _) = trained
     monkeypatch.chdir(folder)
-    before = measuring.ask(baseline.path, "surface", TINY).journal
-    monkeypatch.setitem(result.SCHEMAS, "landscape.surface", 99)
-    assert measuring.ask(baseline.path, "surface", TINY).journal != before
+    _, file = measuring.measured(measuring.ask(baseline.path, "hessian", TINY))
+    asked = [str(baseline.path), "--images", "32", "--dropout", "fixed", "--augmentation", "frozen", "--device", "cpu"]
+    flags = ["--image-groups", "4", "--top", "1", "--quiet"]
+    before = file.stat().st_mtime_ns
+    assert command.run("landscape.hessian.cli", [*asked, *flags, "--tolerance", str(measuring.TOLERANCE)]) == 0
+    assert f"result: {file}" in capsys.readouterr().err
+    assert file.stat().st_mtime_ns == before
+    monkeypatch.setattr(measuring, "TOLERANCE", 0.5)
+    assert measuring.measured(measuring.ask(baseline.path, "hessian", TINY))[1] != file
+
+
+def test_results_of_studies_of_earlier_versions_are_found(trained, tmp_path, monkeypatch):
+    _, (baseline, _) = trained
+    monkeypatch.chdir(tmp_path)
+    asked = measuring.ask(baseline.path.absolute(), "feature_maps", TINY)
+    known = xarray.Dataset({"std": ("point", [1.0])}, attrs={"key": asked.earlier.key})
+    asked.earlier.path.parent.mkdir(parents=True)
+    result.save(known, asked.earlier.path)
+    found, file = measuring.measured(asked)
+    assert file == asked.earlier.path
+    assert found["std"].values == [1.0]
 
 
 def test_a_layer_that_does_not_run_is_refused_before_anything_is_trained(

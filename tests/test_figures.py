@@ -81,11 +81,10 @@ def test_a_study_that_ran_before_measures_nothing(measured, monkeypatch):
     listing = studies.listing(Path("results"), study.name, "digits")
     before = json.loads(listing.read_text())
 
-    def measured_again(*_):
+    def measured_again(*_, **__):
         raise AssertionError("measured again")
 
-    unwilling = dataclasses.replace(measuring.INSTRUMENTS["predictions"], measure=measured_again)
-    monkeypatch.setitem(measuring.INSTRUMENTS, "predictions", unwilling)
+    monkeypatch.setattr("landscape.predictions.measure", measured_again)
     assert cli.main([study.name, "--quiet"]) == 0
     assert json.loads(listing.read_text()) == before
     with pytest.raises(AssertionError, match="measured again"):

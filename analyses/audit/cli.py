@@ -149,10 +149,10 @@ def _plan(arguments: argparse.Namespace, variants: Sequence[str]) -> list[str]:
     from analyses.audit.claims import PANEL
     from analyses.audit.report import power_line
     from analyses.audit.verdict import LOOKS
-    from analyses.measuring import INSTRUMENTS, SCALES
+    from analyses.measuring import REQUESTS, SCALES
     from landscape import training
 
-    needed = [name for name in INSTRUMENTS if any(name in claim.needs for claim in PANEL)]
+    needed = [name for name in REQUESTS if any(name in claim.needs for claim in PANEL)]
     measured = f"{len(needed)} instruments on each: {', '.join(needed)}; {SCALES[arguments.preset]}"
     if arguments.variant is None:
         return [f"{2 * len(variants)} checkpoints; {measured}", power_line()]

@@ -114,7 +114,7 @@ class Audit:
 
 def pieces(networks: Sequence[Network], claims: Sequence[Claim]) -> list[tuple[Network, str]]:
     """All (network, instrument) that the claims need, each kept as a result of its own; one seed after the other."""
-    needed = sorted({name for claim in claims for name in claim.needs}, key=list(measuring.INSTRUMENTS).index)
+    needed = sorted({name for claim in claims for name in claim.needs}, key=list(measuring.REQUESTS).index)
     by_seed = sorted(networks, key=lambda network: network.seed)
     return [(network, name) for network in by_seed for name in needed]
 
@@ -140,7 +140,7 @@ def run(
     with Progress(len(work), "panel", unit="result", quiet=quiet) as bar:
         for network, instrument in work:
             asked = measuring.ask(network.path, instrument, scale, origin=_of(network, origin), device=device)
-            found[network.path][instrument] = measuring.measured(asked, force=force)
+            found[network.path][instrument], _ = measuring.measured(asked, force=force)
             bar.update(1, network=f"{network.role} {network.seed}", instrument=instrument)
     for of_network in found.values():
         if "predictions" in of_network:

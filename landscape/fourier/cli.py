@@ -32,6 +32,7 @@ def add_arguments(parser: command.Parser) -> None:
     group.add_argument("--path", choices=PATHS, default=PATHS[0], help="shown in table and picture; both are kept")
     group.add_argument("--window", choices=("hann",), help="taper the maps first (default: not, as the authors)")
     feature_maps.tables.add_blocks(group)
+    group.add_argument("--keep-curves", action="store_true", help="save the curve of every image, for resampling")
     group.add_argument("--transfer", action="store_true", help="frequency response of each block instead")
     group.add_argument("--points", type=command.positive, default=16, metavar="N", help="images of --transfer")
 
@@ -51,7 +52,9 @@ def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[st
     """What decides the result."""
     if arguments.transfer:
         return {"blocks": arguments.blocks, "transfer": arguments.points}
-    return {"blocks": arguments.blocks, "passes": arguments.passes, "window": arguments.window}
+    chosen = {"blocks": arguments.blocks, "passes": arguments.passes, "window": arguments.window}
+    # Only where it was asked for: results of commands without it keep their address.
+    return chosen | ({"of_image": True} if arguments.keep_curves else {})
 
 
 def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
@@ -70,6 +73,7 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
         data,
         passes=arguments.passes,
         window=arguments.window,
+        of_image=arguments.keep_curves,
         batch=arguments.batch,
         journal=journal,
         **common,

@@ -7,8 +7,9 @@ from landscape import lazy
 if TYPE_CHECKING:
     from landscape.hessian import measurements, picture
     from landscape.hessian.blocks import block_spectra
+    from landscape.hessian.image_groups import image_group_spectrum
     from landscape.hessian.mini_batches import mini_batch_spectra
-    from landscape.hessian.over_masks import mask_spectra
+    from landscape.hessian.over_masks import mask_spectra, mean_hessian_spectrum
     from landscape.hessian.pyhessian_solver import pyhessian_spectrum
     from landscape.hessian.sharpness import scale_free_spectrum, sharpness_measures
     from landscape.hessian.spectrum import spectrum
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = [
     "block_spectra",
     "curvature_split",
+    "image_group_spectrum",
     "mask_spectra",
+    "mean_hessian_spectrum",
     "measurements",
     "mini_batch_spectra",
     "picture",

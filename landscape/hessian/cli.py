@@ -71,11 +71,31 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("advanced: instead of the plain spectrum, one of")
     group.add_argument("--per-batch", type=command.positive, metavar="N", help="top eigenvalues of mini-batches of N")
     group.add_argument("--batches", type=command.positive, default=512, metavar="N", help="of them (default: 512)")
+    group.add_argument(
+        "--consecutive", action="store_true", help="mini-batches of the sample in its own order, not of drawn epochs"
+    )
     group.add_argument("--blocks", action="store_true", help="top eigenvalue and trace of every block of parameters")
     group.add_argument(
         "--block-depth", type=command.positive, default=2, metavar="N", help="1 stages, 2 blocks (default), 9 layers"
     )
-    group.add_argument("--masks", type=command.positive, metavar="M", help="over M draws of the dropout masks")
+    group.add_argument(
+        "--masks",
+        type=command.positive,
+        metavar="M",
+        help="over M draws of the dropout masks; beside --per-batch, of the Hessian averaged over them",
+    )
+    group.add_argument(
+        "--mean-hessian",
+        type=command.positive,
+        metavar="M",
+        help="top eigenvalue of the Hessian averaged over M draws of the masks, raw and filter-normalised",
+    )
+    group.add_argument(
+        "--image-groups",
+        type=command.positive,
+        metavar="N",
+        help="top eigenvalues, and what each group of N images adds to the first, for resampling",
+    )
     group.add_argument("--ggn-split", action="store_true", help="eigenvalues split into GGN and residual")
     group.add_argument("--scale-free", action="store_true", help="eigenvalues in filter-normalised coordinates")
     group.add_argument("--sharpness", action="store_true", help="sharpness measures; may stand beside --scale-free")

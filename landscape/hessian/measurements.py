@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from landscape import command
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.hessian import blocks, mini_batches, over_masks, pyhessian_solver, sharpness, split
+from landscape.hessian import blocks, image_groups, mini_batches, over_masks, pyhessian_solver, sharpness, split
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.fit import fit
 from landscape.objective.objective import examples
@@ -71,6 +71,8 @@ def asked(arguments: argparse.Namespace) -> Measurement | None:
     found = [one for one in MEASUREMENTS if one.asked(arguments)]
     if len(found) > 1:
         raise LandscapeError(f"{' and '.join(one.flag for one in found)} are different measurements: ask one at a time")
+    if arguments.consecutive and arguments.per_batch is None:
+        raise LandscapeError("--consecutive says which images mini-batches hold: give --per-batch, too")
     if not found:
         return None
     if arguments.plot is not None and found[0].draw is None:
@@ -100,7 +102,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, chosen: Me
 
 def arranged(subject: command.Subject, arguments: argparse.Namespace, chosen: Measurement) -> command.Subject:
     """The subject with the examples of its mini-batches in order, drawn epoch by epoch, if mini-batches are asked."""
-    if chosen is not MINI_BATCHES:
+    if chosen is not MINI_BATCHES or arguments.consecutive:
         return subject
     protocol = subject.protocol
     count = arguments.per_batch * arguments.batches
@@ -177,6 +179,22 @@ def _common(arguments: argparse.Namespace, **more: Any) -> Settings:
     }
 
 
+def _mini_batch_settings(arguments: argparse.Namespace) -> Settings:
+    settings: Settings = {
+        "per_batch": arguments.per_batch,
+        "batches": arguments.batches,
+        "top": arguments.top,
+        "operator": arguments.operator,
+        "tolerance": arguments.tolerance,
+    }
+    # Only where they were asked for: results of commands without them keep their address.
+    if arguments.masks is not None:
+        settings["masks"] = arguments.masks
+    if arguments.consecutive:
+        settings["consecutive"] = True
+    return settings
+
+
 def _sharpness_settings(arguments: argparse.Namespace) -> Settings:
     along = arguments.along
     if along is not None and not along.is_file():
@@ -221,15 +239,13 @@ def _measure_sharpness(
 MINI_BATCHES = Measurement(
     flag="--per-batch",
     asked=lambda arguments: arguments.per_batch is not None,
-    settings=lambda arguments: {
-        "per_batch": arguments.per_batch,
-        "batches": arguments.batches,
-        "top": arguments.top,
-        "operator": arguments.operator,
-        "tolerance": arguments.tolerance,
-    },
+    settings=_mini_batch_settings,
     measure=lambda objective, settings, seed, quiet, journal: mini_batches.mini_batch_spectra(
-        objective, **settings, seed=seed, quiet=quiet, journal=journal
+        objective,
+        **{name: value for name, value in settings.items() if name != "consecutive"},
+        seed=seed,
+        quiet=quiet,
+        journal=journal,
     ),
     table=mini_batches.table,
     draw=mini_batches.draw,
@@ -252,13 +268,40 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement(
         flag="--masks",
-        asked=lambda arguments: arguments.masks is not None,
+        asked=lambda arguments: arguments.masks is not None and arguments.per_batch is None,
         settings=lambda arguments: _common(arguments, masks=arguments.masks),
         measure=lambda objective, settings, seed, quiet, journal: over_masks.mask_spectra(
             objective, **settings, seed=seed, quiet=quiet
         ),
         table=over_masks.table,
         products=lambda settings: settings["masks"] * (2 * _pairs(settings["top"]) + settings["trace_products"]),
+    ),
+    Measurement(
+        flag="--mean-hessian",
+        asked=lambda arguments: arguments.mean_hessian is not None,
+        settings=lambda arguments: {"masks": arguments.mean_hessian, "tolerance": arguments.tolerance},
+        measure=lambda objective, settings, seed, quiet, journal: over_masks.mean_hessian_spectrum(
+            objective, **settings, seed=seed
+        ),
+        table=over_masks.mean_hessian_table,
+        products=lambda settings: 2 * settings["masks"] * _pairs(1),
+        sharded=False,
+    ),
+    Measurement(
+        flag="--image-groups",
+        asked=lambda arguments: arguments.image_groups is not None,
+        settings=lambda arguments: {
+            "group": arguments.image_groups,
+            "top": arguments.top,
+            "operator": arguments.operator,
+            "tolerance": arguments.tolerance,
+        },
+        measure=lambda objective, settings, seed, quiet, journal: image_groups.image_group_spectrum(
+            objective, **settings, seed=seed
+        ),
+        table=image_groups.table,
+        products=lambda settings: _pairs(settings["top"]) + 2,
+        sharded=False,
     ),
     Measurement(
         flag="--ggn-split",

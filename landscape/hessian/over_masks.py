@@ -14,6 +14,7 @@ from landscape.eigen import eigenpairs, trace
 from landscape.eigen.estimate import mean_of
 from landscape.eigen.operator import SymmetricOperator
 from landscape.errors import LandscapeError
+from landscape.hessian.sharpness import ScaledOperator, filter_norms
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.tables import columns
@@ -147,6 +148,66 @@ def mask_spectra(
             "images": objective.images,
         },
     )
+
+
+@measurement
+def mean_hessian_spectrum(
+    objective: Objective, *, masks: int = 1, tolerance: float = 1e-3, seed: int = 0
+) -> xarray.Dataset:
+    """Largest eigenvalue of the Hessian of the loss averaged over masks, raw and in filter-normalised coordinates.
+
+    Parameters
+    ----------
+    objective
+        The function whose curvature is measured.
+    masks
+        Draws of the masks that the Hessian is averaged over; without dropout all are alike.
+    tolerance
+        Relative error of the eigenvalues.
+    seed
+        Of the starting vectors.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``units`` (raw, filter-normalised): ``eigenvalue`` with ``residual``, and ``l2_shift``, the first-order
+        part of the L2 term in each, whether or not it was measured: exact for the raw eigenvalue, an underestimate of
+        second order for the other (the largest eigenvalue is convex in the matrix).
+    """
+    parts = [CurvatureOperator(objective, sample=sample) for sample in range(masks)]
+    mean = MeanOperator(parts)
+    scale = filter_norms(objective)
+    spectra = []
+    for operator, squares in ((mean, torch.ones_like(scale)), (ScaledOperator(mean, scale), scale.square())):
+        # No search for further copies of an eigenvalue: which of equal ones comes first does not matter here.
+        pairs = eigenpairs(operator, 1, tolerance=tolerance, confidence=0, seed=seed)
+        shift = objective.weight_decay * float((squares * pairs.vectors[:, 0].square()).sum())
+        spectra.append((float(pairs.values[0]), float(pairs.residuals[0]), shift))
+    return xarray.Dataset(
+        {
+            name: ("units", np.array(values))
+            for name, values in zip(("eigenvalue", "residual", "l2_shift"), zip(*spectra, strict=True), strict=True)
+        },
+        {"units": ["raw", "filter-normalised"]},
+        attrs={
+            "operator": "hessian",
+            "products": sum(part.products for part in parts),
+            "parameters": objective.size,
+            "images": objective.images,
+        },
+    )
+
+
+def mean_hessian_table(results: Sequence[xarray.Dataset]) -> str:
+    """Both eigenvalues, side by side."""
+    rows = [
+        [
+            f"largest eigenvalue, {unit}",
+            *[f"{float(each['eigenvalue'][row]):.5g} ± {float(each['residual'][row]):.1g}" for each in results],
+        ]
+        for row, unit in enumerate(results[0]["units"].values)
+    ]
+    return columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows)
 
 
 def has_dropout(objective: Objective) -> bool:

@@ -51,6 +51,7 @@ def add_arguments(parser: command.Parser) -> None:
     )
     how = parser.add_argument_group("advanced: cells")
     how.add_argument("--passes", type=command.positive, default=1, metavar="T", help="fresh mask draws a cell")
+    how.add_argument("--keep-losses", action="store_true", help="save the loss of every image, for resampling")
     how.add_argument("--precision", choices=("full", "bfloat16"), default="full", help="of the forward passes")
     how.add_argument("--tolerance", type=float, metavar="X", help="interpolate where that is right to X nats")
     how.add_argument("--stderr", metavar="X|P%", help="only as many images as this standard error needs")
@@ -118,8 +119,9 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.gif is not None and arguments.frames < 2:
         raise LandscapeError("an animation needs --frames 2 or more, and --dropout fresh or fixed")
     flat = bool(arguments.line or arguments.between)
-    if flat and any((arguments.html, arguments.vtp, arguments.gif, arguments.curvature_map)):
-        raise LandscapeError("--html, --vtp, --gif and --curvature-map need a plane, not a line")
+    of_plane = ("html", "vtp", "gif", "curvature_map", "keep_losses")
+    if flat and any(getattr(arguments, name) for name in of_plane):
+        raise LandscapeError("--html, --vtp, --gif, --curvature-map and --keep-losses need a plane, not a line")
     if arguments.curvature_map == 1:
         raise LandscapeError("--curvature-map 1 is no lattice: give 2 or more")
     for name in ("html", "gif", "vtp", "save_directions"):
@@ -163,6 +165,9 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "curvature_map": arguments.curvature_map,
         "directions": arguments.directions,
     }
+    # Only where it was asked for: results of commands without it keep their address.
+    if arguments.keep_losses:
+        chosen["keep_losses"] = True
     if arguments.directions not in KINDS:
         chosen["directions"] = store.files.sha256(Path(arguments.directions))
     for name in ("between", "through", "trajectory"):
@@ -208,6 +213,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
             seed=seed,
             journal=journal,
             quiet=arguments.quiet,
+            **({"keep_losses": True} if arguments.keep_losses else {}),
         )
         result = result.merge(surface.curvature.along_axes(objective, axes))
         result = result.assign_attrs(fit.fit(objective).attributes())
