@@ -14,24 +14,12 @@ from pathlib import Path
 import pytest
 
 import landscape
-from landscape import command, lazy
+from landscape import cli, command, lazy
 from landscape.errors import LandscapeError
 
-COMMANDS = [
-    f"landscape.{name}.cli"
-    for name in (
-        "hessian",
-        "surface",
-        "feature_maps",
-        "fourier",
-        "frequency_noise",
-        "predictions",
-        "robustness",
-        "selfcheck",
-        "nets",
-        "training",
-    )
-] + ["analyses.audit.cli", "analyses.keep", "analyses.claims", "figures.cli"]
+PACKAGES = sorted(file.parent.name for file in Path(landscape.__path__[0]).glob("*/cli.py"))
+COMMANDS = [f"landscape.{name}.cli" for name in PACKAGES]
+COMMANDS += ["analyses.audit.cli", "analyses.keep", "analyses.claims", "figures.cli"]
 HEAVY = ("torch", "numpy", "scipy", "xarray", "matplotlib", "h5py", "sklearn")
 
 
@@ -50,12 +38,15 @@ def parser_of(module: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Argument
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_every_flag_is_described(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_help_names_and_describes_every_flag(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = parser_of(module, monkeypatch)
-    assert [action.dest for action in parser._actions if not action.help] == []
+    text = parser.format_help()
+    for action in parser._actions:
+        assert action.help not in (None, "", argparse.SUPPRESS), action.dest
+        assert all(re.search(rf"^ +.*{flag}\b", text, re.MULTILINE) for flag in action.option_strings), action.dest
 
 
-@pytest.mark.parametrize("module", [name for name in COMMANDS if name.startswith("landscape.")][:8])
+@pytest.mark.parametrize("module", [f"{instrument.name}.cli" for instrument in cli.instruments()])
 def test_the_help_of_an_instrument_puts_advanced_flags_last(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = parser_of(module, monkeypatch).format_help()
     headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]

@@ -24,16 +24,19 @@ from landscape.store import result
 
 INSTRUMENTS = {each.name: each for each in (*cli.instruments(), toy_instrument.INSTRUMENT)}
 KEPT = [name for name, each in INSTRUMENTS.items() if each.kept]
-# The fewest checkpoints and the cheapest settings; then a setting that changes the numbers.
+SEVERAL = ("landscape.series", "landscape.connectivity")
+# The cheapest settings; then a setting that changes the numbers.
 QUICK: dict[str, list[str]] = {
     "landscape.hessian": ["--top", "1", "--trace-products", "4", "--probes", "2", "--steps", "4"],
     "landscape.surface": ["--points", "3"],
+    "landscape.connectivity": ["--points", "3"],
     "landscape.robustness": ["--only", "adversarial", "--attack", "fgsm", "--epsilon", "0.1"],
 }
 CHANGED = {
     "landscape.hessian": ["--trace-products", "5"],
     "landscape.surface": ["--span", "0.3"],
     "landscape.series": ["--tolerance", "0.1"],
+    "landscape.connectivity": ["--points", "4"],
     "landscape.feature_maps": ["--blocks", "3"],
     "landscape.fourier": ["--window", "hann"],
     "landscape.frequency_noise": ["--matched", "0.3"],
@@ -59,6 +62,12 @@ WITHOUT_ERROR = {
         **dict.fromkeys(("loss", "cross_entropy", "accuracy"), "exact on these images"),
         "l2": "known exactly",
     },
+    "landscape.connectivity": {
+        "loss": "the cross-entropy with its exact L2 term: cross_entropy_stderr",
+        "barrier_at": "an axis",
+        "function_deviation": "a check: zero but for rounding",
+        **dict.fromkeys(("distance", "weight_match_before", "weight_match_after"), "weights are known exactly"),
+    },
     "landscape.fourier": {"frequency": "an axis"},
     "landscape.frequency_noise": {"noise_rms": "of the noise as it was drawn"},
     "landscape.predictions": {
@@ -78,7 +87,7 @@ class Session:
     def run(self, *flags: str, checkpoints: Sequence[str] | None = None) -> tuple[int, str, str]:
         """Status, standard output and standard error of the command."""
         if checkpoints is None:
-            checkpoints = ["run-1.pt", "run-2.pt"] if self.name == "landscape.series" else ["run-2.pt"]
+            checkpoints = ["run-1.pt", "run-2.pt"] if self.name in SEVERAL else ["run-2.pt"]
         arguments = [*checkpoints, "--model", "stranger.py:small_net", "--data", "images.npz", "--images", "12"]
         module = "toy_instrument" if self.name == "landscape.toy" else f"{self.name}.cli"
         out, error = io.StringIO(), io.StringIO()
@@ -130,7 +139,7 @@ def test_a_plan_measures_nothing(session: Session) -> None:
 @pytest.mark.parametrize(
     ("flags", "checkpoints", "complaint"),
     [
-        ([], ["nowhere.pt"], "nowhere.pt"),
+        ([], ["nowhere.pt", "run-2.pt"], "nowhere.pt"),
         (["--images", "999"], None, "999"),
         (["--nonsense"], None, "--nonsense"),
         (["--plot", "picture.jpeg"], None, "picture.jpeg"),
@@ -176,7 +185,7 @@ def test_a_result_is_labelled_and_says_what_it_is(session: Session) -> None:
     for dataset in session.answers():
         attributes = dataset.attrs
         assert attributes["instrument"].startswith(session.name)
-        assert attributes["name"] == "run-2"
+        assert attributes["name"] in ("run-1", "run-2")
         assert len(attributes["checkpoint_sha256"]) == len(attributes["data_sha256"]) == 64
         assert json.loads(attributes["protocol"])["images"] == 12
         assert {"protocol_hash", "settings", "seed", "seconds", "landscape_version", "torch_version", "command"} <= set(

@@ -16,7 +16,7 @@ from landscape import checkpoint, nets
 from landscape.command import run
 from landscape.store import result
 from landscape.surface.cells import Cells
-from landscape.surface.cli import main, parser
+from landscape.surface.cli import main
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "paper" / "cifar100_resnet_mcdo_18_x10_losslandscape.csv"
 MODEL = {"name": "resnet_mcdo_18", "num_classes": 10, "width": 2}
@@ -201,9 +201,3 @@ def test_torchrun_shares_cells_to_the_same_bits(network: Path, tmp_path: Path) -
     two, one = (result.load(tmp_path / name).drop_attrs() for name in ("two.nc", "one.nc"))
     assert two.identical(one)
     assert not list(tmp_path.glob(".*journal*"))
-
-
-def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    text = parser().format_help()
-    for flag in ("--points", "--span", "--weight-decay", "--tolerance", "--stderr", "--curvature-map", "--from-csv"):
-        assert flag in text
