@@ -45,6 +45,7 @@ STYLE: dict[str, Any] = {
     # Text stays text in vector files, so that a journal can change the font.
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
+    "svg.hashsalt": "landscape",  # else names inside are random: the same picture, the same bytes
 }
 FORMATS = (".pdf", ".png", ".svg")
 
