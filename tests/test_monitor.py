@@ -389,9 +389,9 @@ def test_regression_with_targets_of_any_shape() -> None:
 @pytest.mark.parametrize(
     ("examples", "loss", "settings", "message"),
     [
-        ((torch.zeros(3, 4), torch.zeros(2)), "mse", {}, "equal, positive numbers"),
-        ({"input": torch.zeros(3, 4)}, "mse", {}, "no labels"),
-        (torch.zeros(3, 4), "mse", {}, "give Images"),
+        ((torch.zeros(3, 4), torch.zeros(2)), "mse", {}, "first dimensions differ"),
+        ({"input": torch.zeros(3, 4)}, "mse", {}, "no targets for mse"),
+        (torch.zeros(3, 4), "mse", {}, "no targets for mse"),
         ((torch.zeros(3, 4), torch.zeros(3, 1)), "median", {}, "unknown loss"),
         ((torch.zeros(3, 5), torch.zeros(3, 1)), "mse", {}, "cannot take"),
         ((torch.zeros(3, 4), torch.zeros(3, 1)), "mse", {"every": 0}, "every is 0"),

@@ -141,5 +141,5 @@ def test_fit_is_loss_accuracy_and_chance_over_the_examples() -> None:
     ],
 )
 def test_near_chance(accuracy: float, chance: float, images: int, is_near: bool) -> None:
-    found = Fit(loss=1.0, cross_entropy=1.0, l2=0.0, accuracy=accuracy, chance=chance, images=images)
+    found = Fit(loss=1.0, data_loss=1.0, l2=0.0, accuracy=accuracy, chance=chance, images=images)
     assert found.is_near_chance == is_near

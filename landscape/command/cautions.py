@@ -1,5 +1,6 @@
 """What a user should know before believing the numbers: one line each on standard error, whatever else is printed."""
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from landscape.errors import printable
 
 if TYPE_CHECKING:
-    from landscape.data import Images
+    from landscape.data import Data
 
 
 def caution(text: str) -> None:
@@ -18,11 +19,13 @@ def caution(text: str) -> None:
         print(f"warning: {printable(text)}", file=sys.stderr)
 
 
-def caution_about_images(images: "Images") -> None:
+def caution_about_images(images: "Data") -> None:
     """Warn when bytes are shown as they are: a network trained on normalised images then sees others than it knows."""
     import torch
 
-    if images.images.dtype == torch.uint8 and images.mean is None and images.std is None:
+    from landscape.data import Images
+
+    if isinstance(images, Images) and images.images.dtype == torch.uint8 and images.mean is None and images.std is None:
         zeros, ones = (",".join([number] * images.shape[0]) for number in "01")
         caution(
             f"{images.title} holds uint8 images and no normalisation: they are only scaled to [0, 1]. If the network "
@@ -50,5 +53,9 @@ def fit_in_words(attributes: Mapping[str, Any]) -> str:
     fit = Fit.of(attributes)
     if fit is None:
         return ""
-    terms = f" = {fit.cross_entropy:.4g} + L2 {fit.l2:.3g}" if fit.l2 else ""
-    return f"loss {fit.loss:.4g}{terms}, accuracy {fit.accuracy:.4g}"
+    terms = f" = {fit.data_loss:.4g} + L2 {fit.l2:.3g}" if fit.l2 else ""
+    accuracy = (
+        f", accuracy {fit.accuracy:.4g}" if math.isfinite(fit.accuracy) or fit.loss_name == "cross_entropy" else ""
+    )
+    name = "" if fit.loss_name == "cross_entropy" else f" ({fit.loss_name})"
+    return f"loss{name} {fit.loss:.4g}{terms}{accuracy}"

@@ -25,8 +25,6 @@ class Parser(argparse.ArgumentParser):
         raise LandscapeError(f"{message}; see {self.prog} --help")
 
 
-# Looks of pictures, see `landscape.plotting`, which is not imported here: it brings matplotlib.
-STYLES = ("paper", "screen", "dark")
 # What each field of the protocol decides; a preset sets all of them, a flag one.
 _FIELDS = {
     "l2": "reading of the L2 term: exact (what weight decay minimises), unsquared (the authors' code), or none",
@@ -75,7 +73,14 @@ def instrument_parser(
         metavar="NAME|FILE.py:FACTORY|hf:auto",
         help="network of weights that do not say which they belong to",
     )
-    basic.add_argument("--data", metavar="NAME|PATH|MODULE:FACTORY", help="images; default: those trained on")
+    basic.add_argument(
+        "--data", metavar="NAME|PATH|FILE.py:FACTORY", help="images or other examples; default: those trained on"
+    )
+    basic.add_argument(
+        "--loss",
+        metavar="NAME|FILE.py:FUNCTION",
+        help="cross_entropy (default), causal_lm, masked_lm, mse, bce, model (the network's own), or a function",
+    )
     basic.add_argument(
         "--images", type=count_or_all, metavar="N|all", help=f"a seeded sample (default: {DEFAULT_IMAGES})"
     )
@@ -83,9 +88,6 @@ def instrument_parser(
     basic.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
     if kept:
         basic.add_argument("--plot", type=Path, metavar="FILE", help="picture: .pdf, .png or .svg")
-        basic.add_argument(
-            "--style", choices=STYLES, default="paper", help="of pictures: for print (default), screen or a dark page"
-        )
     basic.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     if kept:
         basic.add_argument("--plan", action="store_true", help="print the cost and stop")
@@ -117,8 +119,11 @@ def instrument_parser(
             protocol.add_argument(f"--{name.replace('_', '-')}", choices=values, help=_FIELDS[name])
     protocol.add_argument(
         "--parameters",
-        metavar="all|weights|PATTERN",
-        help="which parameters are coordinates: all, weights (no biases, no normalisation) or a glob of names",
+        metavar="all|weights|lora|last-layer|PATTERN",
+        help="which parameters are coordinates, with commas: all, weights (no biases, no norms), or globs of names",
+    )
+    protocol.add_argument(
+        "--output", metavar="NAME|INDEX|all", help="which of several outputs of the network the loss is of"
     )
     for name in ("mask_seed", "augmentation_seed", "subset_seed"):
         protocol.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="S", help=_FIELDS[name])
@@ -142,7 +147,7 @@ def instrument_parser(
     run.add_argument("--quiet", action="store_true", help="no progress, no table")
     run.add_argument("--verbose", action="store_true", help="log what was chosen and why")
     if not kept:
-        parser.set_defaults(plot=None, style="paper", plan=False, out=None, force=False, allow_protocol_mismatch=False)
+        parser.set_defaults(plot=None, plan=False, out=None, force=False, allow_protocol_mismatch=False)
     return parser
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import xarray
 
     from landscape.checkpoint import Checkpoint
-    from landscape.data import Images
+    from landscape.data import Data, Images
     from landscape.objective import Objective
 
 
@@ -72,10 +72,10 @@ def log_to_standard_error() -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network with the images and the protocol under which it is measured."""
+    """A network with the examples and the protocol under which it is measured."""
 
     checkpoint: "Checkpoint"
-    data: "Images"
+    data: "Data"
     protocol: Protocol
     weight_decay: float
 
@@ -84,9 +84,21 @@ class Subject:
         """Name of the checkpoint, for tables and files."""
         return printable(self.checkpoint.name)
 
+    @property
+    def images(self) -> "Images":
+        """The examples, for instruments that look at images with one class each; raises LandscapeError for others."""
+        from landscape.data import Images
+
+        if not isinstance(self.data, Images):
+            raise LandscapeError(
+                f"this instrument looks at images with one class each, {self.data.title} holds other examples: "
+                "landscape.hessian, surface, series and selfcheck measure any examples"
+            )
+        return self.data
+
 
 def subjects(arguments: argparse.Namespace) -> list[Subject]:
-    """Load every checkpoint named on the command line, with its images; raises LandscapeError."""
+    """Load every checkpoint named on the command line, with its examples; raises LandscapeError."""
     if arguments.verbose:
         log_to_standard_error()
     on = device(arguments)
@@ -117,17 +129,20 @@ def load_checkpoint(arguments: argparse.Namespace, name: str | None) -> "Checkpo
 
 def _subject(arguments: argparse.Namespace, name: str | None, on: "torch.device") -> Subject:
     from landscape import data
+    from landscape.objective import losses
 
     loaded = load_checkpoint(arguments, name)
     source = arguments.data or loaded.trained_on()
     protocol = preset(arguments.protocol)
     given = {
         field: getattr(arguments, field)
-        for field in (*CHOICES, "parameters", "mask_seed", "augmentation_seed", "subset_seed")
+        for field in (*CHOICES, "parameters", "output", "mask_seed", "augmentation_seed", "subset_seed")
         if field != "device" and getattr(arguments, field) is not None
     }
     protocol = protocol.replace(**given, device=on.type)
-    images = data.load(
+    if arguments.loss is not None:
+        protocol = protocol.replace(loss=losses.resolved(arguments.loss).name)
+    images = data.load_any(
         source,
         protocol.split,
         root=arguments.data_root,
@@ -136,14 +151,14 @@ def _subject(arguments: argparse.Namespace, name: str | None, on: "torch.device"
     )
     for field in ("mean", "std"):
         value = getattr(arguments, field)
-        if value is not None and value != getattr(images, field):
+        if value is not None and value != getattr(images, field, None):
             protocol = protocol.replace(**{f"image_{field}": value})
     images = images.normalized_by(protocol.image_mean, protocol.image_std)
     caution_about_images(images)
     if arguments.images != "all":
         protocol = protocol.replace(images=arguments.images or min(DEFAULT_IMAGES, len(images)))
     if protocol.images is not None and protocol.images > len(images):
-        raise LandscapeError(f"--images {protocol.images} is beyond the {len(images)} images of {images.title}")
+        raise LandscapeError(f"--images {protocol.images} is beyond the {len(images)} of {images.title}")
     weight_decay = arguments.weight_decay
     if weight_decay is None:
         weight_decay = loaded.weight_decay
@@ -193,6 +208,7 @@ def objective(arguments: argparse.Namespace, subject: Subject, *, sharded: bool 
     return Objective(
         subject.checkpoint.model,
         subject.data,
+        loss=arguments.loss,
         weight_decay=subject.weight_decay,
         protocol=subject.protocol,
         micro_batch=arguments.batch,

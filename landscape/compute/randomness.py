@@ -6,6 +6,7 @@ are neither read nor moved.
 """
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,3 +52,15 @@ def global_stream(device: torch.device, seed: int, *purpose: str | int) -> Itera
         if on_gpu:
             torch.cuda.set_rng_state(generator(seed, *purpose, device=device).get_state(), device)
         yield
+
+
+@contextmanager
+def untouched_states() -> Iterator[None]:
+    """Code of the user's may draw from the global generators of Python, NumPy and torch: as before afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  the user's, only put back
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002

@@ -11,6 +11,7 @@ import torch
 
 from landscape.data.bounds import require_plausible
 from landscape.data.images import Images
+from landscape.data.reading import Data, as_examples, checked
 from landscape.errors import LandscapeError, printable
 
 _HOW = "save it with np.savez(path, images=..., labels=...)"
@@ -19,10 +20,12 @@ _HEADER = 1000
 _MAGIC = b"\x93NUMPY"
 # No data set has more classes than this; the number sizes arrays.
 _CLASSES = 10_000_000
+# No network takes more arguments.
+_ARRAYS = 1000
 
 
 def load_npz(path: Path) -> Images:
-    """An ``.npz`` with ``labels`` (N,) integer and ``images``.
+    """An ``.npz`` with ``labels`` (N,) integer and ``images``; see `load_arrays` for one with other arrays.
 
     Images are floating point (N, channels, height, width), used as they are, or uint8 (N, height, width, channels),
     scaled to [0, 1] and normalised by mean and std when given. The file has no split. There are as many classes as
@@ -50,6 +53,29 @@ def load_npz(path: Path) -> Images:
     elif images.dtype not in (np.float32, np.float64):
         raise LandscapeError(f"{path}: images are {images.dtype}: give uint8 or floating point")
     return checked(torch.from_numpy(images), torch.from_numpy(_class_numbers(labels, path)), str(path))
+
+
+def load_arrays(path: Path) -> Data:
+    """An ``.npz`` of any named arrays: images with labels as `load_npz` reads them, all others as `as_examples` does.
+
+    Raises
+    ------
+    LandscapeError
+        As `load_npz`.
+    """
+    names = array_names(path)
+    if "images" in names or not names:
+        return load_npz(path)
+    return as_examples(read_arrays(path, names), name=str(path))
+
+
+def array_names(path: Path) -> list[str]:
+    """Names of the arrays of an ``.npz``; empty for what is no such file, which `read_arrays` then says."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [member.removesuffix(".npy") for member in archive.namelist()][:_ARRAYS]
+    except Exception:  # a damaged archive can raise nearly anything
+        return []
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -113,12 +139,3 @@ def _class_numbers(labels: np.ndarray, where: Path | str) -> np.ndarray:
             f"{where}: label {int(labels[first])} of image {first} is no number of a class: give 0, 1, ..."
         )
     return labels.astype(np.int64)
-
-
-def checked(images: torch.Tensor, labels: torch.Tensor, name: str, split: str = "") -> Images:
-    """A user's own images, with as many classes as the largest label plus one; raises LandscapeError."""
-    if images.is_floating_point() and not bool(images.isfinite().all()):
-        first = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
-        raise LandscapeError(f"{name}: image {first} has non-finite pixels: repair or remove it")
-    classes = int(labels.max()) + 1 if len(labels) else 0
-    return Images(images=images, labels=labels, classes=classes, name=printable(name), split=split)

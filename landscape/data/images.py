@@ -1,10 +1,10 @@
 """A set of labelled images in memory."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -135,14 +135,18 @@ class Images:
                 f"labels must lie in 0..{classes - 1}"
             )
 
+    def with_each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Images":
+        """The same set with `function` of images and labels."""
+        return dataclasses.replace(self, images=function(self.images), labels=function(self.labels))
+
     def to(self, device: torch.device | str) -> "Images":
         """The same set with images and labels on `device`."""
-        return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
+        return self.with_each(lambda tensor: tensor.to(device))
 
     def select(self, indices: torch.Tensor) -> "Images":
         """The examples at `indices` ((n,) int64), in that order."""
         indices = indices.to(self.device)
-        return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
+        return self.with_each(lambda tensor: tensor[indices])
 
     def subset(self, count: int, seed: int) -> "Images":
         """A random sample without replacement: the first `count` of the permutation that `seed` names.
@@ -171,9 +175,9 @@ class Images:
             return raw.to(dtype)
         scaled = raw.to(dtype) / 255
         if self.mean is not None:
-            scaled = scaled - _of_channels(self.mean, dtype, raw.device)
+            scaled = scaled - torch.tensor(self.mean, dtype=dtype, device=raw.device)[:, None, None]
         if self.std is not None:
-            scaled = scaled / _of_channels(self.std, dtype, raw.device)
+            scaled = scaled / torch.tensor(self.std, dtype=dtype, device=raw.device)[:, None, None]
         return scaled
 
     def batch(
@@ -182,15 +186,17 @@ class Images:
         """Examples start..stop-1 as a network takes them: (n, channels, height, width) of `dtype` on `device`."""
         return self.normalized(self.images[start:stop].to(device or self.device), dtype)
 
+    def target(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Labels of examples start..stop-1; `dtype` is for targets that are no whole numbers."""
+        return self.labels[start:stop]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images once they are floating point (float32)."""
+        return self.images.numel() * 4
+
     def augmented(self, seed: int) -> "Images":
         """The frozen augmented set: one draw an example, the same for the same seed, not to be augmented again."""
         drawn = draws(len(self), seed=seed, padding=self.crop_padding, flip=self.flip)
         images = augment(self.images, drawn, padding=self.crop_padding)
         return dataclasses.replace(self, images=images, crop_padding=0, flip=False)
-
-
-@functools.lru_cache(maxsize=64)
-def _of_channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """(channels, 1, 1), made once: a copy to a GPU makes the host wait, and each batch needs it."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

@@ -4,13 +4,14 @@ import difflib
 import os
 from pathlib import Path
 
-from landscape.data.arrays import load_npz
+from landscape.data.arrays import load_arrays
 from landscape.data.cifar import NAMES as CIFAR_NAMES
 from landscape.data.cifar import load_cifar
 from landscape.data.digits import load_digits
 from landscape.data.given import load_factory
 from landscape.data.images import Images
 from landscape.data.pictures import Channels, load_folder
+from landscape.data.reading import Data
 from landscape.errors import LandscapeError, printable
 
 NAMES = ("digits", *CIFAR_NAMES)
@@ -32,7 +33,7 @@ def load(
     resize: tuple[int, int] | None = None,
     channels: Channels | None = None,
 ) -> Images:
-    """Images by name, path or factory.
+    """Images by name, path or factory; `load_any` takes examples of any other shape, too.
 
     Parameters
     ----------
@@ -53,18 +54,43 @@ def load(
     Raises
     ------
     LandscapeError
-        When there is no such set, or it is empty, damaged or inconsistent.
+        When there is no such set, it is empty, damaged or inconsistent, or holds no images with one class each.
     """
+    return require_images(
+        load_any(specification, split, root=root, mean=mean, std=std, resize=resize, channels=channels)
+    )
+
+
+def require_images(data: Data) -> Images:
+    """The data, which must be images with one class each; raises LandscapeError."""
+    if not isinstance(data, Images):
+        raise LandscapeError(
+            f"{data!r} holds no images with one class each: give tensors (N, channels, height, width) and (N,) integers"
+        )
+    return data
+
+
+def load_any(
+    specification: str | Path,
+    split: str = "train",
+    *,
+    root: Path | str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    resize: tuple[int, int] | None = None,
+    channels: Channels | None = None,
+) -> Data:
+    """As `load`, but an ``.npz`` or a factory may hold `Examples` of any shape (`as_examples`)."""
     name = str(specification)
     if split not in SPLITS:
         raise LandscapeError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if name not in NAMES and Path(name).is_dir():
-        images = load_folder(Path(name), split, resize=resize, channels=channels)
+        found: Data = load_folder(Path(name), split, resize=resize, channels=channels)
     elif resize is not None:
         raise LandscapeError(f"--resize is for folders of pictures: bring the images of {name} to their size yourself")
     else:
-        images = _load(name, split, data_root(root))
-    return images.normalized_by(mean, std)
+        found = _load(name, split, data_root(root))
+    return found.normalized_by(mean, std)
 
 
 def named(name: object, split: str = "train", *, root: Path | str | None = None) -> Images:
@@ -95,14 +121,14 @@ def named(name: object, split: str = "train", *, root: Path | str | None = None)
     return load(name, split, root=root)
 
 
-def _load(name: str, split: str, root: Path) -> Images:
+def _load(name: str, split: str, root: Path) -> Data:
     if name == "digits":
         return load_digits(split)
     if name in CIFAR_NAMES:
         return load_cifar(name, split, root)
     path = Path(name)
     if path.is_file():
-        return load_npz(path)
+        return load_arrays(path)
     if ":" in name:
         return load_factory(name, split)
     near = difflib.get_close_matches(name, NAMES, n=2)

@@ -46,7 +46,7 @@ def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[st
 
 def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
     """Standard deviations by depth, or the maps of one image."""
-    model, data = subject.checkpoint.model, subject.data
+    model, data = subject.checkpoint.model, subject.images
     common = {
         "protocol": subject.protocol,
         "passes": arguments.passes,

@@ -25,7 +25,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Passes and seconds that the measurement will cost, by timing a batch."""
     runs = look.forward.Passes(
         subject.checkpoint.model,
-        subject.data,
+        subject.images,
         protocol=subject.protocol,
         blocks=arguments.blocks,
         batch=arguments.batch,

@@ -59,7 +59,7 @@ def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[st
 
 def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
     """Spectra, or gains of blocks."""
-    model, data = subject.checkpoint.model, subject.data
+    model, data = subject.checkpoint.model, subject.images
     common = {
         "protocol": subject.protocol,
         "blocks": arguments.blocks,

@@ -50,7 +50,7 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
     """Accuracy and NLL band by band."""
     return frequency_noise.measure(
         subject.checkpoint.model,
-        subject.data,
+        subject.images,
         **settings(arguments, subject),
         protocol=subject.protocol,
         batch=arguments.batch,
@@ -63,7 +63,9 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Forward passes that the measurement will cost."""
-    runs = look.forward.Passes(subject.checkpoint.model, subject.data, protocol=subject.protocol, batch=arguments.batch)
+    runs = look.forward.Passes(
+        subject.checkpoint.model, subject.images, protocol=subject.protocol, batch=arguments.batch
+    )
     passes = arguments.passes if runs.dropout_calls and subject.protocol.dropout == "fresh" else 1
     noises = 1 + len(frequency_noise.robustness.ENERGIES) * len(
         arguments.frequencies or frequency_noise.bands.FREQUENCIES

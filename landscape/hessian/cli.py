@@ -218,7 +218,9 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
     attributes = result.attrs
     fitted = objective.fit.Fit.of(attributes)
     if fitted is not None:
-        facts |= {name: getattr(fitted, name) for name in ("loss", "cross_entropy", "l2", "accuracy")}
+        facts |= fitted.facts()
+        if fitted.loss_name != "cross_entropy":
+            facts["loss_name"] = fitted.loss_name
     return facts | {
         "name": attributes["name"],
         "operator": attributes["operator"],

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import xarray
 from matplotlib.figure import Figure
 
 from landscape import command
-from landscape.data import Images
+from landscape.data import Data
 from landscape.errors import LandscapeError
 from landscape.hessian import blocks, image_groups, mini_batches, over_masks, pyhessian_solver, sharpness, split
 from landscape.objective import CurvatureOperator, Objective
@@ -107,7 +108,7 @@ def arranged(subject: command.Subject, arguments: argparse.Namespace, chosen: Me
     protocol = subject.protocol
     count = arguments.per_batch * arguments.batches
     # The sample first, then its order; the augmentation is drawn last, by place.
-    sample: Images = examples(subject.data, protocol.replace(augmentation="none"))
+    sample: Data = examples(subject.data, protocol.replace(augmentation="none"))
     ordered = mini_batches.epochs(sample, count, seed=protocol.subset_seed)
     return dataclasses.replace(subject, data=ordered, protocol=protocol.replace(images=count))
 
@@ -129,7 +130,8 @@ def cost(name: str, operator: CurvatureOperator, products: int) -> str:
     """One line: how many products, of how many seconds, in how much memory."""
     seconds = operator.foretold_seconds()
     return (
-        f"{name}: {operator.size} parameters, {operator.objective.images} images; about {products} products of "
+        f"{name}: {operator.size} parameters, {operator.objective.images} {operator.objective.kind_of_examples}; "
+        f"about {products} products of "
         f"{seconds:.2g} s, {products * seconds:.0f} s in all; {operator.plan}"
     )
 
@@ -150,8 +152,11 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
 def notes(results: Sequence[xarray.Dataset]) -> list[str]:
     """What was measured, on which images, and how well each network fits them."""
     first = results[0].attrs
+    loss = json.loads(first["protocol"]).get("loss", "cross_entropy")
+    of_what = "" if loss == "cross_entropy" else f", {loss},"
     lines = [
-        f"{MATRICES[first['operator']]} on {first.get('sample', first['data'])}, protocol {first['protocol_hash']}."
+        f"{MATRICES[first['operator']]}{of_what} on {first.get('sample', first['data'])}, "
+        f"protocol {first['protocol_hash']}."
     ]
     fits = {str(result.attrs["name"]): command.fit_in_words(result.attrs) for result in results}
     return lines + [f"{name}: {words}." for name, words in fits.items() if words]

@@ -111,7 +111,8 @@ def _moments(
     The rises are of the eigenvalues within the span, in descending order, on average over halves of the images.
     """
     reduced: Callable[[Tensor], Tensor] = objective.reduced
-    shares = (counts.double() / objective.images).to(projections.device)
+    counts = counts.double().to(projections.device)
+    shares = counts / reduced(counts.sum())
     groups = round(float(reduced(shares.new_tensor(float(len(counts))))))
     quotients = projections.diagonal(dim1=1, dim2=2)
     mean = reduced(shares @ quotients)

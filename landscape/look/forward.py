@@ -88,7 +88,7 @@ class Passes:
         self.device = torch.device(device or protocol.device)
         self.dtype: torch.dtype = getattr(torch, protocol.dtype)
         self.data = examples(data, protocol).to(self.device)
-        self.network = Network(model, self.data, device=self.device, dtype=self.dtype)
+        self.network = Network(model, self.data, device=self.device, dtype=self.dtype, output=protocol.output)
         self.dropout_calls = self.network.dropout_calls
         self.depths = depths.find(self.network.module, self.images(0, 1), blocks=blocks)
         self.network.fold(self.data, except_at={point.module_name for point in self.depths.points})

@@ -1,13 +1,12 @@
 """A private copy of a network that somebody trains, and a random state that is as it was afterwards."""
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.compute.randomness import untouched_states
 from landscape.compute.settings import own_settings
 from landscape.objective.network import frozen_randomness, private_copy
 
@@ -62,10 +61,5 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
     """Our own settings and gradients inside; the global random states are as before afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  the user's, only put back
-    try:
-        with own_settings(), torch.enable_grad(), frozen_randomness(device):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+    with untouched_states(), own_settings(), torch.enable_grad(), frozen_randomness(device):
+        yield

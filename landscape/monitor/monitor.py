@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import xarray
 from torch import Tensor, nn
 
 from landscape.compute.randomness import derived_seed
+from landscape.data import as_examples
 from landscape.eigen import WarmStarts
 from landscape.errors import LandscapeError
 from landscape.monitor import optimizers, record
-from landscape.monitor.examples import arranged
 from landscape.monitor.measure import measure
 from landscape.monitor.mirror import Mirror, undisturbed
 from landscape.objective import Objective
-from landscape.objective.objective import Loss
+from landscape.objective.losses import resolved
 from landscape.store.protocol import Protocol
 
 _log = logging.getLogger(__name__)
@@ -37,11 +37,10 @@ class Monitor:
     model
         The network in training, as it is or inside ``DataParallel``, ``DistributedDataParallel``, ``torch.compile``.
     examples
-        The fixed examples that every measurement looks at (256 are a good number: see Notes): a pair (inputs, targets)
-        of tensors, :class:`landscape.data.Images`, a mapping of tensors with ``labels``, or a ``Dataset`` or
-        ``DataLoader`` of these, which is read once. Inputs are as the network takes them.
+        The fixed examples that every measurement looks at (256 are a good number: see Notes), in any form that
+        :func:`landscape.data.as_examples` reads. Inputs are as the network takes them.
     loss
-        ``cross_entropy``, ``mse``, or a function (outputs, targets) -> mean over examples.
+        A name or a function, see :func:`landscape.objective.losses.resolved`.
     optimizer
         Read, never changed: learning rate, momentum, the preconditioner of Adam, AdamW, RMSprop and Adagrad, the radius
         of SAM-like wrappers (``rho`` in their parameter groups), and weight decay that is part of the loss.
@@ -122,7 +121,7 @@ class Monitor:
         self,
         model: nn.Module,
         examples: Any,
-        loss: str | Loss = "cross_entropy",
+        loss: str | Callable[..., Any] = "cross_entropy",
         *,
         optimizer: Any = None,
         every: int = 100,
@@ -153,7 +152,7 @@ class Monitor:
         self._optimizer, self._seed, self._prefix = optimizer, seed, prefix
         self._settings = {"micro_batch": micro_batch, "memory": memory}
         self._mirror = Mirror(model)
-        self._examples = arranged(examples, loss)
+        self._examples, self._loss = as_examples(examples), resolved(loss)
         tensors = [*self._mirror.network.parameters(), *self._mirror.network.buffers()]
         self._device = tensors[0].device if tensors else torch.device("cpu")
         self._protocol = (protocol or Protocol()).replace(device=self._device.type)
@@ -233,7 +232,7 @@ class Monitor:
         state = optimizers.read(
             self._optimizer,
             self._mirror.source,
-            [name.removeprefix("network.") if self._wrapped else name for name in objective.names],
+            objective.names,
             objective.space.sizes,
             objective.device,
             objective.dtype,
@@ -247,17 +246,13 @@ class Monitor:
             seed=derived_seed(self._seed, "monitor", self.steps),
         )
 
-    @property
-    def _wrapped(self) -> bool:
-        return self._examples.wrap(self._mirror.network) is not self._mirror.network
-
     def _objective(self) -> Objective:
         """The loss at the weights of this moment; made anew, since batch norm is folded into the copy it works on."""
         network = self._mirror.refresh()
         return Objective(
-            self._examples.wrap(network),
-            self._examples.images,
-            loss=self._examples.loss,
+            network,
+            self._examples,
+            loss=self._loss,
             protocol=self._protocol,
             device=self._device,
             **self._settings,  # type: ignore[arg-type]
@@ -327,7 +322,7 @@ class Monitor:
                 **attributes,
                 "every": self.every,
                 "budget": math.inf if self.budget is None else self.budget,
-                "examples": len(self._examples.images),
+                "examples": len(self._examples),
                 "protocol_hash": self._protocol.hash,
                 "optimizer": type(self._optimizer).__name__,
             },

@@ -5,7 +5,7 @@ every pass; images are normalised and laid out once.
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,9 +13,11 @@ from torch import Tensor
 from landscape.compute import workers
 from landscape.compute.memory import available_memory
 from landscape.compute.settings import measurement
+from landscape.data.examples import Tree, converted
 from landscape.errors import LandscapeError
 from landscape.objective import folding
-from landscape.objective.network import logits, ranges
+from landscape.objective.losses import called
+from landscape.objective.network import ranges
 from landscape.objective.objective import Objective, Weights
 
 Precision = Literal["full", "bfloat16"]
@@ -110,10 +112,10 @@ class Inference:
         if precision != "full":
             module = module.to(self.dtype)
         self._replicas = workers.Replicas(module, [part._source for part in self._derived])
-        self._staged: dict[tuple[int, int], Tensor] = {}
-        element = torch.finfo(self.dtype).bits // 8
-        needed = objective.data.images.numel() * element
-        self._stages = needed < available_memory(objective.device) // 4
+        self._staged: dict[tuple[int, int], Tree] = {}
+        self._stages = (
+            objective.data.nbytes * torch.finfo(self.dtype).bits // 32 < available_memory(objective.device) // 4
+        )
         self._write(Weights(objective.space.split(objective.point), {}))
 
     @measurement
@@ -130,11 +132,11 @@ class Inference:
         for part in self._derived:
             part.refresh()
 
-    def batch(self, start: int, stop: int) -> Tensor:
-        """Images `start` to `stop` as the network takes them; kept for the next point when memory allows."""
+    def batch(self, start: int, stop: int) -> Tree:
+        """Examples `start` to `stop` as the network takes them; kept for the next point when memory allows."""
         found = self._staged.get((start, stop))
         if found is None:
-            found = self.objective.batch(start, stop).to(self.dtype)
+            found = converted(self.objective.batch(start, stop), self.dtype)
             if self._stages:
                 self._staged[start, stop] = found
         return found
@@ -145,11 +147,25 @@ class Inference:
 
     @measurement
     @torch.no_grad()
-    def outputs(self, start: int, stop: int, *, sample: int = 0) -> Tensor:
-        """Outputs (stop - start, K) for some examples, under the draw `sample` of the dropout masks."""
+    def outputs(self, start: int, stop: int, *, sample: int = 0) -> Any:
+        """Outputs (stop - start, ...) for some examples, under the draw `sample` of the dropout masks."""
         with self.objective.masks() as masks, self._replicas.one() as module:
             masks.address(first_example=start, sample=sample)
-            return logits(module(self.batch(start, stop)))
+            return self.objective.network.select(called(module, self.batch(start, stop)))
+
+    @measurement
+    def losses(self, ranges: Sequence[tuple[int, int]], *, sample: int = 0) -> Tensor:
+        """What each example of several micro-batches contributes to the loss (n,), float64.
+
+        See `Objective.example_losses`; outputs are held for one micro-batch at a time.
+        """
+        objective = self.objective
+
+        def one(bounds: tuple[int, int]) -> Tensor:
+            with torch.no_grad(), self._replicas.one() as module:
+                return objective.example_losses_of(module, self.batch(*bounds), *bounds, sample=sample)
+
+        return torch.cat(list(workers.each(one, ranges, objective.device)))
 
     @measurement
     def all_outputs(self, ranges: Sequence[tuple[int, int]], *, sample: int = 0) -> Tensor:

@@ -4,7 +4,7 @@ import copy
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from landscape.compute.masks import Masks
-from landscape.data import Images
+from landscape.data import Data, Images
+from landscape.data.examples import Tree, leaves, mapped
 from landscape.errors import LandscapeError
 from landscape.objective import folding
+from landscape.objective.chunked import Deferred
+from landscape.objective.losses import called
 
 _log = logging.getLogger(__name__)
 
@@ -37,13 +40,15 @@ class Network:
     Parameters
     ----------
     model
-        Any network that maps images (N, C, H, W) to outputs; an output object with ``logits`` is understood.
+        Any network that maps the examples' inputs to outputs, whose first dimension counts examples.
     data
-        Images that it takes; it is tried on the first two.
+        Examples that it takes; it is tried on the first two.
     device, dtype
         Where, and in which precision, to compute.
     masks
         Makes the dropout masks under which it is tried; those of Monte-Carlo passes by default.
+    output
+        Which of several outputs counts, see `selected`.
 
     Attributes
     ----------
@@ -52,34 +57,35 @@ class Network:
     layout
         Memory layout of images and weights.
     output_shape
-        Shape of the output, without the images' dimension.
+        Shape of the output, without the examples' dimension; empty when it is several tensors.
     activation_bytes
-        Of the largest activation of one image.
+        Of the largest activation of one example.
     dropout_calls
         Active dropout calls in one pass, under `masks`.
 
     Raises
     ------
     LandscapeError
-        When a parameter is not finite, the network cannot be copied or cannot take the images, or is not deterministic
-        but for its dropout.
+        When a parameter is not finite, the network cannot be copied or cannot take the examples, has not the output,
+        or is not deterministic but for its dropout.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        data: Images,
+        data: Data,
         *,
         device: torch.device,
         dtype: torch.dtype,
         masks: Callable[[], Masks] = Masks.addressed,
+        output: str | None = None,
     ) -> None:
         require_finite(model)
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.output = device, dtype, output
         self.module = private_copy(model).eval().to(device=device, dtype=dtype)
         self._lay_out(data, masks)
 
-    def _lay_out(self, data: Images, masks: Callable[[], Masks]) -> None:
+    def _lay_out(self, data: Data, masks: Callable[[], Masks]) -> None:
         """Take the faster layout in which the network runs."""
         refusal: Exception | None = None
         for layout in (torch.channels_last, torch.contiguous_format):
@@ -96,19 +102,23 @@ class Network:
                 _log.info("measured in contiguous layout: channels-last, the network fails (%s)", _first_line(refusal))
             return
         assert refusal is not None
+        if isinstance(data, Images):
+            what = f"images of shape {tuple(data.images.shape[1:])}"
+        else:
+            shapes = ", ".join(f"{path} {tuple(tensor.shape[1:])}" for path, tensor in leaves(data.inputs, "inputs"))
+            what = f"examples of shape {shapes}"
         raise LandscapeError(
-            f"the network cannot take images of shape {tuple(data.images.shape[1:])}: {_first_line(refusal)}; "
-            "give --data that fits the network"
+            f"the network cannot take {what}: {_first_line(refusal)}; give --data that fits the network"
         ) from None
 
     @torch.no_grad()
-    def _try(self, data: Images, masks: Callable[[], Masks]) -> None:
+    def _try(self, data: Data, masks: Callable[[], Masks]) -> None:
         """Run two examples twice over, with the same masks."""
-        images = self.images(data, 0, 2)
+        inputs, count = self.inputs(data, 0, 2), min(len(data), 2)
 
         def watch(module: nn.Module, arguments: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                size = output.numel() * output.element_size() // len(images)
+                size = output.numel() * output.element_size() // count
                 self.activation_bytes = max(self.activation_bytes, size)
 
         handles = [module.register_forward_hook(watch) for module in self.module.modules()]
@@ -117,30 +127,77 @@ class Network:
             with frozen_randomness(self.device), masks() as drawn:
                 for _ in range(2):
                     drawn.address(first_example=0, sample=0)
-                    outputs.append(logits(self.module(images)))
+                    outputs.append(self(inputs))
                 self.dropout_calls = drawn.calls
         finally:
             for handle in handles:
                 handle.remove()
-        self.output_shape = tuple(outputs[0].shape[1:])
-        if not torch.equal(outputs[0], outputs[1]) and not outputs[0].isnan().any():
+        self.output_shape = tuple(outputs[0].shape[1:]) if isinstance(outputs[0], Tensor) else ()
+        first, again = ([leaf for _, leaf in leaves(output)] for output in outputs)
+        differ = any(not torch.equal(one, two) and not one.isnan().any() for one, two in zip(first, again, strict=True))
+        if differ:
+            what = "images" if isinstance(data, Images) else "examples"
             raise LandscapeError(
-                "the network gives different outputs for the same images: it draws random numbers that are not "
+                f"the network gives different outputs for the same {what}: it draws random numbers that are not "
                 "dropout's; switch them off, or draw them from a fixed torch.Generator"
             )
 
     def images(self, data: Images, start: int, stop: int) -> Tensor:
         """Images `start` to `stop` of some data, as the network takes them: normalised, in its precision and layout."""
+        batch = self.inputs(data, start, stop)
+        assert isinstance(batch, Tensor)
+        return batch
+
+    def inputs(self, data: Data, start: int, stop: int) -> Tree:
+        """Examples `start` to `stop` of some data, as the network takes them: in its precision and layout."""
         batch = data.batch(start, min(stop, len(data)), dtype=self.dtype, device=self.device)
-        return self.laid_out(batch)
+        return mapped(self.laid_out, batch)
 
     def laid_out(self, batch: Tensor) -> Tensor:
         """A batch in the network's memory layout."""
         return batch.contiguous(memory_format=self.layout) if batch.dim() == 4 else batch
 
-    def __call__(self, batch: Tensor) -> Tensor:
-        """Outputs (N, ...) of a batch, under whatever `Masks` are in force."""
-        return logits(self.module(batch))
+    def __call__(self, batch: Tree) -> Any:
+        """Outputs of a batch, under whatever `Masks` are in force: a tensor (N, ...), or all there are."""
+        return self.select(called(self.module, batch))
+
+    def select(self, output: Any) -> Any:
+        """What counts of what the network returns."""
+        return selected(output, self.output)
+
+    def last_layer(self, inputs: Tree, masks: Callable[[], Masks]) -> str:
+        """Name of the last module with parameters of its own that is called for some inputs."""
+        return self._calls(inputs, masks)[0]
+
+    def head(self, inputs: Tree, masks: Callable[[], Masks]) -> str | None:
+        """Name of the linear layer whose product the outputs are, and that is called once; None without one."""
+        return self._calls(inputs, masks)[1]
+
+    @torch.no_grad()
+    def _calls(self, inputs: Tree, masks: Callable[[], Masks]) -> tuple[str, str | None]:
+        """The last module called that has parameters of its own, and the linear layer that makes the outputs."""
+        calls: list[tuple[str, Any]] = []
+
+        def watch(name: str) -> Callable[..., None]:
+            return lambda module, arguments, output: calls.append((name, output))
+
+        parts = {
+            name: module for name, module in self.module.named_modules() if any(True for _ in module.parameters(False))
+        }
+        handles = [module.register_forward_hook(watch(name)) for name, module in parts.items()]
+        try:
+            with frozen_randomness(self.device), masks() as drawn:
+                drawn.address(first_example=0, sample=0)
+                outputs = self(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not calls:
+            return "", None
+        name, output = calls[-1]
+        once = [called for called, _ in calls].count(name) == 1
+        plain = type(parts[name]) is nn.Linear and not any(getattr(parts[name], hooks) for hooks in _HOOKS)
+        return name, name if once and plain and output is outputs else None
 
     def holding(self, module: nn.Module, dtype: torch.dtype) -> "Network":
         """The same with another copy of the network inside, of another precision."""
@@ -148,7 +205,7 @@ class Network:
         other.module, other.dtype = module, dtype
         return other
 
-    def require_class_scores(self, data: Images) -> int:
+    def require_class_scores(self, data: Data) -> int:
         """Number of classes *K* of outputs (N, K).
 
         Raises
@@ -161,7 +218,10 @@ class Network:
             raise LandscapeError(
                 f"the network's output has shape ({shape}), not (images, classes): wrap it, or give a loss of your own"
             )
-        classes, highest = self.output_shape[0], int(data.labels.max())
+        labels = data.target(0, len(data))
+        if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
+            raise LandscapeError(f"{data.name} has not one class per example: give targets (N,) of whole numbers")
+        classes, highest = self.output_shape[0], int(labels.max())
         if highest >= classes:
             raise LandscapeError(
                 f"label {highest} in {data.name} is beyond the network's {classes} outputs: "
@@ -169,15 +229,15 @@ class Network:
             )
         return classes
 
-    def fold(self, data: Images, *, except_at: Collection[str] = ()) -> None:
+    def fold(self, data: Data, *, except_at: Collection[str] = ()) -> None:
         """Fold batch norm with running statistics into the convolutions before it, once and for all, for inference.
 
         Exact but for rounding. `except_at` names convolutions whose own output is wanted.
         """
         self.module.requires_grad_(False)
-        image = self.images(data, 0, 1)
+        example = self.inputs(data, 0, 1)
         with Masks.off():
-            pairs = folding.pairs(self.module, lambda: self.module(image))
+            pairs = folding.pairs(self.module, lambda: called(self.module, example))
         for convolution_name, norm_name in pairs:
             norm = self.module.get_submodule(norm_name)
             assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
@@ -252,13 +312,99 @@ def ranges(first: int, last: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, last)) for start in range(first, last, size)]
 
 
+# What asks for everything that a network returns.
+ALL = "all"
+# Where networks that return several outputs by name keep the one that they are trained on.
+_USUAL = ("logits", "out", "prediction_logits", "sample")
+
+
+def selected(output: Any, wanted: str | None = None) -> Any:
+    """The outputs that count, out of whatever a network returns.
+
+    Parameters
+    ----------
+    output
+        A tensor, a sequence, a mapping, or an object with attributes.
+    wanted
+        A name, an index, or ``all`` for everything, as tensors in tuples and dictionaries; None for ``logits``, the
+        usual name in a mapping, or the first of a sequence.
+
+    Raises
+    ------
+    LandscapeError
+        When there is no such output, or what is there is no tensor.
+    """
+    if wanted == ALL:
+        return _everything(output)
+    names = _names(output)
+    found = output
+    if wanted is not None:
+        if wanted in names:
+            found = output[wanted] if isinstance(output, Mapping) else getattr(output, wanted)
+        elif wanted.lstrip("-").isdigit() and isinstance(output, (tuple, list)) and _within(int(wanted), len(output)):
+            found = output[int(wanted)]
+        else:
+            there = ", ".join(names) or (
+                f"{len(output)} outputs" if isinstance(output, (tuple, list)) else f"one {type(output).__name__}"
+            )
+            raise LandscapeError(f"the network has no output {wanted!r}: it returns {there}; give one with --output")
+    elif not isinstance(output, Tensor):
+        usual = next((name for name in _USUAL if name in names), None)
+        if usual is not None:
+            found = output[usual] if isinstance(output, Mapping) else getattr(output, usual)
+        elif isinstance(output, (tuple, list)) and output:
+            found = output[0]
+        elif isinstance(output, Mapping) and len(names) > 1:
+            raise LandscapeError(f"the network returns {', '.join(names)}: say with --output which of them counts")
+        elif isinstance(output, Mapping) and names:
+            found = output[names[0]]
+    # As Hugging Face's key-value caches and pairs of scores and states come: the first tensor.
+    if wanted is None and isinstance(found, (tuple, list)) and found:
+        found = found[0]
+    if not isinstance(found, (Tensor, Deferred)):
+        kind = type(output if wanted is None else found).__name__
+        raise LandscapeError(
+            f"the network returns a {kind}: wrap it so that it returns a tensor"
+            + (f", or give --output one of {', '.join(names)}" if names else "")
+        )
+    return found
+
+
+def _within(index: int, length: int) -> bool:
+    return -length <= index < length
+
+
+def _names(output: Any) -> list[str]:
+    """Names of the outputs, of a mapping or an object."""
+    if isinstance(output, Mapping):
+        return [str(name) for name in output]
+    if isinstance(output, (Tensor, tuple, list)) and not hasattr(output, "_fields"):
+        return []
+    fields: Iterable[str] = getattr(output, "_fields", None) or getattr(output, "__dict__", {})
+    return [str(name) for name in fields if not str(name).startswith("_")]
+
+
+def _everything(output: Any) -> Any:
+    """All tensors of an output, in tuples and dictionaries; what is none is left out."""
+    if isinstance(output, (Tensor, Deferred)):
+        return output
+    if isinstance(output, Mapping):
+        return {str(name): _everything(value) for name, value in output.items() if _holds_tensors(value)}
+    if isinstance(output, (tuple, list)):
+        return tuple(_everything(value) for value in output if _holds_tensors(value))
+    return {
+        name: _everything(getattr(output, name)) for name in _names(output) if _holds_tensors(getattr(output, name))
+    }
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, (Tensor, Deferred, Mapping, tuple, list))
+
+
 def logits(output: Any) -> Tensor:
     """The tensor of outputs, out of whatever a network returns."""
-    found = getattr(output, "logits", output)
-    if isinstance(found, (tuple, list)) and found:
-        found = found[0]
-    if not isinstance(found, Tensor):
-        raise LandscapeError(f"the network returns a {type(output).__name__}: wrap it so that it returns a tensor")
+    found = selected(output)
+    assert isinstance(found, Tensor)
     return found
 
 

@@ -1,10 +1,10 @@
 """The scalar function of the weights that everything else measures."""
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,16 @@ from torch.func import functional_call
 from landscape.compute import distributed, workers
 from landscape.compute.masks import Masks
 from landscape.compute.settings import measurement, outside_inference
-from landscape.data import Images
+from landscape.data import Data, Images, as_examples
+from landscape.data.examples import Examples, Tree, leaves, mapped
 from landscape.errors import LandscapeError
-from landscape.objective import folding
-from landscape.objective.network import Network, frozen_randomness, logits, ranges
-from landscape.objective.parameters import ParameterSpace
+from landscape.objective import folding, losses
+from landscape.objective.chunked import SMALLEST, Deferred, DeferredHead, deferring
+from landscape.objective.losses import Loss, called
+from landscape.objective.network import ALL, Network, frozen_randomness, ranges
+from landscape.objective.parameters import ParameterSpace, selection
 from landscape.objective.recalibration import Recalibration, tracked
 from landscape.store.protocol import Protocol
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-LOSSES: dict[str, Loss] = {"cross_entropy": nn.functional.cross_entropy}
 
 # Largest activation of a micro-batch in bytes: what the last-level cache of a core or two holds beside its gradient
 # (measured in benchmarks/hessian.py; within a factor of two the choice does not matter).
@@ -48,32 +47,71 @@ class Weights(NamedTuple):
     statistics: dict[str, Tensor]
 
 
+class DataLoss:
+    """Something with a `data_loss` of a name."""
+
+    data_loss: float
+    loss_name: str
+
+    @property
+    def cross_entropy(self) -> float:
+        """The mean over the terms of the data, where it is a cross-entropy of classes; raises AttributeError."""
+        if not is_cross_entropy(self.loss_name):
+            raise AttributeError(f"the loss is {self.loss_name}, no cross-entropy of classes: read data_loss")
+        return self.data_loss
+
+
 @dataclass(frozen=True)
-class Terms:
-    """The regularised loss and its two terms, in nats."""
+class Terms(DataLoss):
+    """The regularised loss and its two terms.
+
+    Attributes
+    ----------
+    loss, l2
+        The whole, and its L2 term.
+    data_loss
+        The mean over the terms of the data.
+    loss_name
+        Which mean that is (`landscape.objective.losses.resolved`).
+    """
 
     loss: float
-    cross_entropy: float
+    data_loss: float
     l2: float
+    loss_name: str = "cross_entropy"
+
+
+def is_cross_entropy(name: str) -> bool:
+    """Whether a loss of that name in a protocol is the cross-entropy of classes."""
+    return name.partition(",")[0] == "cross_entropy"
+
+
+def data_loss_name(name: str) -> str:
+    """What the mean over the data is called in results: ``cross_entropy`` where it is one, else ``data_loss``."""
+    return "cross_entropy" if is_cross_entropy(name) else "data_loss"
 
 
 class Objective:
     r"""Mean loss plus L2 term over a fixed set of examples, as a function of a flat parameter vector.
 
-    .. math:: L(w) = \frac1N \sum_{n=1}^N \ell(f_w(x_n), y_n) + \mathrm{L2}(w)
+    .. math:: L(w) = \frac1T \sum_{t=1}^T \ell_t(f_w(x)) + \mathrm{L2}(w)
 
-    The mean is over examples, so that a ragged last micro-batch weighs what its size says. The network is copied: the
-    user's model, its mode, gradients and buffers are never touched.
+    The mean is over terms (images, tokens that count, entries of a map), so that a ragged micro-batch weighs what its
+    terms are. The network is copied: the user's model, its mode, gradients and buffers are never touched.
 
     Parameters
     ----------
     model
-        Any network that maps images (N, C, H, W) to outputs; an output object with ``logits`` is understood.
+        Any network that takes the examples' inputs: a tensor, a tuple of arguments, or arguments by name.
     data
-        The images; `protocol` says which of them and whether augmented.
+        Images or other examples, in any form that `landscape.data.as_examples` reads: tensors (inputs, targets), a
+        mapping of arrays, a Dataset, a DataLoader. `protocol` says which of them and whether augmented.
     loss
-        ``"cross_entropy"``, or a function (outputs, labels) -> mean loss over the batch, itself the mean of a loss of
-        each example.
+        A name, or a function of one's own: see `landscape.objective.losses.resolved`. The protocol's unless given;
+        what is given stands in the objective's protocol.
+    output
+        Which output of the network the loss is of, see `landscape.objective.network.selected`; the protocol's unless
+        given.
     weight_decay
         The coefficient *wd* of SGD; see :attr:`Protocol.l2` for the term it makes.
     protocol
@@ -97,23 +135,35 @@ class Objective:
         The network's own parameters, flat, (P,).
     images
         Number of examples *N*.
+    terms
+        Number of terms of the loss *T*: the examples' own number, unless an example has several terms or none.
     population
-        Number of images that they are a sample of; infinity when unknown, see :class:`landscape.data.Images`.
+        Number of examples that they are a sample of; infinity when unknown, see :class:`landscape.data.Images`.
 
     Raises
     ------
     LandscapeError
-        When the network cannot take the images, has fewer outputs than classes, is not deterministic under the
-        protocol, or has parameters that are not finite.
+        When the network cannot take the examples, outputs and targets do not belong together, the loss is no mean of
+        terms, the network is not deterministic under the protocol, or has parameters that are not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import landscape
+    >>> x = torch.tensor([[1.0], [2.0], [3.0]])
+    >>> objective = landscape.Objective(torch.nn.Linear(1, 1, bias=False), (x, 2 * x), loss="mse")
+    >>> landscape.CurvatureOperator(objective)(torch.ones(1))  # 2 (1 + 4 + 9) / 3
+    tensor([9.3333])
     """
 
     @measurement
     def __init__(
         self,
         model: nn.Module,
-        data: Images,
+        data: Any,
         *,
-        loss: str | Loss = "cross_entropy",
+        loss: str | Callable[..., Any] | None = None,
+        output: str | int | None = None,
         weight_decay: float = 0.0,
         protocol: Protocol | None = None,
         micro_batch: int | None = None,
@@ -121,24 +171,30 @@ class Objective:
         memory: int | None = None,
         sharded: bool = False,
     ) -> None:
-        self.protocol = protocol = protocol or Protocol()
+        protocol = protocol or Protocol()
+        self.loss = _of_protocol(protocol.loss) if loss is None else losses.resolved(loss)
+        output = protocol.output if output is None else str(output)
+        self.protocol = protocol = protocol.replace(loss=self.loss.name, output=output)
         self.device = torch.device(device or protocol.device)
         self.dtype: torch.dtype = getattr(torch, protocol.dtype)
         self.memory = memory
         self.weight_decay = weight_decay
-        self.loss = _named_loss(loss)
-        self.classifies = self.loss is nn.functional.cross_entropy
         self.sharded = sharded
 
+        data = as_examples(data)
         self.population: float = math.inf if data.population is None else data.population
         self.data = examples(data, protocol)
+        if isinstance(self.loss, losses.OfModel):
+            self.data = _with_labels(self.data)
         self.images = len(self.data)
         self.first, self.last = distributed.shard(self.images) if sharded else (0, self.images)
         self.data = self.data.to(self.device)
 
-        self.network = Network(model, self.data, device=self.device, dtype=self.dtype, masks=self.masks)
-        if self.classifies:
-            self.network.require_class_scores(self.data)
+        # A network that computes its loss itself, or is differentiated by the loss, is not asked for one output.
+        wanted = ALL if isinstance(self.loss, losses.OfModel) else output
+        self.network = Network(model, self.data, device=self.device, dtype=self.dtype, masks=self.masks, output=wanted)
+        self.classifies = self._require_fitting()
+        self._defer_head()
         module = self.network.module
         parameters = dict(module.named_parameters())
         weight_bytes = sum(value.numel() * value.element_size() for value in parameters.values())
@@ -148,13 +204,16 @@ class Objective:
         self.has_batch_norm = bool(folding.batch_norms(module))
         recalibrates = protocol.batch_norm == "recalibrated" and statistics
         self._recalibration = Recalibration(module) if recalibrates else None
-        unused = self._unused(parameters)
+        chosen = selection(parameters, protocol.parameters, self._last_layer)
+        unused = self._unused({name: value for name, value in parameters.items() if name in chosen})
         with frozen_randomness(self.device), self.masks() as masks:
             masks.address(first_example=0, sample=0)
-            folding.prepare(module, lambda: module(self.batch(0, 2)), batch_statistics=protocol.batch_norm == "batch")
+            folding.prepare(
+                module, lambda: called(module, self.batch(0, 2)), batch_statistics=protocol.batch_norm == "batch"
+            )
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         self.inner_names = {name: names[id(parameter)] for name, parameter in parameters.items()}
-        self.space = ParameterSpace(parameters.items(), selection=protocol.parameters, unused=unused)
+        self.space = ParameterSpace(parameters.items(), chosen=chosen, unused=unused)
         self._decayed = {name: value for name, value in parameters.items() if value.requires_grad}
         self.point = self.space.flatten(parameters[name].detach() for name in self.space.names)
         for parameter in parameters.values():
@@ -166,10 +225,17 @@ class Objective:
         self._inner_statistics = {name: buffers.get(id(value), "") for name, value in statistics.items()}
         for name, value in self._statistics(self.point, 0).items():
             module.get_buffer(name).copy_(value)
+        self._counts = self._count_terms()
+        total = float(self._counts.sum()) if self._counts is not None else float(self.images)
+        # Whole numbers stay such: sums over examples are divided by what they are divided by without counting.
+        self.terms: float = int(total) if total == int(total) else total
+        if not self.terms > 0:
+            raise LandscapeError(f"{self.data.name}: no target counts for {self.loss.name}: all are ignored")
 
     def __repr__(self) -> str:
         return (
-            f"Objective({self.size:,} parameters, {self.images:,} images of {self.data.name} ({self.data.split}), "
+            f"Objective({self.size:,} parameters, {self.images:,} {self.kind_of_examples} of {self.data.title}, "
+            f"{'' if self.loss.name == 'cross_entropy' else f'loss {self.loss.name}, '}"
             f"weight_decay={self.weight_decay:g}, protocol={self.protocol.hash}, "
             f"{self.protocol.dtype} on {self.device})"
         )
@@ -184,8 +250,80 @@ class Objective:
         # Every micro-batch reads all weights and writes all their gradients: heavy weights want more images to share
         # them (a product of the ResNet-18 of width 64: 2.4 gradients in micro-batches of 16, 1.9 in those of 64).
         wanted = max(_CACHE_BYTES, weight_bytes // _WEIGHTS_PER_ACTIVATION) // max(activation_bytes, 1)
-        # Powers of two from 16: below, the calls themselves cost more than the cache misses that they save.
-        return int(min(max(2 ** round(math.log2(max(wanted, 1))), 16), 128))
+        # Powers of two from 16: below, the calls themselves cost more than the cache misses that they save. An example
+        # whose activations fill the cache alone, such as a long sequence, keeps every call busy.
+        fewest = 16 if isinstance(self.data, Images) or activation_bytes < _CACHE_BYTES else 1
+        return int(min(max(2 ** round(math.log2(max(wanted, 1))), fewest), 128))
+
+    def _require_fitting(self) -> bool:
+        """Check loss and targets against the network's outputs; whether it gives one row of class scores per image."""
+        if isinstance(self.data, Images) and self.loss.name == "cross_entropy":
+            self.network.require_class_scores(self.data)
+            return True
+        if self.data.target(0, 1) is None and not isinstance(self.loss, losses.Own):
+            raise LandscapeError(
+                f"{self.data.title} holds no targets for {self.loss.name}: give (inputs, targets), or a mapping with "
+                "labels, or another --loss"
+            )
+        if self.loss.needs_network and self.protocol.batch_norm == "batch":
+            return False  # what such a network gives for an example depends on the others
+        places = _trial(self.data)
+        some = self.data.select(places)
+        if isinstance(self.loss, losses.Own):
+            with frozen_randomness(self.device), self.masks() as masks:
+                self.loss.settle(*self._arguments(some, masks))
+            return False
+        with frozen_randomness(self.device), self.masks() as masks, torch.no_grad():
+            masks.address(first_example=0, sample=0)
+            outputs = self.network(self.network.inputs(some, 0, len(some)))
+        targets = self.data.target(0, self.images, self.dtype)
+        self.loss.require(outputs, targets, self.data.title)
+        assert isinstance(targets, Tensor)
+        return self.loss.name == "cross_entropy" and targets.dim() == 1 and bool((targets != losses.IGNORED).all())
+
+    def _arguments(self, some: Data, masks: Masks) -> tuple[Any, ...]:
+        """What a loss of the user's own is called with for a few examples."""
+        inputs, targets = self.network.inputs(some, 0, len(some)), some.target(0, len(some), self.dtype)
+        if not self.loss.needs_network:
+            masks.address(first_example=0, sample=0)
+            with torch.no_grad():
+                return self.network(inputs), targets
+
+        def network(*arguments: Any, **named: Any) -> Any:
+            masks.address(first_example=0, sample=0)
+            return self.network.select(self.network.module(*arguments, **named))
+
+        return network, inputs, targets
+
+    def _defer_head(self) -> None:
+        """Leave the last layer of a large vocabulary to the loss (`landscape.objective.chunked`)."""
+        self._defers = False
+        if not isinstance(self.loss, losses.Classification) or not self.network.output_shape:
+            return
+        last = self.loss.dimension == -1 or len(self.network.output_shape) == 1
+        if last and self.network.output_shape[-1] >= SMALLEST:
+            name = self.network.head(self.batch(0, 1), self.masks)
+            if name is not None:
+                head = self.network.module.get_submodule(name)
+                assert isinstance(head, nn.Linear)
+                folding.replace(self.network.module, name, DeferredHead(head))
+                self._defers = True
+
+    def _last_layer(self) -> str:
+        """Name of the last module with parameters of its own that the network calls."""
+        return self.network.last_layer(self.batch(0, 1), self.masks)
+
+    def _count_terms(self) -> Tensor | None:
+        """Terms of every example (N,), float64; None where each is one term."""
+        counts = self.loss.counts(self.data.target(0, self.images, self.dtype), self.images)
+        if counts is None:
+            counts = torch.zeros(self.images, dtype=torch.float64, device=self.device)
+            weights = self.weights()
+            for start, stop in self.micro_batches():
+                with self._network_at(weights.parameters, start, 0, weights.statistics) as network:
+                    counts[start:stop] = self._sums(network, self.batch(start, stop), start, stop)[1]
+            counts = self.reduced(counts)
+        return None if bool((counts == 1).all()) else counts.to("cpu")
 
     def _unused(self, parameters: dict[str, nn.Parameter]) -> list[str]:
         """Names of trainable parameters that the outputs do not depend on."""
@@ -194,7 +332,12 @@ class Objective:
             return []
         with frozen_randomness(self.device), self.masks() as masks, torch.enable_grad():
             masks.address(first_example=0, sample=0)
-            total = self.network(self.batch(0, 2)).sum()
+            inputs = self.batch(0, 2)
+            if isinstance(self.loss, losses.Own) and self.loss.needs_network:
+                network = self._under_masks(self.network.module, start=0, sample=0)
+                total = self.loss(network, mapped(Tensor.detach, inputs), self.labels(0, 2))
+            else:
+                total = _total(self.network(inputs))
             if not total.requires_grad:
                 return list(wanted)
             gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
@@ -233,7 +376,8 @@ class Objective:
 
     def reordered(self, order: Tensor) -> "Objective":
         """The same function with its examples in another order (N,); shares the network."""
-        return self._changed(data=self.data.select(order))
+        counts = None if self._counts is None else self._counts[order.cpu()]
+        return self._changed(data=self.data.select(order), _counts=counts)
 
     def holding_statistics(self) -> "Objective":
         """The same function with batch-norm statistics held at the network's own point; shares the network."""
@@ -269,9 +413,18 @@ class Objective:
         """The dropout masks of the protocol; address them before each pass."""
         return Masks.off() if self.protocol.dropout == "off" else Masks.addressed(seed=self.protocol.mask_seed)
 
-    def batch(self, start: int, stop: int) -> Tensor:
+    @property
+    def kind_of_examples(self) -> str:
+        """``images`` or ``examples``, for messages."""
+        return "images" if isinstance(self.data, Images) else "examples"
+
+    def batch(self, start: int, stop: int) -> Tree:
         """Examples `start` to `stop`, as the network takes them."""
-        return self.network.images(self.data, start, stop)
+        return self.network.inputs(self.data, start, stop)
+
+    def count(self, start: int, stop: int) -> float:
+        """Number of terms of the loss in examples `start` to `stop`."""
+        return stop - start if self._counts is None else float(self._counts[start:stop].sum())
 
     def micro_batches(
         self, first: int | None = None, last: int | None = None, *, size: int | None = None
@@ -290,8 +443,8 @@ class Objective:
         *,
         sample: int = 0,
         statistics: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Network outputs (stop - start, K) for some examples.
+    ) -> Any:
+        """Network outputs (stop - start, ...) for some examples; a tree of them where the protocol takes all.
 
         Parameters
         ----------
@@ -305,14 +458,34 @@ class Objective:
             Batch-norm statistics that belong to the parameters (:attr:`Weights.statistics`); those of the network's
             own point unless given.
         """
-        inner = {self.inner_names[name]: value for name, value in zip(self.space.names, parameters, strict=True)}
-        with self.masks() as masks, self._replicas.one() as network:
-            masks.address(first_example=start, sample=sample)
-            return logits(functional_call(network, {**inner, **(statistics or {})}, (self.batch(start, stop),)))
+        with self._network_at(parameters, start, sample, statistics) as network:
+            return called(network, self.batch(start, stop))
 
-    def labels(self, start: int, stop: int) -> Tensor:
-        """Labels of some examples."""
-        return self.data.labels[start:stop]
+    @contextmanager
+    def _network_at(
+        self, parameters: Sequence[Tensor], start: int, sample: int, statistics: Mapping[str, Tensor] | None
+    ) -> Iterator[Callable[..., Any]]:
+        """The network with some parameters, as a function of inputs whose first is example `start`."""
+        inner = {self.inner_names[name]: value for name, value in zip(self.space.names, parameters, strict=True)}
+        tensors = {**inner, **(statistics or {})}
+        with self._replicas.one() as module:
+            yield self._under_masks(
+                lambda *given, **named: functional_call(module, tensors, given, named), start=start, sample=sample
+            )
+
+    def _under_masks(self, module: Callable[..., Any], *, start: int, sample: int) -> Callable[..., Any]:
+        """What counts of a module's outputs; every call draws the same masks."""
+
+        def run(*given: Any, **named: Any) -> Any:
+            with self.masks() as masks:
+                masks.address(first_example=start, sample=sample)
+                return self.network.select(module(*given, **named))
+
+        return run
+
+    def labels(self, start: int, stop: int) -> Any:
+        """Targets of some examples: labels (n,) of images; None where there are none."""
+        return self.data.target(start, stop, self.dtype)
 
     @measurement
     def weights(self, point: Tensor | None = None, *, sample: int = 0) -> Weights:
@@ -353,22 +526,50 @@ class Objective:
         batches = self.micro_batches()
         weights = self.weights(point, sample=sample)
 
-        @torch.no_grad()
-        def outputs(bounds: tuple[int, int]) -> Tensor:
-            return self.outputs(weights.parameters, *bounds, sample=sample, statistics=weights.statistics)
+        def summed(bounds: tuple[int, int]) -> Tensor:
+            return self.example_losses_at(weights, *bounds, sample=sample).sum()
 
-        for bounds, found in zip(batches, workers.each(outputs, batches, self.device), strict=True):
-            total += self.example_losses(found, self.labels(*bounds)).sum()
+        for found in workers.each(summed, batches, self.device):
+            total += found
         mean = float(self.reduced(total) / self.images)
         l2 = float(self.l2(weights.parameters))
-        return Terms(loss=mean + l2, cross_entropy=mean, l2=l2)
+        return Terms(loss=mean + l2, data_loss=mean, l2=l2, loss_name=self.loss.name)
 
-    def example_losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Loss of each example (N,), float64, from outputs of any precision; without the L2 term."""
-        if self.classifies:
-            return nn.functional.cross_entropy(outputs.double(), labels, reduction="none")
-        single = [self.loss(outputs[n : n + 1], labels[n : n + 1]) for n in range(len(labels))]
-        return torch.stack(single).double()
+    @measurement
+    def example_losses_at(self, weights: Weights, start: int, stop: int, *, sample: int = 0) -> Tensor:
+        """What each of some examples contributes (n,), float64: see `example_losses`."""
+        with self._network_at(weights.parameters, start, sample, weights.statistics) as network:
+            return self._contributions(self._sums(network, self.batch(start, stop), start, stop)[0])
+
+    @measurement
+    def example_losses_of(self, module: nn.Module, inputs: Tree, start: int, stop: int, *, sample: int = 0) -> Tensor:
+        """What each of some examples contributes (n,), float64, by another copy of the network."""
+        network = self._under_masks(module, start=start, sample=sample)
+        return self._contributions(self._sums(network, inputs, start, stop)[0])
+
+    def _contributions(self, sums: Tensor) -> Tensor:
+        return sums if self._counts is None else sums * (self.images / self.terms)
+
+    def _sums(self, network: Callable[..., Any], inputs: Tree, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Sum and number of the loss's terms in each of some examples."""
+        targets = self.labels(start, stop)
+        if isinstance(self.loss, losses.Own) and self.loss.needs_network:
+            with torch.enable_grad():
+                # Losses that differentiate in the inputs make leaves of them.
+                return self.loss.sums(network, mapped(Tensor.detach, inputs), targets)
+        with torch.no_grad(), self._deferring():
+            return self.loss.sums(called(network, inputs), targets)
+
+    def _deferring(self) -> AbstractContextManager[None]:
+        return deferring() if self._defers else nullcontext()
+
+    def example_losses(self, outputs: Any, labels: Any) -> Tensor:
+        """What each example contributes (n,), float64, from outputs of any precision; without the L2 term.
+
+        Sums of each example's terms times N / T: their mean over all examples is the mean over terms. Where each
+        example is one term, its loss.
+        """
+        return self._contributions(self.loss.sums(outputs, labels)[0])
 
     @measurement
     def gradient(self, point: Tensor | None = None, *, sample: int = 0) -> Tensor:
@@ -379,7 +580,7 @@ class Objective:
         for start, stop in self.micro_batches():
             with torch.enable_grad():
                 loss = self.batch_loss(leaves, start, stop, sample=sample, statistics=weights.statistics)
-            total += self.space.flatten(torch.autograd.grad(loss, leaves))
+            total += self.space.flatten(torch.autograd.grad(loss, leaves, materialize_grads=True))
         total = self.reduced(total)
         l2_leaves = [value.detach().requires_grad_() for value in weights.parameters]
         with torch.enable_grad():
@@ -399,8 +600,34 @@ class Objective:
         statistics: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """What examples `start` to `stop` add to the mean loss: these sum to the whole, without the L2 term."""
-        outputs = self.outputs(parameters, start, stop, sample=sample, statistics=statistics)
-        return self.loss(outputs, self.labels(start, stop)) * ((stop - start) / self.images)
+        if not self.share(start, stop):  # no target counts: the mean over none is no number
+            return torch.stack([value.sum() for value in parameters]).sum() * 0
+        with self._network_at(parameters, start, sample, statistics) as network:
+            return self._batch_loss(network, self.batch(start, stop), start, stop)
+
+    def batch_loss_of(self, module: Callable[..., Any], inputs: Tree, start: int, stop: int) -> Tensor:
+        """What examples `start` to `stop`, given as `inputs`, add to the mean loss by another copy of the network."""
+        return self._batch_loss(self._under_masks(module, start=start, sample=0), inputs, start, stop)
+
+    def _batch_loss(self, network: Callable[..., Any], inputs: Tree, start: int, stop: int) -> Tensor:
+        if isinstance(self.loss, losses.Own) and self.loss.needs_network:
+            targets = self.labels(start, stop)
+            # Losses that differentiate in the inputs make leaves of them.
+            return self.loss(network, mapped(Tensor.detach, inputs), targets) * self.share(start, stop)
+        with self._deferring():
+            outputs = called(network, inputs)
+        return self.mean_loss(outputs, start, stop)
+
+    def mean_loss(self, outputs: Any, start: int, stop: int) -> Tensor:
+        """What examples `start` to `stop` add to the mean loss, from their outputs."""
+        share = self.share(start, stop)
+        if not share:
+            return _total(outputs) * 0
+        return self.loss(outputs, self.labels(start, stop)) * share
+
+    def share(self, start: int, stop: int) -> float:
+        """Share of the loss's terms that are of examples `start` to `stop`."""
+        return self.count(start, stop) / self.terms
 
     def l2(self, parameters: Sequence[Tensor]) -> Tensor:
         """The L2 term by the protocol's reading, over every trainable parameter, counted as coordinate or not."""
@@ -443,25 +670,53 @@ class Objective:
         return distributed.all_reduce(tensor) if self.sharded else tensor
 
 
-def examples(data: Images, protocol: Protocol) -> Images:
+@overload
+def examples(data: Images, protocol: Protocol) -> Images: ...
+@overload
+def examples(data: Data, protocol: Protocol) -> Data: ...
+def examples(data: Data, protocol: Protocol) -> Data:
     """The examples that a protocol names: the seeded sample, augmented or not, normalised as it says.
 
     Raises
     ------
     LandscapeError
-        When more images are asked for than there are.
+        When more examples are asked for than there are.
     """
-    data = data.normalized_by(protocol.image_mean, protocol.image_std)
-    if data.images.is_inference() or data.labels.is_inference():
-        data = dataclasses.replace(data, images=outside_inference(data.images), labels=outside_inference(data.labels))
+    data = data.normalized_by(protocol.image_mean, protocol.image_std).with_each(outside_inference)
     if protocol.images is not None:
         data = data.subset(protocol.images, seed=protocol.subset_seed)
     return data.augmented(seed=protocol.augmentation_seed) if protocol.augmentation == "frozen" else data
 
 
-def _named_loss(loss: str | Loss) -> Loss:
-    if not isinstance(loss, str):
-        return loss
-    if loss not in LOSSES:
-        raise LandscapeError(f"unknown loss {loss!r}: choose one of {', '.join(LOSSES)}, or give a function")
-    return LOSSES[loss]
+def _of_protocol(name: str) -> Loss:
+    """The loss of a protocol, which may come from a file: nothing is imported."""
+    if name.partition(",")[0] not in losses.NAMES:
+        raise LandscapeError(f"the protocol's loss is {name}, a function: give it with loss=")
+    return losses.resolved(name)
+
+
+def _with_labels(data: Data) -> Examples:
+    if isinstance(data, Images):
+        raise LandscapeError("--loss model is for networks that take labels among their inputs: name the loss instead")
+    return data.with_targets_as_inputs("labels")
+
+
+# Examples on which a loss of the user's own is tried.
+_TRIED = 8
+
+
+def _trial(data: Data) -> Tensor:
+    """Places of a few examples all over the data, those with fewest and most targets that count among them."""
+    places = torch.linspace(0, len(data) - 1, min(_TRIED, len(data))).round().long()
+    targets = data.target(0, len(data))
+    if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.dim() > 1:
+        counts = (targets != losses.IGNORED).flatten(1).sum(1).cpu()
+        places = torch.cat([places, counts.argmax()[None], counts.argmin()[None]]).unique()
+    return places
+
+
+def _total(outputs: Any) -> Tensor:
+    """Sum of all floating-point outputs, for a derivative in which only zero or not counts."""
+    if isinstance(outputs, Deferred):
+        return outputs.hidden.sum() + outputs.weight.sum()
+    return torch.stack([leaf.sum() for _, leaf in leaves(outputs) if leaf.is_floating_point()]).sum()

@@ -44,10 +44,11 @@ class Plan:
     micro_batches: int
     kept: int
     bytes_each: int
+    examples: str = "images"
 
     def __str__(self) -> str:
         return (
-            f"{self.micro_batches} micro-batches of {self.micro_batch} images, graphs of {self.kept} kept "
+            f"{self.micro_batches} micro-batches of {self.micro_batch} {self.examples}, graphs of {self.kept} kept "
             f"({self.kept * self.bytes_each / 2**20:.0f} MiB), {self.micro_batches - self.kept} recomputed; "
             "batch norm folded where a convolution feeds it, channels-last"
         )
@@ -59,11 +60,12 @@ class CurvatureOperator(SymmetricOperator):
     ``hessian``
         :math:`\nabla^2 L`, the L2 term included.
     ``ggn``
-        :math:`\frac1N\sum_n J_n^\top (\nabla_f^2 \ell_n) J_n` plus the Hessian of the L2 term: positive semi-definite
+        :math:`\frac1T\sum_t J_t^\top (\nabla_f^2 \ell_t) J_t` plus the Hessian of the L2 term: positive semi-definite
         for a convex loss; what is left of the Hessian holds all its negative curvature (Schraudolph 2002).
     ``fisher``
-        The empirical Fisher :math:`\frac1N\sum_n g_n g_n^\top` of the examples' gradients, without the L2 term. (The
-        Fisher matrix of the model's own distribution is the GGN for cross-entropy.)
+        The empirical Fisher :math:`\frac1T\sum_t g_t g_t^\top` of the gradients of single terms (images, tokens that
+        count, entries of a map), without the L2 term. (The Fisher matrix of the model's own distribution is the GGN for
+        cross-entropy.)
 
     Parameters
     ----------
@@ -100,6 +102,8 @@ class CurvatureOperator(SymmetricOperator):
     ) -> None:
         if kind not in _GRAPHS:
             raise LandscapeError(f"unknown operator {kind!r}: choose one of {', '.join(_GRAPHS)}")
+        if reason := _REFUSED[kind](objective):
+            raise LandscapeError(f"no {kind} matrix of the loss {objective.loss.name}: {reason}; use the Hessian")
         self.objective = objective
         self.kind: Kind = kind
         self.size = objective.size
@@ -110,9 +114,9 @@ class CurvatureOperator(SymmetricOperator):
         whole = first is None and last is None
         self._micro_batch = micro_batch or objective.micro_batch
         self._ranges = objective.micro_batches(first, last, size=self._micro_batch)
-        # Each micro-batch's loss is its share of the mean over all N examples; of a mini-batch, over the mini-batch.
-        covered = sum(stop - start for start, stop in self._ranges)
-        self._scale = 1.0 if whole else objective.images / max(covered, 1)
+        # Each micro-batch's loss is its share of the mean over all terms; of a mini-batch, over the mini-batch.
+        covered = sum(objective.count(start, stop) for start, stop in self._ranges)
+        self._scale = 1.0 if whole else objective.terms / max(covered, 1)
         parameters, self._statistics = objective.weights(point, sample=sample)
         self._leaves = [value.detach().clone().requires_grad_() for value in parameters]
         self._kept: list[Product] = []
@@ -131,7 +135,9 @@ class CurvatureOperator(SymmetricOperator):
     def plan(self) -> Plan:
         """What is kept and what recomputed; measures the first micro-batch if no product has been taken yet."""
         self._measure()
-        return Plan(self._micro_batch, len(self._ranges), self._allowed, self._bytes_each or 0)
+        return Plan(
+            self._micro_batch, len(self._ranges), self._allowed, self._bytes_each or 0, self.objective.kind_of_examples
+        )
 
     @measurement
     def foretold_seconds(self) -> float:
@@ -242,16 +248,19 @@ class CurvatureOperator(SymmetricOperator):
             (B, k, k), float64, without the L2 term; Rayleigh quotients are their diagonals. Their mean weighted with
             the counts is the projection of the whole.
         numbers, counts : Tensor
-            (B,) number of each micro-batch, counted over all processes, and examples in it.
+            (B,) number of each micro-batch, counted over all processes, and terms of the loss in it.
         """
         rows, numbers, counts = [], [], []
         for (start, stop), product in self.batch_products(vectors):
-            share = (stop - start) / self.objective.images * self._scale
+            count = self.objective.count(start, stop)
+            if not count:  # none of its targets counts
+                continue
+            share = self.objective.share(start, stop) * self._scale
             # Column by column: copies in float64 of all of them would be large.
             columns = [(vectors * column[:, None]).sum(0, dtype=torch.float64) for column in product.T]
             rows.append(torch.stack(columns, dim=1) / share)
             numbers.append(start // self._micro_batch)
-            counts.append(stop - start)
+            counts.append(count)
         self.products += vectors.shape[1]
         return torch.stack(rows), torch.tensor(numbers), torch.tensor(counts)
 
@@ -267,7 +276,9 @@ class CurvatureOperator(SymmetricOperator):
     def halve(self) -> None:
         """Go on with micro-batches half as large, after the device ran out of memory."""
         if self._micro_batch == 1:
-            raise LandscapeError("out of memory with micro-batches of one image: use a smaller network or --device cpu")
+            raise LandscapeError(
+                "out of memory with micro-batches of one example: use a smaller network or --device cpu"
+            )
         self._micro_batch //= 2
         _log.warning("out of memory: micro-batches of %d from here on", self._micro_batch)
         first, last = self._ranges[0][0], self._ranges[-1][1]
@@ -314,7 +325,7 @@ def relative_rounding(objective: Objective, kind: Kind = "hessian", *, sample: i
     leaves = [leaf.detach().requires_grad_() for leaf in double.weights().parameters]
     with torch.enable_grad():
         loss = double.batch_loss(leaves, first, last, sample=sample)
-    gradient = double.space.flatten(torch.autograd.grad(loss, leaves))
+    gradient = double.space.flatten(torch.autograd.grad(loss, leaves, materialize_grads=True))
     length = float(gradient.norm())
     if not 0 < length < math.inf:
         return least
@@ -330,13 +341,13 @@ class _SavedBytes:
     """Adds up the storages that a graph saves, each once, the parameters not."""
 
     def __init__(self, leaves: Sequence[Tensor]) -> None:
-        self._seen = {leaf.untyped_storage()._cdata for leaf in leaves}
+        self._seen = {leaf.untyped_storage().data_ptr() for leaf in leaves}
         self.total = 0
 
     def pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen:
-            self._seen.add(storage._cdata)
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         # The tensor itself may be the output of the node that saves it: a cycle that nothing would ever free.
         return tensor.detach()
@@ -388,7 +399,7 @@ class _Batch:
 
 
 def _hessian_graph(batch: _Batch) -> Product:
-    gradients = torch.autograd.grad(batch.loss(), batch.leaves, create_graph=True)
+    gradients = torch.autograd.grad(batch.loss(), batch.leaves, create_graph=True, materialize_grads=True)
     return lambda vectors: _differentiate(gradients, batch.leaves, vectors)
 
 
@@ -399,12 +410,11 @@ def _output_graph(
     objective, leaves = batch.objective, batch.leaves
     outputs = batch.outputs()
     free = outputs.detach().requires_grad_()
-    labels = objective.labels(batch.start, batch.stop)
-    loss = objective.loss(free, labels) * ((batch.stop - batch.start) / objective.images)
+    loss = objective.mean_loss(free, batch.start, batch.stop)
     (loss_gradient,) = torch.autograd.grad(loss, free, create_graph=True)
     # J' u is linear in u: differentiating it in u gives J v by reverse mode alone.
     dummy = torch.zeros_like(outputs).requires_grad_()
-    pulled = torch.autograd.grad(outputs, leaves, dummy, create_graph=True)
+    pulled = torch.autograd.grad(outputs, leaves, dummy, create_graph=True, materialize_grads=True)
 
     def push(vectors: Sequence[Tensor]) -> Tensor:
         return _differentiate(pulled, [dummy], vectors)[0]
@@ -425,12 +435,22 @@ def _fisher_graph(batch: _Batch) -> Product:
     residual = loss_gradient.detach()
 
     def product(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
-        # The residuals carry the 1/N of the mean; the outer product needs it once, not twice.
-        tangent = push(vectors)
-        inner = (residual * tangent).flatten(1).sum(1) * batch.objective.images
-        return pull(residual * inner.view([-1] + [1] * (residual.dim() - 1)))
+        # The residuals carry the 1/T of the mean; the outer product needs it once, not twice.
+        inner = batch.objective.loss.term_sums(residual * push(vectors)) * batch.objective.terms
+        return pull(residual * inner)
 
     return product
+
+
+_REFUSED: dict[str, Callable[[Objective], str]] = {
+    "hessian": lambda objective: "",
+    "ggn": lambda objective: objective.loss.no_gauss_newton or _several(objective),
+    "fisher": lambda objective: objective.loss.no_fisher or _several(objective),
+}
+
+
+def _several(objective: Objective) -> str:
+    return "it is of several outputs" if objective.protocol.output == "all" else ""
 
 
 _GRAPHS: dict[str, Callable[[_Batch], Product]] = {

@@ -1,7 +1,7 @@
 """The parameters of a network as one flat vector, and back."""
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ class ParameterSpace:
     ----------
     named_parameters
         Names and parameters, in the order of the model.
-    selection
-        ``all``, ``weights`` (two or more dimensions) or a glob pattern of names.
+    chosen
+        Names of the parameters that are selected; all unless given.
     unused
         Names of parameters that the output does not depend on.
 
@@ -40,7 +40,7 @@ class ParameterSpace:
         self,
         named_parameters: Iterable[tuple[str, nn.Parameter]],
         *,
-        selection: str = "all",
+        chosen: Collection[str] | None = None,
         unused: Sequence[str] = (),
     ) -> None:
         self.names: list[str] = []
@@ -52,7 +52,7 @@ class ParameterSpace:
                 self.left_out[name] = "frozen"
             elif name in unused:
                 self.left_out[name] = "unused"
-            elif not selected(name, parameter, selection):
+            elif chosen is not None and name not in chosen:
                 self.left_out[name] = "not selected"
             else:
                 self.names.append(name)
@@ -79,13 +79,42 @@ class ParameterSpace:
         return {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(self.names)}
 
 
-def selected(name: str, parameter: Tensor, selection: str) -> bool:
-    """Whether a parameter counts under the protocol's `selection`."""
-    if selection == "all":
-        return True
-    if selection == "weights":
-        return parameter.dim() >= 2
-    return fnmatch.fnmatch(name, selection)
+def selection(parameters: Mapping[str, Tensor], wanted: str, last_layer: Callable[[], str]) -> set[str]:
+    """Names of the parameters that a protocol's `parameters` selects.
+
+    Parameters
+    ----------
+    parameters
+        All of the network, by name.
+    wanted
+        ``all``, ``trainable``, ``weights``, ``lora``, ``last-layer`` or glob patterns, with commas between them.
+    last_layer
+        Name of the network's last layer.
+
+    Raises
+    ------
+    LandscapeError
+        When a part selects nothing.
+    """
+    names: set[str] = set()
+    for part in wanted.split(","):
+        if part in ("all", "trainable"):
+            found = set(parameters)
+        elif part == "weights":
+            found = {name for name, value in parameters.items() if value.dim() >= 2}
+        elif part == "lora":
+            found = {name for name in parameters if "lora_" in name}
+        elif part == "last-layer":
+            layer = last_layer()
+            found = {name for name in parameters if name.rpartition(".")[0] == layer}
+        else:
+            found = set(fnmatch.filter(parameters, part))
+        if not found and len(parameters):
+            some = ", ".join(list(parameters)[:4])
+            hint = "no parameter has lora_ in its name; " if part == "lora" else ""
+            raise LandscapeError(f"--parameters {part} selects none of {len(parameters)}: {hint}they are {some}, ...")
+        names |= found
+    return names
 
 
 def _reasons(left_out: dict[str, str]) -> str:

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,9 @@ from torch.func import functional_call
 
 from landscape.compute import workers
 from landscape.compute.masks import Masks
+from landscape.data.examples import Tree
 from landscape.objective import folding
+from landscape.objective.losses import called
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -53,7 +57,7 @@ class Recalibration:
     def statistics(
         self,
         parameters: Mapping[str, Tensor],
-        batches: Iterable[tuple[int, Tensor]],
+        batches: Iterable[tuple[int, Tree]],
         masks: Callable[[], Masks],
         *,
         sample: int = 0,
@@ -73,8 +77,12 @@ class Recalibration:
         for first, batch in batches:
             with masks() as drawn, self._replicas.one() as network:
                 drawn.address(first_example=first, sample=sample)
-                functional_call(network, {**parameters, **buffers}, (batch,))
+                called(partial(_run, network, {**parameters, **buffers}), batch)
         return {name: buffers[name] for name in self._names}
+
+
+def _run(network: nn.Module, tensors: dict[str, Tensor], *given: Any, **named: Any) -> Any:
+    return functional_call(network, tensors, given, named)
 
 
 def _counts(name: str) -> bool:

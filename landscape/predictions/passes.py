@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from landscape import metrics
 from landscape.compute.masks import BLOCK, Masks
 from landscape.compute.settings import measurement
-from landscape.data import Images
+from landscape.data import Data
+from landscape.data.examples import Tree
 from landscape.errors import LandscapeError
 from landscape.look import prefix
 from landscape.objective.network import Network, ranges
@@ -36,9 +37,9 @@ class Predictor:
     Parameters
     ----------
     model
-        Any classifier of images (N, C, H, W); left as it was.
+        Any classifier, of one row of scores (N, C) for N examples; left as it was.
     data
-        Images that it takes, to try it on.
+        Examples that it takes, to try it on.
     protocol
         Its `dropout` (``fresh``, or ``off`` for one deterministic pass), `mask_seed` and `dtype` count; batch norm must
         be ``running``.
@@ -65,7 +66,7 @@ class Predictor:
     def __init__(
         self,
         model: nn.Module,
-        data: Images,
+        data: Data,
         *,
         protocol: Protocol | None = None,
         batch: int | None = None,
@@ -82,7 +83,7 @@ class Predictor:
             )
         self.device = torch.device(device or protocol.device)
         self.dtype: torch.dtype = getattr(torch, protocol.dtype)
-        self.network = Network(model, data, device=self.device, dtype=self.dtype)
+        self.network = Network(model, data, device=self.device, dtype=self.dtype, output=protocol.output)
         self.classes = self.network.require_class_scores(data)
         self.stochastic = protocol.dropout == "fresh" and self.network.dropout_calls > 0
         self.network.fold(data)
@@ -90,9 +91,9 @@ class Predictor:
         # What comes before the first dropout is kept on the network itself: one thread at a time.
         self._running = threading.RLock()
 
-    def images(self, data: Images, start: int, stop: int) -> Tensor:
-        """Images `start` to `stop` as the network takes them."""
-        return self.network.images(data, start, stop)
+    def images(self, data: Data, start: int, stop: int) -> Tree:
+        """Examples `start` to `stop` as the network takes them."""
+        return self.network.inputs(data, start, stop)
 
     def batches(self, first: int, last: int) -> list[tuple[int, int]]:
         """Ranges (start, stop) of the batches between two images."""
@@ -104,13 +105,13 @@ class Predictor:
 
     @measurement
     @torch.no_grad()
-    def passes(self, images: Tensor, first: int, samples: Sequence[int]) -> Tensor:
+    def passes(self, images: Tree, first: int, samples: Sequence[int]) -> Tensor:
         """Log-probabilities (T, N, C), float64, of one pass for each of T mask draws.
 
         Parameters
         ----------
         images
-            (N, channels, height, width), as `images` gives them.
+            As `images` gives them.
         first
             Number of the first image, which decides its masks.
         samples
@@ -127,7 +128,7 @@ class Predictor:
                 outputs.append(self.network(images))
         return torch.stack(outputs).double().log_softmax(-1)
 
-    def average(self, data: Images, first: int, last: int, samples: Sequence[int], *, offset: int = 0) -> Tensor:
+    def average(self, data: Data, first: int, last: int, samples: Sequence[int], *, offset: int = 0) -> Tensor:
         """Log-probabilities (last - first, C), float64, of the average over mask draws.
 
         Masks are those of images `offset` + `first` and on.
@@ -148,7 +149,7 @@ class Predictor:
 @measurement
 def measure(
     model: nn.Module,
-    data: Images,
+    data: Data,
     *,
     protocol: Protocol | None = None,
     passes: int = 50,
@@ -216,7 +217,7 @@ def measure(
                 np.concatenate([whole[key]["log_probability"] for key in ranges], axis=1),
                 {"long_name": "log-probability", "units": "nats"},
             ),
-            "label": ("image", chosen.labels.cpu().numpy()),
+            "label": ("image", _labels(chosen)),
         }
     )
     result.attrs |= {
@@ -227,6 +228,12 @@ def measure(
         "images_sha256": chosen.sha256,
     }
     return result
+
+
+def _labels(data: Data) -> np.ndarray:
+    labels = data.target(0, len(data))
+    assert isinstance(labels, Tensor)  # the predictor has seen to it
+    return labels.cpu().numpy()
 
 
 def deep_ensemble(members: Sequence[xarray.Dataset]) -> xarray.Dataset:

@@ -181,11 +181,11 @@ def _common(arguments: argparse.Namespace, subject: command.Subject) -> dict[str
 def _corruptions(arguments: argparse.Namespace, subject: command.Subject) -> Part:
     source: robustness.Computed | robustness.CifarC
     if arguments.cifar_c:
-        source = robustness.CifarC(arguments.cifar_c, subject.data, protocol=subject.protocol)
+        source = robustness.CifarC(arguments.cifar_c, subject.images, protocol=subject.protocol)
         files = source.identity()
     else:
         source, files = (
-            robustness.Computed(objective.objective.examples(subject.data, subject.protocol), seed=arguments.seed),
+            robustness.Computed(objective.objective.examples(subject.images, subject.protocol), seed=arguments.seed),
             "computed",
         )
     chosen = {
@@ -207,15 +207,15 @@ def _adversarial(arguments: argparse.Namespace, subject: command.Subject) -> Par
     ]
     common = _common(arguments, subject)
     return {"attacks": [str(attack) for attack in attacks]}, lambda journal: robustness.adversarial.measure(
-        subject.checkpoint.model, subject.data, attacks=attacks, **common, seed=arguments.seed, journal=journal
+        subject.checkpoint.model, subject.images, attacks=attacks, **common, seed=arguments.seed, journal=journal
     )
 
 
 def _perturbations(arguments: argparse.Namespace, subject: command.Subject) -> Part:
-    files = robustness.CifarP(arguments.cifar_p, subject.data).identity()
+    files = robustness.CifarP(arguments.cifar_p, subject.images).identity()
     common = _common(arguments, subject)
     return {"files": files}, lambda journal: robustness.consistency.measure(
-        subject.checkpoint.model, arguments.cifar_p, subject.data, **common, journal=journal
+        subject.checkpoint.model, arguments.cifar_p, subject.images, **common, journal=journal
     )
 
 
@@ -233,18 +233,18 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
         names = (
             arguments.corruptions
             or (
-                robustness.CifarC(arguments.cifar_c, subject.data)
+                robustness.CifarC(arguments.cifar_c, subject.images)
                 if arguments.cifar_c
-                else robustness.Computed(subject.data)
+                else robustness.Computed(subject.images)
             ).names
         )
         sets.append(f"{len(names) * len(arguments.severities)} for corruptions")
     if "adversarial" in parts:
         sets.append(f"{1 + len(arguments.attack or KINDS) * len(arguments.epsilon)} and gradients for attacks")
     if "perturbations" in parts:
-        source = robustness.CifarP(arguments.cifar_p, subject.data)
+        source = robustness.CifarP(arguments.cifar_p, subject.images)
         frames = sum(math.prod(source.shape(name)) for name in source.names)
-        sets.append(f"{frames / max(len(subject.data), 1):.0f} for perturbations (all sequences)")
+        sets.append(f"{frames / max(len(subject.images), 1):.0f} for perturbations (all sequences)")
     return f"{predictions_cli.plan(arguments, subject)} for one set; sets: {', '.join(sets)}"
 
 

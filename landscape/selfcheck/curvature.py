@@ -13,7 +13,7 @@ from landscape.compute.randomness import generator
 from landscape.compute.settings import math_attention, measurement
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.convolution import RightWeightNorm
-from landscape.objective.network import logits, private_copy, ranges
+from landscape.objective.network import ALL, private_copy, ranges
 from landscape.selfcheck.check import Check, relative
 
 # The plain graph of these is held whole, in float64.
@@ -80,6 +80,8 @@ def _by_example(exact: Objective) -> Check:
     stop = min(exact.images, 4)
 
     def outputs(start: int, end: int) -> Tensor:
+        if exact.protocol.output == ALL or exact.loss.needs_network:
+            return exact.example_losses_at(weights, start, end)
         with torch.no_grad():
             return exact.outputs(weights.parameters, start, end, statistics=weights.statistics)
 
@@ -200,20 +202,18 @@ def plain_checks(model: nn.Module, exact: Objective, *, seed: int = 0) -> list[C
     parameters = dict(plain.named_parameters())
 
     def loss(start: int, stop: int) -> Tensor:
-        with exact.masks() as masks:
-            masks.address(first_example=start, sample=0)
-            images = exact.data.batch(start, stop, dtype=torch.float64)
-            return exact.loss(logits(plain(images)), exact.labels(start, stop))
+        return exact.batch_loss_of(plain, exact.data.batch(start, stop, dtype=torch.float64), start, stop)
 
-    with torch.no_grad():
+    # With gradients: a loss may differentiate in the inputs.
+    with torch.enable_grad():
         bounds = ranges(exact.first, exact.last, _PLAIN_IMAGES)
-        total = sum(float(loss(start, stop)) * (stop - start) for start, stop in bounds)
-    mean = float(exact.reduced(torch.tensor(total, dtype=torch.float64, device=exact.device))) / exact.images
-    value = exact.value().cross_entropy
+        total = sum(float(loss(start, stop).detach()) for start, stop in bounds)
+    plainly = float(exact.reduced(torch.tensor(total, dtype=torch.float64, device=exact.device)))
+    value = exact.value().data_loss
     checks = [
         Check(
             "loss against the plain network's (float64)",
-            relative(abs(value - mean), max(abs(mean), 1e-3)),
+            relative(abs(value - plainly), max(abs(plainly), 1e-3)),
             1e-8,
             "examples are missing, weighed wrongly, or the network is not what it was: please report it",
         )
@@ -228,7 +228,8 @@ def plain_checks(model: nn.Module, exact: Objective, *, seed: int = 0) -> list[C
         wanted = [parameters[name] for name in exact.names]
         # Beside ours, the only kernels whose second derivatives exist and are right.
         with math_attention, RightWeightNorm(), torch.enable_grad():
-            gradients = torch.autograd.grad(loss(start, stop), wanted, create_graph=True, materialize_grads=True)
+            mean = loss(start, stop) / exact.share(start, stop)
+            gradients = torch.autograd.grad(mean, wanted, create_graph=True, materialize_grads=True)
             rows = torch.autograd.grad(gradients, wanted, exact.space.split(vector), materialize_grads=True)
         truth = exact.space.flatten(rows)
         ours = CurvatureOperator(exact, point=point, first=start, last=stop)(vector)

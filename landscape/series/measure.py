@@ -35,6 +35,7 @@ _SMALLEST = 10
 _UNITS = {
     "loss": ("regularised loss", "nats"),
     "cross_entropy": ("mean loss over examples", "nats"),
+    "data_loss": ("mean loss over terms", "1"),
     "l2": ("L2 term", "nats"),
     "accuracy": ("accuracy", "1"),
     "eigenvalue": ("eigenvalue", "nats"),
@@ -195,8 +196,7 @@ def _measured(
     """Numbers of one checkpoint."""
     found: dict[str, object] = {"parameters": objective.size, "images": objective.images}
     if "loss" in parts:
-        terms = fit(objective)
-        found |= {name: getattr(terms, name) for name in ("loss", "cross_entropy", "l2", "accuracy")}
+        found |= fit(objective).facts()
     curvature = CurvatureOperator(objective, operator)
     space = None
     if "top" in parts or "trace" in parts:

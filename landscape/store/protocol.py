@@ -57,8 +57,9 @@ class Protocol:
         decay in SGD minimises; ``unsquared``, :math:`wd\sum_t\lVert w_t\rVert` over tensors *t*, what the plotting
         code of Park & Kim (ICLR 2022, arXiv 2202.06709) adds; ``none``.
     parameters
-        Which parameters count as coordinates: ``all``, ``weights`` (tensors of two or more dimensions: no biases, no
-        normalisation parameters), or a glob pattern of names such as ``layer4.*``.
+        Which parameters count as coordinates: ``all`` or ``trainable`` (those that require gradients), ``weights``
+        (tensors of two or more dimensions: no biases, no normalisation parameters), ``lora`` (adapters of PEFT),
+        ``last-layer``, or a glob pattern of names such as ``layer4.*``; several of these with commas.
     dropout
         ``off``: every dropout is the identity, the deterministic function of the weights. ``fixed``: one mask per
         example and layer, drawn from `mask_seed`, so that the loss stays a function of the weights. ``fresh``: new
@@ -92,6 +93,12 @@ class Protocol:
     image_mean, image_std
         What uint8 images are normalised by, a number per channel on the [0, 1] scale, where that is not the data's own
         normalisation; None for the data's own, which is none at all for a user's files.
+    loss
+        What is averaged, parameters included (`landscape.objective.losses.resolved`); for a function of the user's own,
+        its name with a digest of its source.
+    output
+        Which output of the network the loss is of, by name or index, or ``all``; None for the usual one
+        (`landscape.objective.network.selected`).
     """
 
     l2: L2Reading = "exact"
@@ -110,6 +117,8 @@ class Protocol:
     device: DeviceClass = "cpu"
     image_mean: tuple[float, ...] | None = None
     image_std: tuple[float, ...] | None = None
+    loss: str = "cross_entropy"
+    output: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

@@ -137,13 +137,16 @@ class Cells:
     def _chunk(self, ranges: list[tuple[int, int]], number: int, of_pass: Tensor) -> tuple[Tensor, Tensor | None]:
         """Losses (n,) and log-probabilities (n, K) of the averaged prediction; adds to the sums of each pass."""
         first, last = ranges[0][0], ranges[-1][1]
-        labels = self.objective.labels(first, last)
+        labels = self.objective.labels(first, last) if self.classifies else None
         total: Tensor | None = None
         averaged: Tensor | None = None
         for draw in range(self.passes):
             sample = self._sample(number, draw)
-            outputs = self.inference.all_outputs(ranges, sample=sample)
-            losses = self.objective.example_losses(outputs, labels)
+            if self.classifies:
+                outputs = self.inference.all_outputs(ranges, sample=sample)
+                losses = self.objective.example_losses(outputs, labels)
+            else:  # outputs may be large: maps, scores of a vocabulary
+                losses = self.inference.losses(ranges, sample=sample)
             of_pass[draw] += losses.sum()
             total = losses if total is None else total + losses
             if self.classifies:

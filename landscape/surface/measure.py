@@ -15,6 +15,7 @@ from landscape.compute.settings import measurement
 from landscape.errors import LandscapeError
 from landscape.metrics import METRICS, confidence
 from landscape.objective import Objective, Precision
+from landscape.objective.objective import is_cross_entropy
 from landscape.store.journal import Journal
 from landscape.surface import adaptive
 from landscape.surface.cells import Cells
@@ -276,6 +277,8 @@ def _measure(
     )
     if of_image is not None:
         dataset["loss_of_image"] = ((*dimensions, "image"), of_image, {"long_name": "loss of an image"})
+    if not is_cross_entropy(objective.loss.name):
+        dataset = dataset.rename(cross_entropy="data_loss").assign_attrs(loss_name=objective.loss.name)
     return _with_places(dataset, directions)
 
 

@@ -1,0 +1,476 @@
+r"""Losses that say what one term is, so that means over ragged batches, shards and processes are means over terms.
+
+.. math:: L = \frac1T \sum_{t=1}^T \ell_t
+
+Terms are images, tokens that are not ignored, pixels, points; every micro-batch adds its mean times its share of the
+*T* terms.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from landscape.data.examples import Tree, mapped
+from landscape.errors import LandscapeError, printable
+from landscape.objective.chunked import Deferred
+from landscape.store.importing import named_object, source_file
+
+# torch's own convention: targets of this value do not count.
+IGNORED = -100
+# Relative difference of two orders of summation in float32, with room.
+_ROUNDING = 1e-4
+_OTHERS = "choose another --loss (cross_entropy, causal_lm, masked_lm, mse, bce, model, FILE.py:FUNCTION)"
+_RETURNS = "return the mean over examples, the loss of every example (n,), or a pair (sum, number of terms)"
+
+
+class Loss:
+    """A mean over terms; see `resolved` for the choices.
+
+    Attributes
+    ----------
+    name
+        As it stands in the protocol, parameters included.
+    unit
+        Of its value.
+    needs_network
+        Whether it runs the network itself: for derivatives in the inputs, or because the network computes its loss.
+    no_gauss_newton, no_fisher
+        Why there is no such matrix; empty where there is one.
+    """
+
+    name: str
+    unit: str = "1"
+    needs_network: bool = False
+    no_gauss_newton: str = ""
+    no_fisher: str = ""
+
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
+        """The mean over the terms of a batch."""
+        raise NotImplementedError
+
+    def sums(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        """Sum and number of the terms of every example, (n,) float64 each, without gradients."""
+        raise NotImplementedError
+
+    def counts(self, targets: Any, examples: int) -> Tensor | None:
+        """Number of terms of every example (n,); None where only evaluating the loss tells."""
+        return torch.ones(examples, dtype=torch.float64)
+
+    def rows(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor] | None:
+        """Scores (T, K) and classes (T,) of the terms, for losses that classify; None for others."""
+        return None
+
+    def term_sums(self, products: Tensor) -> Tensor:
+        """Entrywise products in the outputs' shape, summed within each term, in a shape that spreads over it again."""
+        return products.flatten(1).sum(1).view([-1] + [1] * (products.dim() - 1))
+
+    def require(self, outputs: Any, targets: Any, title: str) -> None:
+        """Raise LandscapeError when targets of all examples do not belong to outputs like these of a few."""
+
+
+@dataclass
+class Classification(Loss):
+    """Cross-entropy of scores against classes.
+
+    Attributes
+    ----------
+    dimension
+        Of the classes: 1, as torch has it, or -1, for tokens.
+    shifted
+        Whether the scores at one place are for the target at the next.
+    ignored, smoothing
+        ``ignore_index`` and ``label_smoothing`` of `torch.nn.functional.cross_entropy`.
+    """
+
+    name: str
+    dimension: int = 1
+    shifted: bool = False
+    ignored: int = IGNORED
+    smoothing: float = 0.0
+    unit: str = "nats"
+
+    def _aligned(self, outputs: Any, targets: Tensor) -> tuple[Any, Tensor]:
+        """Scores with their classes in dimension 1, and the targets that belong to them."""
+        if self.shifted:
+            outputs, targets = outputs[:, :-1], targets[:, 1:]
+        if self.dimension == -1 and not isinstance(outputs, Deferred):
+            outputs = outputs.movedim(-1, 1)
+        return outputs, targets
+
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
+        """The mean over the terms of a batch."""
+        scores, classes = self._aligned(outputs, targets)
+        options: dict[str, Any] = {"ignore_index": self.ignored, "label_smoothing": self.smoothing}
+        if isinstance(scores, Deferred):
+            count = int((classes != self.ignored).sum())
+            return scores.cross_entropy(classes, ignored=self.ignored, smoothing=self.smoothing) / max(count, 1)
+        return functional.cross_entropy(scores, classes, **options)
+
+    def sums(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        """Sum and number of the terms of every example, (n,) float64 each, from outputs of any precision."""
+        scores, classes = self._aligned(outputs, targets)
+        options: dict[str, Any] = {"ignored": self.ignored, "smoothing": self.smoothing}
+        if isinstance(scores, Deferred):
+            losses = scores.losses(classes, **options)
+        else:
+            losses = functional.cross_entropy(
+                scores.double(), classes, ignore_index=self.ignored, label_smoothing=self.smoothing, reduction="none"
+            )
+        return _by_example(losses), _by_example((classes != self.ignored).double())
+
+    def counts(self, targets: Any, examples: int) -> Tensor:
+        """Number of targets of every example that are not ignored, (n,)."""
+        classes = targets[:, 1:] if self.shifted else targets
+        return _by_example((classes != self.ignored).double())
+
+    def rows(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        """Scores (T, K) and classes (T,) of the terms."""
+        scores, classes = self._aligned(outputs, targets)
+        scores, classes = scores.movedim(1, -1).reshape(-1, scores.shape[1]), classes.reshape(-1)
+        valid = classes != self.ignored
+        return (scores, classes) if bool(valid.all()) else (scores[valid], classes[valid])
+
+    def term_sums(self, products: Tensor) -> Tensor:
+        """Summed over classes."""
+        return products.sum(self.dimension, keepdim=True)
+
+    def require(self, outputs: Any, targets: Any, title: str) -> None:
+        """Shapes that belong together, whole numbers below the number of classes."""
+        if not isinstance(targets, Tensor) or targets.is_floating_point():
+            kind = "whole numbers" if isinstance(targets, Tensor) else "one tensor"
+            raise LandscapeError(f"{self.name}: targets of {title} are not {kind}: give classes, or {_OTHERS}")
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
+        rest = shape[:-1] if self.dimension == -1 else shape[:1] + shape[2:]
+        if len(shape) < 2 or rest[1:] != tuple(targets.shape[1:]) or len(rest) != targets.dim():
+            wanted = "(N, L, classes) and (N, L)" if self.dimension == -1 else "(N, classes, ...) and (N, ...)"
+            given = f"{('N', *shape[1:])} and {('N', *targets.shape[1:])}".replace("'", "")
+            raise LandscapeError(
+                f"{self.name} compares outputs and targets of shapes {wanted}, the network and {title} give {given}: "
+                f"{'masked_lm and causal_lm have the classes last; ' if self.dimension == 1 else ''}{_OTHERS}"
+            )
+        classes = shape[self.dimension]
+        wrong = ((targets < 0) | (targets >= classes)) & (targets != self.ignored)
+        if wrong.any():
+            place = tuple(wrong.nonzero()[0].tolist())
+            value = int(targets[place])
+            raise LandscapeError(
+                f"{title}: target {value} of example {place[0]} is beyond the network's {classes} outputs: give "
+                f"0..{classes - 1}, or --loss {self.name.partition(',')[0]},ignore_index={value} if it is not to count "
+                f"(ignore_index is {self.ignored})"
+            )
+
+
+@dataclass
+class Elementwise(Loss):
+    """A mean over the entries of outputs that have the targets' shape."""
+
+    name: str
+    function: Callable[..., Tensor]
+    unit: str = "1"
+
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
+        """The mean over entries."""
+        # (N, 1) against (N,) would spread to (N, N) without a word.
+        return self.function(outputs, targets.to(outputs.dtype).view_as(outputs))
+
+    def sums(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        """Sum and number of the entries of every example, (n,) float64 each."""
+        outputs = outputs.double()
+        losses = self.function(outputs, targets.double().view_as(outputs), reduction="none")
+        return _by_example(losses), self.counts(targets, len(outputs)).to(losses.device)
+
+    def counts(self, targets: Any, examples: int) -> Tensor:
+        """Number of entries of every example."""
+        return torch.full((examples,), float(targets.numel() // len(targets)), dtype=torch.float64)
+
+    def term_sums(self, products: Tensor) -> Tensor:
+        """Each entry is a term."""
+        return products
+
+    def require(self, outputs: Any, targets: Any, title: str) -> None:
+        """Targets of the outputs' shape; for ``bce``, in 0..1."""
+        if not isinstance(targets, Tensor) or not isinstance(outputs, Tensor):
+            raise LandscapeError(f"{self.name} needs one tensor of outputs and one of targets in {title}: {_OTHERS}")
+        if outputs[0].numel() != targets[0].numel() or (
+            [size for size in outputs.shape[1:] if size != 1] != [size for size in targets.shape[1:] if size != 1]
+        ):
+            given = f"{('N', *outputs.shape[1:])} and {('N', *targets.shape[1:])}".replace("'", "")
+            raise LandscapeError(
+                f"{self.name} of outputs and targets of shapes {given} in {title}: give targets of the outputs' shape, "
+                f"choose another --output, or {_OTHERS}"
+            )
+        if self.unit == "nats" and not bool(((targets >= 0) & (targets <= 1)).all()):
+            raise LandscapeError(f"bce: targets of {title} are not all in 0..1: give probabilities, or {_OTHERS}")
+
+
+class Own(Loss):
+    """A function of the user's own.
+
+    Of (outputs, targets); or, when its first parameter is called ``network``, of (network, inputs, targets), for losses
+    that need derivatives in the inputs. ``targets`` may be left out. See `_RETURNS` for what it may return.
+
+    Parameters
+    ----------
+    function
+        The function.
+    name
+        Its name in the protocol.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.function, self.name = function, name
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        try:
+            given = [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]
+        except ValueError:  # builtins without a signature
+            given = []
+        self._parameters = [one.name for one in given if one.default is one.empty]
+        self.needs_network = self._parameters[:1] == ["network"]
+        # Terms of every example, where targets tell: one each until the trial says otherwise.
+        self._counts: Callable[[Any, int], Tensor | None] = _one_each
+        if self.needs_network:
+            self.no_gauss_newton = self.no_fisher = "it runs the network itself and is no function of its outputs alone"
+
+    def run(self, *arguments: Any) -> Any:
+        """What the function returns for (outputs, targets) or (network, inputs, targets)."""
+        wanted = len(self._parameters)
+        return self.function(*(arguments[:wanted] if 0 < wanted < len(arguments) else arguments))
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        """The mean over the terms of a batch."""
+        total, terms = self._parts(self.run(*arguments))
+        if terms is None:
+            return total.mean()
+        count = float(torch.as_tensor(terms).detach().sum())
+        return total.sum() / count if count else total.sum() * 0
+
+    def sums(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """Sum and number of the terms of every example, (n,) float64 each; one by one where the function adds up."""
+        examples = _length(arguments[-2])
+        total, terms = self._parts(self.run(*arguments))
+        if total.dim() == 1 and len(total) == examples:
+            counts = torch.ones_like(total) if terms is None else torch.as_tensor(terms, device=total.device)
+            return total.detach().double(), counts.detach().double().expand(examples)
+        sums, numbers = [], []
+        for place in range(examples):
+            one = [_only(argument, place) for argument in arguments]
+            value = self(*one).detach().double()
+            _, terms = self._parts(self.run(*one)) if self._counts is _evaluated else (value, None)
+            known = self._counts(one[-1], 1)
+            number = float(torch.as_tensor(terms).sum()) if known is None else float(known)
+            sums.append(value * number if number else torch.zeros_like(value))
+            numbers.append(number)
+        return torch.stack(sums), torch.tensor(numbers, dtype=torch.float64, device=sums[0].device)
+
+    def counts(self, targets: Any, examples: int) -> Tensor | None:
+        """Number of terms of every example, or None where evaluating tells."""
+        return self._counts(targets, examples)
+
+    def _parts(self, result: Any) -> tuple[Tensor, Any]:
+        pair = isinstance(result, (tuple, list)) and len(result) == 2
+        total, terms = result if pair else (result, None)
+        if not isinstance(total, Tensor) or total.dim() > 1:
+            kind = f"tensor of shape {tuple(total.shape)}" if isinstance(total, Tensor) else type(result).__name__
+            raise LandscapeError(f"the loss {self.name} returns a {kind}: {_RETURNS}")
+        return total, terms
+
+    def settle(self, *arguments: Any) -> None:
+        """Find out, on a few examples, what the terms are that the function takes the mean of.
+
+        Raises
+        ------
+        LandscapeError
+            When the examples' own losses do not make up that of all of them.
+        """
+        examples = _length(arguments[-2])
+        _, terms = self._parts(self.run(*arguments))
+        if terms is not None:
+            self._counts = _evaluated
+        alone = [[_only(argument, place) for argument in arguments] for place in range(examples)]
+        together, single = (
+            float(self(*arguments).detach()),
+            torch.stack([self(*one).detach() for one in alone]).double(),
+        )
+        guesses = [_evaluated] if terms is not None else [_one_each, _not_ignored, _not_ignored_next]
+        for guess in guesses:
+            if guess is _evaluated:
+                numbers = [self._parts(self.run(*one))[1] for one in alone]
+                counts: Tensor | None = torch.tensor([float(torch.as_tensor(one).sum()) for one in numbers]).double()
+            else:
+                counts = guess(arguments[-1], examples)
+            if counts is None or not float(counts.sum()):
+                continue
+            mean = float((single.nan_to_num() * counts.to(single)).sum() / counts.sum())
+            if abs(mean - together) <= _ROUNDING * max(abs(together), float(single.nan_to_num().abs().max()), 1e-12):
+                self._counts = guess
+                if guess is not _one_each:
+                    self.no_fisher = "its single terms are not known; only their sums are"
+                return
+        raise LandscapeError(
+            f"the loss {self.name} is no mean over examples: of {examples} together it is {together:.6g}, alone they "
+            f"are {', '.join(f'{value:.4g}' for value in single[:4].tolist())}, ...: {_RETURNS}"
+        )
+
+
+class OfModel(Own):
+    """The loss that the network itself returns, given its targets among its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__(self._own_loss, "model")
+        self.no_gauss_newton = self.no_fisher = "the network computes it inside; name the loss instead"
+
+    @staticmethod
+    def _own_loss(network: Callable[..., Any], inputs: Tree, targets: Any) -> Tensor:
+        output = called(network, inputs)
+        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+        if loss is None and isinstance(output, (tuple, list)) and output:
+            loss = output[0]
+        if loss is None and isinstance(output, Tensor):
+            loss = output
+        if not isinstance(loss, Tensor) or loss.dim():
+            raise LandscapeError(
+                "the network returns no loss: --loss model is for networks that return it, as loss, as the first of "
+                f"several, or alone, when they are given labels; {_OTHERS}"
+            )
+        return loss
+
+
+def called(network: Callable[..., Any], inputs: Tree) -> Any:
+    """What a network returns for inputs: a tuple is arguments by place, a dictionary by name, one alone by place."""
+    if isinstance(inputs, dict):
+        return network(*inputs.values()) if len(inputs) == 1 else network(**inputs)
+    return network(*inputs) if isinstance(inputs, tuple) else network(inputs)
+
+
+def _one_each(targets: Any, examples: int) -> Tensor:
+    return torch.ones(examples, dtype=torch.float64)
+
+
+def _not_ignored(targets: Any, examples: int) -> Tensor | None:
+    if not isinstance(targets, Tensor) or targets.is_floating_point():
+        return None
+    return _by_example((targets != IGNORED).double())
+
+
+def _not_ignored_next(targets: Any, examples: int) -> Tensor | None:
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.dim() < 2:
+        return None
+    return _by_example((targets[:, 1:] != IGNORED).double())
+
+
+def _evaluated(targets: Any, examples: int) -> Tensor | None:
+    return None
+
+
+def _by_example(values: Tensor) -> Tensor:
+    """Sums (n,) over all dimensions but the first, float64."""
+    return values.double() if values.dim() == 1 else values.double().flatten(1).sum(1)
+
+
+def _only(argument: Any, place: int) -> Any:
+    """One example of a tree; anything else as it is."""
+    if argument is None or (callable(argument) and not isinstance(argument, Tensor)):
+        return argument
+    return mapped(lambda tensor: tensor[place : place + 1], argument)
+
+
+def _length(tree: Any) -> int:
+    while not isinstance(tree, Tensor):
+        tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
+    return len(tree)
+
+
+NAMES = ("cross_entropy", "causal_lm", "masked_lm", "mse", "bce", "model")
+_FUNCTIONS = {
+    nn.functional.cross_entropy: "cross_entropy",
+    nn.functional.mse_loss: "mse",
+    nn.functional.binary_cross_entropy_with_logits: "bce",
+}
+
+
+def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
+    r"""A loss by name, or of the user's own.
+
+    Parameters
+    ----------
+    loss
+        ``cross_entropy``, of scores (N, K, ...) and classes (N, ...); ``masked_lm``, of scores (N, L, V) and tokens
+        (N, L), and ``causal_lm``, the same with every token predicted from those before it; ``mse``, the mean of
+        squared differences; ``bce``, binary cross-entropy of scores and probabilities; ``model``, what the network
+        itself returns when it is given ``labels``. Terms are classes, tokens or entries; those with target -100 do not
+        count. Parameters follow with commas: ``causal_lm,ignore_index=0,label_smoothing=0.1``. Or ``FILE.py:FUNCTION``,
+        or a function, see `Own`.
+
+    Raises
+    ------
+    LandscapeError
+        For an unknown name or parameter.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if not isinstance(loss, str):
+        name = _FUNCTIONS.get(loss)  # type: ignore[call-overload]
+        return Own(loss, _own_name(loss)) if name is None else resolved(name)
+    name, *options = loss.split(",")
+    if ":" in loss:
+        function = named_object(loss)
+        if not callable(function):
+            raise LandscapeError(f"--loss {loss} is a {type(function).__name__}: name a function")
+        file = source_file(loss)
+        content = b"" if file is None else file.read_bytes()
+        return Own(function, f"{printable(loss)}@{hashlib.sha256(content).hexdigest()[:12]}")
+    if name not in NAMES:
+        raise LandscapeError(f"unknown loss {name!r}: choose one of {', '.join(NAMES)}, or give FILE.py:FUNCTION")
+    if name in ("cross_entropy", "causal_lm", "masked_lm"):
+        ignored, smoothing = _options(name, options)
+        told = [f"ignore_index={ignored}"] * (ignored != IGNORED) + [f"label_smoothing={smoothing:g}"] * (smoothing > 0)
+        return Classification(
+            ",".join([name, *told]),
+            dimension=1 if name == "cross_entropy" else -1,
+            shifted=name == "causal_lm",
+            ignored=ignored,
+            smoothing=smoothing,
+        )
+    if options:
+        raise LandscapeError(f"--loss {name} has no parameters: leave out {','.join(options)}")
+    if name == "model":
+        return OfModel()
+    if name == "mse":
+        return Elementwise(name, functional.mse_loss)
+    return Elementwise(name, functional.binary_cross_entropy_with_logits, unit="nats")
+
+
+def _options(name: str, options: list[str]) -> tuple[int, float]:
+    ignored, smoothing = IGNORED, 0.0
+    for option in options:
+        key, _, value = option.partition("=")
+        try:
+            if key == "ignore_index":
+                ignored = int(value)
+                continue
+            if key == "label_smoothing" and 0 <= float(value) < 1:
+                smoothing = float(value)
+                continue
+        except ValueError:
+            pass
+        raise LandscapeError(
+            f"--loss {name} does not take {option!r}: give ignore_index=N or label_smoothing=X in 0..1"
+        )
+    return ignored, smoothing
+
+
+def _own_name(function: Callable[..., Any]) -> str:
+    """Module, name and a digest of the source: two functions of one name are not the same loss."""
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = repr(getattr(function, "__code__", type(function)))
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    return printable(f"{getattr(function, '__module__', '?')}:{name}@{digest}")

@@ -1,0 +1,439 @@
+"""Networks of any kind, losses of any kind, examples of any shape: curvature against the dense float64 matrix."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import landscape
+from landscape import CurvatureOperator, LandscapeError, Objective, Protocol
+from landscape.compute.randomness import generator
+from landscape.data import Examples, Images, as_examples, load_any
+from landscape.objective import chunked
+from landscape.objective import objective as objective_module
+from landscape.objective.fit import fit
+from landscape.surface import plane
+
+EXACT = Protocol(dtype="float64")
+
+
+class Language(nn.Module):
+    """A causal language model of one layer; returns a mapping."""
+
+    def __init__(self, *, tied: bool = True, vocabulary: int = 7, width: int = 4) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(vocabulary, width), nn.Embedding(6, width)
+        self.mix, self.out, self.norm = nn.Linear(width, 3 * width), nn.Linear(width, width), nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=not tied)
+        if tied:
+            self.head.weight = self.words.weight
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+        hidden = self.words(input_ids) + self.places(torch.arange(input_ids.shape[1]))
+        query, key, value = self.mix(self.norm(hidden)).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        hidden = hidden + self.out(mixed.transpose(1, 2).flatten(2))
+        return {"hidden": hidden, "logits": self.head(functional.gelu(hidden))}
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.tanh(self.body(x) * scale)
+        return self.first(hidden), self.second(hidden)
+
+
+class OwnLoss(Language):
+    """Returns its loss when it is given labels, as Hugging Face's do."""
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        found = super().forward(input_ids)
+        if labels is not None:
+            found["loss"] = functional.cross_entropy(found["logits"][:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return found
+
+
+def poisson(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    points = inputs.requires_grad_()
+    (slope,) = torch.autograd.grad(network(points).sum(), points, create_graph=True)
+    bends = [torch.autograd.grad(slope[:, i].sum(), points, create_graph=True)[0][:, i] for i in range(2)]
+    return (bends[0] + bends[1] + points.prod(1)).square()
+
+
+def dice(outputs: Tensor, targets: Tensor) -> Tensor:
+    probabilities = outputs.sigmoid().flatten(1)
+    targets = targets.flatten(1)
+    return (1 - 2 * (probabilities * targets).sum(1) / (probabilities.sum(1) + targets.sum(1) + 1)).mean()
+
+
+def both(outputs: tuple[Tensor, Tensor], targets: Tensor) -> tuple[Tensor, int]:
+    first, second = outputs
+    return functional.cross_entropy(first, targets, reduction="sum") + second.square().sum(), 2 * len(targets)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed, "any"), dtype=torch.float64)
+
+
+def tokens() -> tuple[Tensor, Tensor]:
+    """Sentences and labels; some do not count, in one sentence all but the first."""
+    ids = torch.randint(7, (7, 6), generator=generator(0, "tokens"))
+    labels = ids.clone()
+    labels[1, 3:] = labels[4, 1:] = labels[5, :2] = -100
+    return ids, labels
+
+
+@dataclass
+class Case:
+    network: Callable[[], nn.Module]
+    data: Any
+    loss: Any
+    # The mean over all terms, written out with torch alone: of the network as a function.
+    truth: Callable[[Callable[..., Any]], Tensor]
+    output: str | None = None
+    gauss_newton: bool = True
+
+
+def cases() -> Iterator[tuple[str, Case]]:
+    ids, labels = tokens()
+    for tied in (True, False):
+        yield (
+            f"causal-{'tied' if tied else 'untied'}",
+            Case(
+                lambda tied=tied: Language(tied=tied),
+                {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels},
+                "causal_lm",
+                lambda net: functional.cross_entropy(net(ids)["logits"][:, :-1].flatten(0, 1), labels[:, 1:].flatten()),
+            ),
+        )
+    yield (
+        "masked",
+        Case(
+            Language,
+            (ids, labels),
+            "masked_lm,label_smoothing=0.1",
+            lambda net: functional.cross_entropy(
+                net(ids)["logits"].flatten(0, 1), labels.flatten(), label_smoothing=0.1
+            ),
+        ),
+    )
+    yield (
+        "model",
+        Case(
+            OwnLoss,
+            {"input_ids": ids, "labels": labels},
+            "model",
+            lambda net: net(ids, labels=labels)["loss"],
+            None,
+            False,
+        ),
+    )
+    x, y = draw(9, 3), draw(9, seed=1)
+    mlp = lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))  # noqa: E731
+    yield "regression", Case(mlp, TensorDataset(x, y), "mse", lambda net: (net(x)[:, 0] - y).square().mean())
+    points = torch.rand(10, 2, generator=generator(0, "points"), dtype=torch.float64)
+    pinn = lambda: nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1))  # noqa: E731
+    yield "equation", Case(pinn, points, poisson, lambda net: poisson(net, points.clone()).mean(), None, False)
+    maps, masks = draw(5, 1, 4, 4), (draw(5, 1, 4, 4, seed=1) > 0).double()
+    convolutions = lambda: nn.Sequential(nn.Conv2d(1, 3, 3, 1, 1), nn.SiLU(), nn.Conv2d(3, 1, 3, 1, 1))  # noqa: E731
+    yield "segmentation-dice", Case(convolutions, (maps, masks), dice, lambda net: dice(net(maps), masks))
+    yield (
+        "segmentation-bce",
+        Case(
+            convolutions,
+            DataLoader(TensorDataset(maps, masks), batch_size=2),
+            "bce",
+            lambda net: functional.binary_cross_entropy_with_logits(net(maps), masks),
+        ),
+    )
+    classes = torch.randint(3, (5, 4, 4), generator=generator(0, "maps"))
+    classes[2] = -100
+    three = lambda: nn.Sequential(nn.Conv2d(1, 3, 3, 1, 1), nn.Tanh(), nn.Conv2d(3, 3, 1))  # noqa: E731
+    yield (
+        "segmentation-classes",
+        Case(three, (maps, classes), "cross_entropy", lambda net: functional.cross_entropy(net(maps), classes)),
+    )
+    scale, labels_of_two = draw(9, 4, seed=2), torch.randint(2, (9,), generator=generator(1, "two"))
+    heads = {"output": "1"}
+    yield (
+        "second-output",
+        Case(TwoHeads, ((x, scale), y), "mse", lambda net: (net(x, scale)[1][:, 0] - y).square().mean(), **heads),
+    )
+    yield (
+        "all-outputs",
+        Case(
+            TwoHeads,
+            ((x, scale), labels_of_two),
+            both,
+            lambda net: both(net(x, scale), labels_of_two)[0] / 18,
+            "all",
+            False,
+        ),
+    )
+
+
+CASES = dict(cases())
+
+
+def made(case: Case, **settings: Any) -> Objective:
+    torch.manual_seed(0)
+    settings = {"loss": case.loss, "output": case.output, "protocol": EXACT, "micro_batch": 2} | settings
+    return Objective(case.network(), case.data, **settings)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_products_are_the_dense_ones_for_any_micro_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[name]
+    torch.manual_seed(0)
+    net = case.network().double().eval()
+    measured = made(case)
+    parameters = {key: value for key, value in net.named_parameters() if key in measured.names}
+    sizes = [value.numel() for value in parameters.values()]
+
+    def loss(point: Tensor) -> Tensor:
+        pairs = zip(parameters.items(), point.split(sizes), strict=True)
+        tensors = {key: part.view_as(value) for (key, value), part in pairs}
+        return case.truth(lambda *given, **named: functional_call(net, tensors, given, named))
+
+    point = torch.cat([value.detach().flatten() for value in parameters.values()])
+    with sdpa_kernel(SDPBackend.MATH):
+        truth = torch.autograd.functional.hessian(loss, point)
+    value = float(loss(point).detach())
+    vectors = draw(len(point), 2, seed=3)
+    ggn: list[Tensor] = []
+    # The second time the vocabulary counts as large, its scores three tokens at a time.
+    for smallest in (chunked.SMALLEST, 1):
+        monkeypatch.setattr(objective_module, "SMALLEST", smallest)
+        monkeypatch.setattr(chunked, "_FEWEST", 3)
+        monkeypatch.setattr(chunked, "_CHUNK_BYTES", 1)
+        for size in (1, 4, 100):
+            measured = made(case, micro_batch=size)
+            assert measured.value().loss == pytest.approx(value, rel=1e-12)
+            assert fit(measured).data_loss == pytest.approx(value, rel=1e-12)
+            product = CurvatureOperator(measured)(vectors)
+            assert float((product - truth @ vectors).norm() / (truth @ vectors).norm()) < 1e-10
+            weights = measured.weights()
+            assert float(measured.example_losses_at(weights, 0, measured.images).mean()) == pytest.approx(
+                value, rel=1e-12
+            )
+            if case.gauss_newton:
+                ggn.append(CurvatureOperator(measured, "ggn")(vectors))
+        assert all(torch.allclose(one, ggn[0], atol=1e-12) for one in ggn)
+        if measured.loss.unit != "nats" or ("masked" not in name and "causal" not in name):
+            break
+        assert measured._defers == (smallest == 1)
+    if case.gauss_newton and name != "segmentation-dice":  # which is not convex in the outputs
+        matrix = CurvatureOperator(measured, "ggn")(torch.eye(len(point), dtype=torch.float64))
+        assert float(torch.linalg.eigvalsh(matrix)[0]) > -1e-12
+    if not case.gauss_newton:
+        with pytest.raises(LandscapeError, match="no ggn matrix of the loss"):
+            CurvatureOperator(measured, "ggn")
+
+
+def test_examples_in_any_form_are_the_same_examples() -> None:
+    x, y = draw(9, 3), draw(9, seed=1)
+    pair = as_examples((x, y))
+    assert isinstance(pair, Examples)
+    rows = [(x[n], y[n]) for n in range(9)]
+    state = torch.get_rng_state()
+    table = {"x": x.tolist(), "y": y.numpy(), "text": ["a"] * 9}
+
+    class Rows(Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return 9
+
+        def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+            return rows[place]
+
+    class Table(dict):  # type: ignore[type-arg]
+        column_names = ("x", "y", "text")
+
+        def __len__(self) -> int:
+            return 9
+
+        def __getitem__(self, place: Any) -> Any:
+            return dict(self) if isinstance(place, slice) else super().__getitem__(place)
+
+    source = torch.Generator().manual_seed(3)
+    loader = DataLoader(Rows(), batch_size=4, generator=source)
+    for form in (TensorDataset(x, y), Rows(), loader, table, Table(table), (x.numpy(), y)):
+        found = as_examples(form)
+        assert isinstance(found, Examples)
+        assert torch.equal(next(found.leaves())[1].double(), x)
+        assert torch.equal(found.targets, y)  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert source.initial_seed() == 3
+    assert source.get_state().equal(torch.Generator().manual_seed(3).get_state())
+    assert pair.sha256 == as_examples(TensorDataset(x, y)).sha256 != as_examples((x, y + 1)).sha256
+    assert isinstance(as_examples((torch.zeros(2, 3, 4, 4), torch.tensor([0, 2]))), Images)
+    assert len(pair.subset(4, 0)) == 4
+    assert torch.equal(pair.subset(4, 0).batch(0, 2), pair.subset(5, 0).batch(0, 2))  # type: ignore[arg-type]
+
+
+def test_arrays_of_any_names_and_memory_mapped_ones(tmp_path: Any) -> None:
+    np.savez(tmp_path / "a.npz", points=np.ones((5, 2)), weight=np.ones((5, 1), dtype=np.float16), targets=np.arange(5))
+    found = load_any(tmp_path / "a.npz")
+    assert isinstance(found, Examples)
+    assert set(found.batch(0, 2)) == {"points", "weight"}  # type: ignore[arg-type]
+    assert found.target(3, 5).tolist() == [3, 4]  # type: ignore[union-attr]
+    np.save(tmp_path / "large.npy", np.arange(12.0).reshape(6, 2))
+    mapped = np.load(tmp_path / "large.npy", mmap_mode="r")
+    examples = as_examples((mapped, np.zeros(6)))
+    assert examples.batch(4, 6).tolist() == [[8, 9], [10, 11]]  # type: ignore[union-attr]
+    assert np.shares_memory(examples.inputs.numpy(), mapped)  # type: ignore[union-attr]
+    with pytest.raises(LandscapeError, match="holds no images with one class each"):
+        landscape.data.load(tmp_path / "a.npz")
+
+
+class Augmented(Dataset):  # type: ignore[type-arg]
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return torch.randn(3), place
+
+
+IDS, LABELS = tokens()
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "shuffles": (
+        lambda: as_examples(DataLoader(TensorDataset(IDS), shuffle=True)),
+        "draws its order at random .*shuffle=False",
+    ),
+    "augments": (lambda: as_examples(Augmented()), "differ when they are read again"),
+    "augments in a loader": (lambda: as_examples(DataLoader(Augmented())), "differ when they are read again"),
+    "no mean of terms": (
+        lambda: Objective(
+            Language(), (IDS, LABELS), loss=lambda outputs, targets: outputs["logits"].square().sum(), output="all"
+        ),
+        r"no mean over examples: .*return .*pair \(sum, number of terms\)",
+    ),
+    "differing numbers": (lambda: as_examples((IDS, LABELS[:3])), "first dimensions differ.*inputs 7.*targets 3"),
+    "target out of range": (
+        lambda: Objective(Language(), (IDS, IDS + 3), loss="masked_lm"),
+        "beyond the network's 7 outputs.*ignore_index=.*ignore_index is -100",
+    ),
+    "absent output": (
+        lambda: Objective(Language(), (IDS, LABELS), loss="masked_lm", output="scores"),
+        "no output 'scores': it returns hidden, logits",
+    ),
+    "absent index": (lambda: made(CASES["second-output"], output="2"), "no output '2': it returns 2 outputs"),
+    "shapes": (lambda: Objective(Language(), (IDS, LABELS)), r"\('?N'?, 6, 7\) and \(N, 6\).*masked_lm"),
+    "spread": (
+        lambda: Objective(nn.Linear(3, 2), (torch.zeros(4, 3), torch.zeros(4)), loss="mse"),
+        r"mse of outputs and targets of shapes \(N, 2\) and \(N,\)",
+    ),
+    "no targets": (lambda: Objective(Language(), IDS, loss="masked_lm"), "no targets for masked_lm"),
+    "unknown loss": (lambda: Objective(Language(), IDS, loss="median"), "unknown loss 'median'.*causal_lm"),
+    "unknown parameter": (lambda: Objective(Language(), IDS, loss="causal_lm,beta=1"), "does not take 'beta=1'"),
+    "no own loss": (
+        lambda: Objective(Language(), {"input_ids": IDS, "attention_mask": LABELS}, loss="model"),
+        "returns no loss",
+    ),
+    "all ignored": (
+        lambda: Objective(Language(), (IDS, torch.full_like(LABELS, -100)), loss="masked_lm"),
+        "no target counts",
+    ),
+    "code in a protocol": (
+        lambda: Objective(Language(), IDS, protocol=Protocol(loss="os:getcwd@0")),
+        "a function: give it with loss=",
+    ),
+    "ragged batches": (
+        lambda: as_examples(DataLoader([torch.zeros(3), torch.zeros(4)], batch_size=1)),  # type: ignore[arg-type]
+        "pad all of them to one length",
+    ),
+    "not finite": (lambda: as_examples((torch.tensor([[1.0], [math.nan]]), None)), "inputs is not finite in example 1"),
+    "no adapters": (
+        lambda: made(CASES["regression"], protocol=Protocol(parameters="lora")),
+        "--parameters lora selects none",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_in_one_line(name: str) -> None:
+    make, message = WRONG[name]
+    with pytest.raises(LandscapeError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_is_known_by_its_name_and_only_a_cross_entropy_is_called_one() -> None:
+    first, second = made(CASES["equation"]), made(CASES["segmentation-dice"])
+    assert first.protocol.loss.startswith("test_any_network:poisson@")
+    hashes = {made(CASES[name]).protocol.hash for name in ("equation", "segmentation-dice", "regression", "masked")}
+    assert len(hashes) == 4
+    with pytest.raises(AttributeError, match="no cross-entropy"):
+        second.value().cross_entropy  # noqa: B018
+    assert "data_loss" in fit(second).facts()
+    assert made(CASES["segmentation-classes"], loss=functional.cross_entropy).protocol.hash == EXACT.hash
+    language = fit(made(CASES["masked"]))
+    assert 0 < language.accuracy < 1
+    assert language.images == int((LABELS != -100).sum())
+
+
+def test_spectrum_and_surface_of_a_language_model() -> None:
+    measured = made(CASES["causal-tied"], protocol=EXACT)
+    result = landscape.hessian.spectrum(measured, top=2, only=("top",))
+    assert bool(result["converged"].all())
+    surface = plane(measured, points=3)
+    assert {"data_loss", "loss"} <= set(surface)
+    assert "cross_entropy" not in surface
+    assert float(surface["loss"].sel(alpha=0, beta=0)) == pytest.approx(measured.value().loss, rel=1e-12)
+    assert surface.attrs["loss_name"] == "causal_lm"
+
+
+@pytest.mark.parametrize(
+    ("selection", "names"),
+    [
+        ("last-layer", {"head.weight", "head.bias"}),
+        ("weights,*.bias", None),
+        ("head.*,norm.weight", {"head.weight", "head.bias", "norm.weight"}),
+    ],
+)
+def test_coordinates_that_people_mean(selection: str, names: set[str] | None) -> None:
+    whole = made(CASES["causal-untied"])
+    part = made(CASES["causal-untied"], protocol=EXACT.replace(parameters=selection))
+    expected = names or {name for name in whole.names if name != "norm.weight"}
+    assert set(part.names) == expected
+    assert set(part.left_out.values()) == {"not selected"} or not part.left_out
+    vector = draw(part.size)
+    restricted = whole.restricted(part.names)
+    assert torch.allclose(CurvatureOperator(part)(vector), CurvatureOperator(restricted)(vector), atol=1e-12)
+
+
+def test_the_command_line_takes_any_network(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def net():\n    torch.manual_seed(0)\n    return nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))\n"
+        "def data():\n    return torch.arange(12.0).view(6, 2), torch.arange(6.0)\n"
+        "def absolute(outputs, targets):\n    return (outputs[:, 0] - targets).abs()\n"
+    )
+    arguments = ["--model", "mine.py:net", "--data", "mine.py:data", "--json", "--quiet", "--top", "1", "--only", "top"]
+    facts = {}
+    for loss in ("mse", "mine.py:absolute"):
+        assert landscape.hessian.cli.main([*arguments, "--loss", loss]) == 0
+        facts[loss] = json.loads(capsys.readouterr().out)
+        assert "cross_entropy" not in facts[loss]
+        assert facts[loss]["protocol"]["loss"].startswith(loss)
+    assert facts["mse"]["protocol_hash"] != facts["mine.py:absolute"]["protocol_hash"]
+    assert len(list((tmp_path / "results").rglob("*.nc"))) == 2
+    assert landscape.selfcheck.cli.main([*arguments[:4], "--loss", "mine.py:absolute", "--images", "6", "--quiet"]) == 0
+    with pytest.raises(LandscapeError, match="looks at images with one class each"):
+        landscape.fourier.cli.main([*arguments[:4], "--loss", "mse"])
