@@ -511,7 +511,7 @@ def main() -> None:
     parser.add_argument("--only", choices=ROWS, action="append", metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--cache", type=Path, default=Path("results/coverage"))
-    parser.add_argument("--out", type=Path, help="page whose table is replaced")
+    parser.add_argument("--out", type=Path, help="page whose table these rows are put into")
     parser.add_argument("--force", action="store_true", help="measure rows again")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -528,8 +528,11 @@ def main() -> None:
     print(table(rows))
     if arguments.out is not None:
         before, _, after = arguments.out.read_text().partition("<!-- table -->")
-        _, _, rest = after.partition("<!-- end of table -->")
-        arguments.out.write_text(f"{before}<!-- table -->\n{table(rows)}\n<!-- end of table -->{rest}")
+        kept_table, _, rest = after.partition("<!-- end of table -->")
+        # Rows that this run has not measured stay.
+        of_page = [line.strip("| ").split(" | ") for line in kept_table.splitlines()[3:]]
+        merged = {tuple(row[:3]): row for row in [*of_page, *rows]}
+        arguments.out.write_text(f"{before}<!-- table -->\n{table(list(merged.values()))}\n<!-- end of table -->{rest}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import faulthandler
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -233,12 +234,12 @@ def directions(count: int, folder: Path, rng: random.Random) -> Count:
     return counted
 
 
-def network(folder: Path) -> None:
+def network(folder: Path, file: str = "net.safetensors", name: str = "resnet_mcdo_18") -> None:
     """A small untrained network with dropout."""
-    model = {"name": "resnet_mcdo_18", "num_classes": 10, "width": 2}
+    model = {"name": name, "num_classes": 10, "width": 2}
     recipe = {"recipe": "fuzz", "model": model, "data": {"name": "digits"}, "training": {"weight_decay": 5e-4}}
-    weights = nets.build("resnet_mcdo_18", num_classes=10, width=2).state_dict()
-    checkpoint.save(folder / "net.safetensors", weights, recipe=recipe)
+    weights = nets.build(name, num_classes=10, width=2).state_dict()
+    checkpoint.save(folder / file, weights, recipe=recipe)
 
 
 def start(name: str, folder: Path, output: Path, *more: str) -> int:
@@ -252,10 +253,12 @@ def start(name: str, folder: Path, output: Path, *more: str) -> int:
         handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        faulthandler.dump_traceback_later(LONGEST - 2)
+        if name in COMMANDS:
+            faulthandler.dump_traceback_later(LONGEST - 2)
         replay.WORTH_KEEPING = 0.0
-        module, *arguments = COMMANDS[name]
-        status = command.run(f"landscape.{module}.cli", [*arguments, *more])
+        module, *arguments = COMMANDS.get(name, ("analyses.audit", "--quiet", "--device", "cpu"))
+        module = module if "." in module else f"landscape.{module}"
+        status = command.run(f"{module}.cli", [*arguments, *more])
         sys.stdout.flush()
     except BaseException:
         traceback.print_exc()
@@ -264,10 +267,10 @@ def start(name: str, folder: Path, output: Path, *more: str) -> int:
         os._exit(status)
 
 
-def finish(child: int, count: Count, output: Path, expected: Sequence[int] = (0,)) -> int:
+def finish(child: int, count: Count, output: Path, expected: Sequence[int] = (0,), limit: float = LONGEST) -> int:
     """Wait for a process and judge how it ended; its status."""
     started = time.monotonic()
-    while time.monotonic() - started < LONGEST:
+    while time.monotonic() - started < limit:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)
@@ -406,6 +409,48 @@ def full_disks(name: str, runs: int, folder: Path, rng: random.Random) -> Count:
     return count
 
 
+def full_reports(runs: int, folder: Path, rng: random.Random) -> Count:
+    """An audit whose ``--out`` is on disks of each size up to what it needs: one line and status 2, then the report."""
+    count = Count()
+    network(folder, "plain.safetensors")
+    network(folder, "other.safetensors", "resnet_mcdo_smoothing_18")
+
+    def audit(out: Path, expected: Sequence[int]) -> int:
+        more = ("--baseline-checkpoints", "plain.safetensors", "--variant-checkpoints", "other.safetensors")
+        child = start("audit", folder, folder / "output", *more, "--out", str(out))
+        return finish(child, count, folder / "output", expected, limit=600)
+
+    def reports(out: Path) -> dict[str, str]:
+        """Their texts, without what differs from run to run: the folder, times, and the page's own checksum."""
+        return {
+            path.name: re.sub(
+                r'"(milliseconds|sha256)": [^,\n]*|<tr><td>forward pass, ms.*',
+                "",
+                path.read_text().replace(str(out), "OUT"),
+            )
+            for path in sorted(out.rglob("report.*"))
+        }
+
+    # Answered from the cache from the second run on.
+    audit(folder / "whole", (0,))
+    audit(folder / "whole", (0,))
+    truth = reports(folder / "whole")
+    needed = sum(len(text.encode()) for text in truth.values())
+    for run in range(runs):
+        with disk(folder / "disk", 8192 + int(1.2 * needed * run / runs) + rng.randrange(4096)) as place:
+            out = place / "report"
+            status = audit(out, (0, 2))
+            count.tried += 1
+            partial_reports = [name for name, text in reports(out).items() if text != truth[name]]
+            count.left_behind += len(hidden(place)) + len(partial_reports)
+            if status == 2:
+                subprocess.run(["mount", "-o", f"remount,size={2**28}", str(place)], check=True)
+                audit(out, (0,))
+            count.wrong_numbers += reports(out) != truth
+            count.left_behind += len(hidden(place))
+    return count
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -416,7 +461,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--only", nargs="+", default=["results", "listings", "journals", "products", "directions", "runs"]
     )
-    made.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="that are run")
+    made.add_argument(
+        "--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="that are run; the audit always is"
+    )
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -455,6 +502,8 @@ def main() -> int:
             line(f"twice at once: {name}", partial(rivals, name, arguments.rivals))
             if os.geteuid() == 0 and arguments.disks:
                 line(f"full disk: {name}", partial(full_disks, name, arguments.disks))
+        if os.geteuid() == 0 and arguments.disks:
+            line("full disk: audit's report", partial(full_reports, arguments.disks))
     return int(total > 0)
 
 

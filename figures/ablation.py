@@ -47,30 +47,35 @@ PANELS: tuple[tuple[str, str, Callable[[xarray.Dataset], Point]], ...] = (
     ("predictions", "NLL (nats)", _metric("nll", 1.0)),
     ("predictions", "accuracy (%)", _metric("accuracy", 100.0)),
     ("predictions", "ECE (%)", _metric("ece", 100.0)),
-    ("hessian", "top eigenvalue", _eigenvalue),
-    ("feature_maps", "model uncertainty", _model_std),
-    ("fourier", "Delta log A(pi)", _delta_at_pi),
+    ("hessian", "top eigenvalue\n(nats)", _eigenvalue),
+    ("feature_maps", "model\nuncertainty", _model_std),
+    ("fourier", r"$\Delta\log A(\pi)$", _delta_at_pi),
 )
 
 
 def draw(drawing: Drawing) -> Figure:
-    """One row a network, one panel a measure, with 95 % intervals over images; the dashed line is the baseline."""
+    """One row per network, one panel per measure, with 95 % intervals over images; the dashed line is the baseline."""
     labels = list(dict.fromkeys(entry.label for entry in drawing.entries))
     with plotting.style():
-        made = plotting.figure(9.6, 0.32 * len(labels) + 1.1)
-        for place, (axes, (instrument, title, read)) in enumerate(
-            zip(made.subplots(1, len(PANELS), sharey=True), PANELS, strict=True)
-        ):
+        made = plotting.figure(plotting.TWO_COLUMNS, 0.24 * len(labels) + 1.2)
+        panels = made.subplots(1, len(PANELS), sharey=True)
+        for axes, (instrument, title, read) in zip(panels, PANELS, strict=True):
             for entry in drawing.of(instrument):
                 value, low, high = read(entry.dataset)
                 row = labels.index(entry.label) + 0.15 * entry.seed
-                color = plotting.COLORS[place % len(plotting.COLORS)]
+                # The baseline and the paper's own variant have the colours of all pictures, what is changed is black.
+                color = entry.color if entry.color != plotting.PUBLISHED else plotting.ink()
                 axes.plot([low, high], [row, row], color=color)
-                axes.plot(value, row, plotting.MARKERS[entry.seed % len(plotting.MARKERS)], color=color, markersize=4)
+                axes.plot(value, row, plotting.MARKERS[entry.seed % len(plotting.MARKERS)], color=color)
                 if entry.kind == "mcdo" and entry.seed == 0:
-                    axes.axvline(value, color="black", linewidth=0.7, linestyle="--")
+                    axes.axvline(value, color=color, linewidth=0.7, linestyle="--")
             axes.set_xlabel(title)
-            axes.locator_params(axis="x", nbins=4)
+            axes.locator_params(axis="x", nbins=3)
+        plotting.letter(panels)
+        baseline = plotting.mark("MC dropout, the baseline", "", line="--", color=plotting.kind_color("mcdo"))
+        made.legend(
+            handles=[baseline, plotting.mark("95 % over images", "o", line="-")], loc="outside lower center", ncols=2
+        )
         made.axes[0].set_yticks(range(len(labels)), labels)
         made.axes[0].set_ylim(len(labels) - 0.5, -0.5)
     return made

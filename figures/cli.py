@@ -8,6 +8,7 @@ from pathlib import Path
 from analyses import studies
 from analyses.kinds import PRESETS
 from landscape import command
+from landscape.command.parser import STYLES
 from landscape.errors import LandscapeError
 
 # Picture -> its module and, where that draws several studies, the study.
@@ -43,6 +44,7 @@ def parser() -> command.Parser:
     )
     made.add_argument("--published", type=Path, metavar="DIR", help="folder of the authors' CSV files, drawn in grey")
     made.add_argument("--out", type=Path, default=Path("figures") / "out", metavar="DIR", help="where pictures go")
+    made.add_argument("--style", choices=STYLES, default="paper", help="for paper (default), screen, or a dark page")
     made.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     return made
 
@@ -74,11 +76,12 @@ def main(argv: Sequence[str]) -> int:
                 raise
             missing[name] = str(error)
             continue
-        made = module.draw(drawing)
         facts = sources.provenance(drawing, name, asked)
-        drawn[name] = [
-            str(plotting.save(made, arguments.out / f"{name}-{preset}{ending}", facts)) for ending in FORMATS
-        ]
+        with plotting.using(arguments.style):
+            made = module.draw(drawing)
+            drawn[name] = [
+                str(plotting.save(made, arguments.out / f"{name}-{preset}{ending}", facts)) for ending in FORMATS
+            ]
     if not drawn:
         raise LandscapeError(next(iter(missing.values())))
     if arguments.json:

@@ -2,7 +2,6 @@
 
 from matplotlib.figure import Figure
 
-from figures import legends
 from figures.sources import Drawing
 from landscape import plotting
 from landscape.metrics.confidence import Z
@@ -12,18 +11,26 @@ TITLES = {"given": "same noise, ring by ring", "matched": "same energy in every 
 
 
 def draw(drawing: Drawing) -> Figure:
-    """Curves over frequency with 95 % bands over images."""
+    """Curves over frequency by kind of network."""
     with plotting.style():
-        made = plotting.figure(7.2, 3.6)
-        for axes, (energy, title) in zip(made.subplots(1, 2, sharey=True), TITLES.items(), strict=True):
-            for entry in drawing.of("frequency_noise"):
-                chosen = entry.dataset.sel(energy=energy)
-                frequency, drop = chosen["frequency"].values, 100 * chosen["accuracy_drop"].values
-                error = 100 * Z * chosen["accuracy_drop_stderr"].values
-                axes.fill_between(frequency, drop - error, drop + error, color=entry.color, alpha=0.15, linewidth=0)
-                axes.plot(frequency, drop, color=entry.color, marker=".", label=entry.label)
+        made = plotting.figure(plotting.TWO_COLUMNS, 3.0)
+        panels = made.subplots(1, 2, sharey=True)
+        for axes, (energy, title) in zip(panels, TITLES.items(), strict=True):
+            for group in drawing.groups("frequency_noise"):
+                chosen = [result.sel(energy=energy) for result in group.results]
+                plotting.curve(
+                    axes,
+                    group,
+                    chosen[0]["frequency"].values,
+                    [100 * each["accuracy_drop"].values for each in chosen],
+                    [100 * Z * each["accuracy_drop_stderr"].values for each in chosen],
+                    marker=group.marker,
+                )
             axes.set_title(title)
-            axes.set_xlabel("frequency of the noise (units of pi)")
-        made.axes[0].set_ylabel("loss of accuracy (points)")
-        legends.below(made, made.axes[0])
+            axes.set_xlabel(r"frequency of the noise ($\pi$)")
+        panels[0].set_ylabel("loss of accuracy (points)")
+        plotting.letter(panels)
+        plotting.below(
+            made, panels[0], title=drawing.explained("frequency_noise", "bands: 95 % over images"), columns=4
+        )
     return made

@@ -27,16 +27,16 @@ def draw(drawing: Drawing) -> Figure:
     norm = LogNorm(values.min(), np.quantile(values, 0.98))
     with plotting.style():
         count = len(shown) + len(extra)
-        made = plotting.figure(2.3 * count + 0.8, 2.7)
+        made = plotting.figure(plotting.TWO_COLUMNS, 0.9 + 5.6 / max(count, 2))
         panels = np.atleast_1d(made.subplots(1, count))
         for axes, entry, surface in zip(panels, shown, rise, strict=False):
             _panel(axes, surface, norm, plotting.SEQUENTIAL)
-            axes.set_title(entry.name)
+            axes.set_title(entry.label.replace(" + ", "\n+ "))
         made.colorbar(
             ScalarMappable(norm, plotting.SEQUENTIAL),
             ax=list(panels[: len(shown)]),
             label="cross-entropy (nats)",
-            shrink=0.8,
+            shrink=0.9,
             extend="max",
             ticks=np.geomspace(norm.vmin or 1e-12, norm.vmax or 1.0, 5),
             format=FuncFormatter(lambda value, _: f"{value:.2g}"),
@@ -48,6 +48,7 @@ def draw(drawing: Drawing) -> Figure:
             made.colorbar(drawn, ax=axes, shrink=0.8, label=f"NLL, {low:.3g} to {high:.3g}")
             axes.set_aspect("equal")
         panels[0].set_ylabel("second direction")
+        plotting.letter(panels.tolist())
         for axes in panels:
             axes.set_xlabel("first direction")
     return made

@@ -2,8 +2,8 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from figures import legends
 from figures.sources import Drawing
 from landscape import plotting
 
@@ -13,31 +13,42 @@ STUDY = "mlp_head"
 def draw(drawing: Drawing) -> Figure:
     """Loss along the surface's two axes, max-eigenvalue spectra of mini-batches, NLL on augmented training images."""
     with plotting.style():
-        made = plotting.figure(8.6, 3.3)
+        made = plotting.figure(plotting.TWO_COLUMNS, 2.9)
         surface, spectrum, fit = made.subplots(1, 3)
-        for entry in drawing.of("surface"):
-            loss = entry.dataset["cross_entropy"]
-            middle = float(loss.sel(alpha=0, beta=0, method="nearest"))
+        for group in drawing.groups("surface"):
             for axis, line in (("alpha", "-"), ("beta", "--")):
-                cut = loss.sel({"beta" if axis == "alpha" else "alpha": 0}, method="nearest")
-                label = f"{entry.label}, direction {1 if axis == 'alpha' else 2}"
-                surface.plot(cut[axis], cut.values - middle, line, color=entry.color, marker=".", label=label)
-        for entry in drawing.of("mini_batches"):
-            largest = np.sort(entry.dataset["eigenvalue"].values[:, 0])
-            above = 1 - np.arange(len(largest)) / len(largest)
-            spectrum.step(largest, above, where="pre", color=entry.color)
-        for entry in drawing.of("training"):
-            curve = entry.dataset
-            value, low, high = (curve[which].values for which in ("nll", "nll_low", "nll_high"))
-            fit.fill_between(curve["size"], low, high, color=entry.color, alpha=0.2, linewidth=0)
-            fit.plot(curve["size"], value, color=entry.color, marker=".")
+                cuts = [
+                    result["cross_entropy"].sel({"beta" if axis == "alpha" else "alpha": 0}, method="nearest")
+                    for result in group.results
+                ]
+                rises = [cut.values - float(cut.sel({axis: 0}, method="nearest")) for cut in cuts]
+                label = f"{group.label}, direction {1 if axis == 'alpha' else 2}"
+                plotting.curve(surface, group, cuts[0][axis].values, rises, label=label, dashes=line)
+        for group in drawing.groups("mini_batches"):
+            for result in group.results:
+                largest = np.sort(result["eigenvalue"].values[:, 0])
+                spectrum.step(largest, 1 - np.arange(len(largest)) / len(largest), where="pre", color=group.color)
+        for group in drawing.groups("training"):
+            plotting.curve(
+                fit,
+                group,
+                group.results[0]["size"].values,
+                [curve["nll"].values for curve in group.results],
+                [(curve["nll_low"].values, curve["nll_high"].values) for curve in group.results],
+                marker=group.marker,
+            )
+        fit.xaxis.set_major_locator(MaxNLocator(integer=True))
         surface.set_yscale("symlog", linthresh=0.01)
-        surface.set_xlabel("along a filter-normalised direction")
+        surface.set_xlabel("filter-normalised direction")
         surface.set_ylabel("rise of cross-entropy (nats)")
         spectrum.set_xscale("log")
-        spectrum.set_xlabel("largest eigenvalue of a mini-batch")
+        spectrum.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        spectrum.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        spectrum.minorticks_off()
+        spectrum.set_xlabel("largest eigenvalue of 16 images")
         spectrum.set_ylabel("share of mini-batches above")
-        fit.set_xlabel("ensemble size N")
-        fit.set_ylabel("NLL on training images (nats)")
-        legends.below(made, surface)
+        fit.set_xlabel("ensemble size $N$")
+        fit.set_ylabel("NLL, training images (nats)")
+        plotting.letter([surface, spectrum, fit])
+        plotting.below(made, surface, columns=4, title="band: 95 % over images and passes")
     return made

@@ -12,15 +12,6 @@ from landscape import plotting
 from landscape.errors import LandscapeError
 from landscape.store import files, result
 
-# One colour a kind of network, the same in all figures.
-COLORS = {
-    "mcdo": plotting.COLORS[0],
-    "mcdo-smooth": plotting.COLORS[1],
-    "dnn": plotting.COLORS[4],
-    "dnn-smooth": plotting.COLORS[5],
-    "mcdo-mlp": plotting.COLORS[2],
-    "mcdo-preact": plotting.COLORS[3],
-}
 # Park & Kim, ICML 2022 (arXiv 2105.12639): ResNet-18 on CIFAR-100, read off the authors' figure by eye.
 PUBLISHED_SIZES = (1, 2, 5, 10, 50)
 PUBLISHED: dict[str, dict[str, tuple[float, ...]]] = {
@@ -66,7 +57,7 @@ class Entry:
     @property
     def color(self) -> str:
         """Of the kind."""
-        return COLORS[self.kind]
+        return plotting.kind_color(self.kind)
 
 
 @dataclass(frozen=True)
@@ -93,6 +84,20 @@ class Drawing:
     def of(self, instrument: str) -> list[Entry]:
         """Results of one instrument."""
         return [entry for entry in self.entries if entry.instrument == instrument]
+
+    def groups(self, instrument: str) -> list[plotting.Group]:
+        """Results of one instrument by kind of network, trainings in the order of their seeds."""
+        kinds: dict[str, plotting.Group] = {}
+        for entry in sorted(self.of(instrument), key=lambda entry: entry.seed):
+            marker = plotting.MARKERS[len(kinds) % len(plotting.MARKERS)]
+            group = kinds.setdefault(entry.kind, plotting.Group(entry.label, entry.color, marker))
+            group.results.append(entry.dataset)
+        order = list(dict.fromkeys(entry.kind for entry in self.of(instrument)))
+        return [kinds[kind] for kind in order]
+
+    def explained(self, instrument: str, of_one: str) -> str:
+        """What bands and thin lines are, for a legend's title."""
+        return plotting.seeds_explained([len(group.results) for group in self.groups(instrument)], of_one)
 
 
 def read(study: str, preset: str, results: Path, published: Path | None = None) -> Drawing:

@@ -1,18 +1,26 @@
-"""One look for all pictures: colour-blind-safe colours, vector output, provenance inside the file."""
+"""One look for all pictures: colour-blind-safe colours, one per kind, vector output, provenance inside the file."""
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from string import ascii_lowercase
+from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 import xarray
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from scipy.special import stdtrit
 
 from landscape.errors import LandscapeError, printable
 from landscape.store.files import write_whole
@@ -23,30 +31,274 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
 PUBLISHED = "#8C8C8C"
+# Behind the curves, where something happens.
+SHADE = "#B0B0B0"
 
-STYLE: dict[str, Any] = {
+# Widths of one and of two columns of a paper, in inches.
+ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9
+# Kind of network -> label and place in COLORS: the same in every picture. Those of the paper; studies name more.
+KINDS: dict[str, tuple[str, int]] = {
+    "mcdo": ("MC dropout", 0),
+    "mcdo-smooth": ("MC dropout + smooth", 1),
+    "dnn": ("deterministic", 4),
+    "dnn-smooth": ("deterministic + smooth", 5),
+    "mcdo-mlp": ("MLP head", 2),
+    "mcdo-preact": ("pre-activation", 3),
+}
+# How names of our recipes say the kind of network.
+_RECIPE = re.compile(
+    r"(?P<data>digits|cifar10|cifar100-small|converged|cifar100-paper)-(?P<kind>.+?)"
+    r"(?:-after(?P<epochs>\d+))?(?:-seed(?P<seed>\d+))?"
+)
+_ALIASES = {
+    "plain": "mcdo",
+    "smooth": "mcdo-smooth",
+    "deterministic": "dnn",
+    "deterministic-smooth": "dnn-smooth",
+    "resnet_mcdo_18": "mcdo",
+    "resnet_mcdo_smoothing_18": "mcdo-smooth",
+    "resnet_dnn_18": "dnn",
+    "resnet_dnn_smoothing_18": "dnn-smooth",
+}
+
+STYLES = ("paper", "screen", "dark")
+_PAPER: dict[str, Any] = {
     "axes.prop_cycle": cycler(color=COLORS),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.titlelocation": "left",
     "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "axes.labelsize": 9,
-    "axes.titlesize": 9.5,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
+    "grid.linewidth": 0.5,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    # 7 and 8 points at print size, the least that journals accept.
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
     "legend.frameon": False,
-    "font.size": 9,
-    "lines.linewidth": 1.4,
+    "figure.titlesize": 8,
+    "font.size": 8,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
     "figure.dpi": 150,
-    "savefig.dpi": 200,
+    "savefig.dpi": 300,
     "figure.constrained_layout.use": True,
     # Text stays text in vector files, so that a journal can change the font.
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
+    "svg.hashsalt": "landscape",  # else names inside are random: the same picture, the same bytes
 }
+# Sizes of the screen's picture are the paper's times this; its pixels suit a slide or a page.
+_SCALE = {"paper": 1.0, "screen": 1.5, "dark": 1.5}
+_SCALED = ("size", "linewidth", "width", "markersize")
+_DARK_INK, _DARK_PAGE = "#E6E6E6", "#14171A"
+_DARK: dict[str, Any] = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _DARK_INK),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), _DARK_PAGE),
+    "grid.color": _DARK_INK,
+    "grid.alpha": 0.18,
+}
+_chosen: ContextVar[str] = ContextVar("style", default="paper")
 FORMATS = (".pdf", ".png", ".svg")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Results of one kind of network, which share a colour and a line of the legend.
+
+    Attributes
+    ----------
+    label, color, marker
+        How they are shown.
+    results
+        One for each training, by seed.
+    """
+
+    label: str
+    color: str
+    marker: str
+    results: list[xarray.Dataset] = field(default_factory=list)
+
+
+def kind_color(kind: str) -> str:
+    """Colour of a kind of network, grey for a kind without one of its own."""
+    return COLORS[KINDS[kind][1]] if kind in KINDS else PUBLISHED
+
+
+def groups(results: Sequence[xarray.Dataset], *, together: bool = True) -> list[Group]:
+    """Results by kind of network, with labels for people and the kind's own colour.
+
+    What the name of one of our recipes says decides (``cifar100-small-mcdo-smooth-seed1`` is *MC dropout + smooth*);
+    any other network is a kind of its own, with its name and the next colour that is free.
+
+    Parameters
+    ----------
+    results
+        With the attribute ``name``.
+    together
+        Whether trainings of a kind that differ by their seed alone share a group.
+    """
+    named = [_identified(result, place) for place, result in enumerate(results)]
+    data = {each["data"] for each in named if each["data"]}
+    seeds: dict[tuple[str, str, str], set[str]] = {}
+    for each in named:
+        seeds.setdefault((each["data"], each["kind"], each["epochs"]), set()).add(each["seed"])
+    taken = {KINDS[each["kind"]][1] for each in named if each["kind"] in KINDS}
+    free = iter([place for place in range(len(COLORS)) if place not in taken] * (1 + len(named)))
+    made: dict[tuple[str, ...], Group] = {}
+    colors: dict[str, int] = {kind: place for kind, (_, place) in KINDS.items()}
+    for result, each in zip(results, named, strict=True):
+        same = (each["data"], each["kind"], each["epochs"])
+        where = same if together else (*same, each["seed"])
+        if where not in made:
+            label = KINDS[each["kind"]][0] if each["kind"] in KINDS else each["kind"]
+            label += f" after {each['epochs']} epochs" if each["epochs"] else ""
+            label += f" ({each['data']})" if len(data) > 1 and each["data"] else ""
+            label += f", seed {each['seed']}" if not together and len(seeds[same]) > 1 else ""
+            if each["kind"] not in colors:
+                colors[each["kind"]] = next(free)
+            made[where] = Group(plain(label), COLORS[colors[each["kind"]]], MARKERS[len(made) % len(MARKERS)])
+        made[where].results.append(result)
+    return list(made.values())
+
+
+def labels(results: Sequence[xarray.Dataset]) -> list[Group]:
+    """One group for each result, in order: its label, colour and marker."""
+    alone = groups(results, together=False)
+    of = {id(result): group for group in alone for result in group.results}
+    return [of[id(result)] for result in results]
+
+
+def groups_over(results: Sequence[xarray.Dataset], across: str) -> list[Group]:
+    """`groups`, where trainings of a kind stand together only if all of them were measured at the same places."""
+    made = groups(results)
+    same = all(
+        np.array_equal(each[across].values, group.results[0][across].values) for group in made for each in group.results
+    )
+    return made if same else groups(results, together=False)
+
+
+def _identified(result: xarray.Dataset, place: int) -> dict[str, str]:
+    name = str(result.attrs.get("name", f"network {place + 1}"))
+    found = _RECIPE.fullmatch(name)
+    kind = _ALIASES.get(found["kind"], found["kind"]) if found else name
+    if found is None or kind not in KINDS:
+        return {"data": "", "kind": name, "epochs": "", "seed": ""}
+    return {"data": found["data"], "kind": kind, "epochs": found["epochs"] or "", "seed": found["seed"] or "0"}
+
+
+def curve(
+    axes: Axes,
+    group: Group,
+    across: np.ndarray,
+    values: Sequence[np.ndarray],
+    errors: Sequence[np.ndarray | tuple[np.ndarray, np.ndarray]] = (),
+    *,
+    label: str | None = None,
+    dashes: str = "-",
+    marker: str | None = None,
+) -> np.ndarray:
+    """A curve of a kind of network: its mean over trainings, a band, and thin lines behind.
+
+    Parameters
+    ----------
+    across
+        (m,) places, the same for all trainings.
+    values
+        One (m,) curve for each training.
+    errors
+        Of the one training, half the width of its 95 % band or its two ends; with several trainings, which differ by
+        more than their own errors, the band is the 95 % t interval of their mean, from three trainings on.
+
+    Returns
+    -------
+    ndarray
+        (m,) what is drawn thick.
+    """
+    stacked = np.array(values, dtype=float)
+    mean: np.ndarray = stacked.mean(0)
+    count = len(stacked)
+    low = high = None
+    if count == 1 and len(errors):
+        ends = errors[0]
+        low, high = ends if isinstance(ends, tuple) else (mean - ends, mean + ends)
+    elif count > 2:
+        half = stdtrit(count - 1, 0.975) * stacked.std(0, ddof=1) / count**0.5
+        low, high = mean - half, mean + half
+    if low is not None and high is not None:
+        axes.fill_between(across, low, high, color=group.color, alpha=0.18, linewidth=0)
+    if count > 1:
+        for each in stacked:
+            axes.plot(across, each, dashes, color=group.color, linewidth=0.4, alpha=0.6)
+    axes.plot(across, mean, dashes, color=group.color, marker=marker, label=label or group.label)
+    return mean
+
+
+def explained(results: Sequence[xarray.Dataset], of_one: str) -> str:
+    """What bands and thin lines are, for the legend's title: `of_one` where no kind has several trainings."""
+    return seeds_explained([len(group.results) for group in groups(results)], of_one)
+
+
+def seeds_explained(counts: Sequence[int], of_one: str) -> str:
+    """The same, from the number of trainings of each kind."""
+    most = max(counts, default=1)
+    if most == 1:
+        return of_one
+    band = "band: 95 % of the mean (t); " if most > 2 else ""
+    return f"thick: mean over trainings; {band}thin: each training"
+
+
+def letter(panels: Sequence[Axes]) -> None:
+    """Panel letters a, b, ... before the titles; one panel needs none."""
+    for mark, axes in zip(ascii_lowercase, panels if len(panels) > 1 else (), strict=False):
+        title = axes.get_title(loc="left")
+        axes.set_title(rf"$\bf{{{mark}}}$" + (f"  {title}" if title else ""), loc="left")
+
+
+def below(
+    made: FigureBase, axes: Axes, *, columns: int = 3, title: str | None = None, extra: Sequence[Line2D] = ()
+) -> None:
+    """One legend below all panels, each label once, with what bands and marks mean."""
+    handles, names = axes.get_legend_handles_labels()
+    unique = dict(zip(reversed(names), reversed(handles), strict=True))
+    order = [*dict.fromkeys(names)]
+    made.legend(
+        [*[unique[name] for name in order], *extra],
+        [*order, *[str(each.get_label()) for each in extra]],
+        loc="outside lower center",
+        ncols=columns,
+        title=title,
+    )
+
+
+def mark(
+    label: str,
+    marker: str = "o",
+    *,
+    filled: bool = True,
+    line: Literal["none", "-", "--"] = "none",
+    color: str | None = None,
+) -> Line2D:
+    """An entry of a legend that explains a mark or a kind of line."""
+    shown = color or ink()
+    return Line2D(
+        [], [], marker=marker, linestyle=line, color=shown, markerfacecolor=shown if filled else page(), label=label
+    )
+
+
+def ink() -> str:
+    """Colour of text and axes in the style that is in force."""
+    return str(matplotlib.rcParams["text.color"])
+
+
+def page() -> str:
+    """Colour behind the panels in the style that is in force."""
+    return str(matplotlib.rcParams["axes.facecolor"])
 
 
 def plain(text: object) -> str:
@@ -60,15 +312,36 @@ def name_of(result: xarray.Dataset, place: int, kind: str = "network") -> str:
 
 
 @contextmanager
+def using(name: str) -> Iterator[None]:
+    """Draw in the style ``paper``, ``screen`` or ``dark`` inside; on return the earlier one is in force."""
+    if name not in STYLES:
+        raise LandscapeError(f"no style {name!r} of pictures: choose one of {', '.join(STYLES)}")
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+@contextmanager
 def style() -> Iterator[None]:
     """Our look while drawing; the caller's matplotlib settings are as before afterwards."""
-    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+    factor = _SCALE[_chosen.get()]
+    settings = {
+        name: factor * value if name.split(".")[-1].endswith(_SCALED) and not isinstance(value, bool) else value
+        for name, value in _PAPER.items()
+    }
+    if factor > 1:
+        settings["savefig.dpi"] = 150
+    settings |= _DARK if _chosen.get() == "dark" else {}
+    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
         yield
 
 
-def figure(width: float = 6.0, height: float = 3.6) -> Figure:
-    """An empty figure, sizes in inches, that needs no display and is known to no global list. Use inside `style()`."""
-    made = Figure(figsize=(width, height))
+def figure(width: float = TWO_COLUMNS, height: float = 2.8) -> Figure:
+    """An empty figure, inches on paper, that needs no display and is known to no global list. Use inside `style()`."""
+    factor = _SCALE[_chosen.get()]
+    made = Figure(figsize=(factor * width, factor * height))
     FigureCanvasAgg(made)
     return made
 

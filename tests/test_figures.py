@@ -164,3 +164,17 @@ def test_every_recipe_of_a_study_exists():
     assert kinds.recipe("mcdo-smooth", "digits") is training.recipe("digits-smooth")
     assert kinds.recipe("dnn-smooth", "paper").name == "cifar100-paper-resnet_dnn_smoothing_18"
     assert kinds.recipe("mcdo-smooth-early", "cifar100-small").name == "cifar100-small-mcdo-smooth-after2"
+
+
+def test_pictures_have_the_width_of_a_column_and_no_depth_beyond_one(measured):
+    import importlib
+
+    for name, (module, study) in FIGURES.items():
+        drawn = importlib.import_module(f"figures.{module}")
+        drawing = sources.read(study or drawn.STUDY, "digits", measured / "results")
+        with plotting.using("screen"):
+            made = drawn.draw(drawing)
+        assert made.get_figwidth() == pytest.approx(1.5 * plotting.TWO_COLUMNS), name
+        for axes in made.axes:
+            if axes.get_xlabel() == "normalised depth":
+                assert max(float(np.max(line.get_xdata())) for line in axes.lines if len(line.get_xdata())) <= 1

@@ -17,7 +17,7 @@ from landscape.errors import LandscapeError
 from landscape.objective import Objective
 from landscape.store.protocol import Protocol
 from landscape.surface import adaptive, curvature, directions, html, line, pictures, plane, saved_directions, vtp
-from landscape.surface.choices import STYLES
+from landscape.surface.choices import VIEWS
 from landscape.surface.persistence import barcode
 from landscape.surface.summary import roughness, spread, summarize
 
@@ -253,9 +253,9 @@ def test_pictures_pages_and_meshes(tmp_path: Path) -> None:
     objective = Objective(small_net(), small_images(), micro_batch=37)
     surface = plane(objective, points=5).assign_attrs(name="</script><b>net</b>", key="abc")
     surface.loss[0, 0] = np.inf
-    for style in STYLES:
-        made = pictures.draw([surface, surface], tmp_path / f"{style}.png", style=style)
-        assert (tmp_path / f"{style}.png").stat().st_size > 5000
+    for view in VIEWS:
+        made = pictures.draw([surface, surface], tmp_path / f"{view}.png", view=view)
+        assert (tmp_path / f"{view}.png").stat().st_size > 5000
         assert len(made.axes) >= 2
     # One scale for all: the larger of two surfaces sets it.
     norm, _ = pictures.scale([surface, surface.assign(loss=surface.loss + 5)], "loss")

@@ -13,14 +13,14 @@ from analyses.audit.panel import Audit
 from landscape import plotting
 from landscape.look.comparison import stage_ends
 
-ROLE_COLORS = {"baseline": plotting.COLORS[0], "variant": plotting.COLORS[1], "placebo": "#8C8C8C"}
+ROLE_COLORS = {"baseline": plotting.COLORS[0], "variant": plotting.COLORS[1], "placebo": plotting.PUBLISHED}
 # Across, these are whole numbers.
 COUNTS = ("stage", "ensemble size N")
 VERDICT_COLORS = {
     "supported": plotting.COLORS[0],
     "against": plotting.COLORS[1],
-    "undecided": "#8C8C8C",
-    "no verdict": "#8C8C8C",
+    "undecided": plotting.PUBLISHED,
+    "no verdict": plotting.PUBLISHED,
 }
 
 
@@ -31,7 +31,8 @@ def all_of(audit: Audit) -> Iterator[tuple[str, Figure, str]]:
         effects(audit),
         (
             "Effects of the variant with 95 % intervals (each for itself), turned so that right is what is claimed and "
-            "scaled row by row; dots are seeds; the placebo is below each in grey."
+            "scaled row by row; small dots are seeds."
+            + (" The placebo is below each in grey." if any(row.placebo is not None for row in audit.rows) else "")
         ),
     )
     curves: list[tuple[str, str, str, str, Callable[[xarray.Dataset], tuple[np.ndarray, np.ndarray]], str]] = [
@@ -76,9 +77,9 @@ def all_of(audit: Audit) -> Iterator[tuple[str, Figure, str]]:
 
 
 def effects(audit: Audit) -> Figure:
-    """All effects, one row a claim, each scaled to its own longest bar."""
+    """All effects, one row per claim, each scaled to its own longest bar; what is unknown is said, not drawn."""
     with plotting.style():
-        made = plotting.figure(6.4, 0.42 * len(audit.rows) + 0.8)
+        made = plotting.figure(plotting.TWO_COLUMNS, 0.32 * len(audit.rows) + 0.9)
         axes = made.add_subplot()
         for place, row in enumerate(audit.rows):
             shown = [row.effect] + ([row.placebo] if row.placebo is not None else [])
@@ -87,17 +88,37 @@ def effects(audit: Audit) -> Figure:
             for each, color, height, marker in zip(
                 shown, (VERDICT_COLORS[row.verdict], ROLE_COLORS["placebo"]), (-0.12, 0.22), ("o", "s"), strict=False
             ):
+                if not (math.isfinite(each.low) and math.isfinite(each.high)):
+                    # Without an interval, a place on this axis would say what is not known.
+                    if marker == "o":
+                        axes.text(0.03, place, "no interval", color=color, va="center", fontsize="small")
+                    continue
                 sign = row.claim.direction / scale
                 bounds = [sign * each.low, sign * each.high]
                 axes.plot(bounds, [place + height] * 2, color=color, linewidth=2 if marker == "o" else 1)
-                axes.plot(sign * each.of_seed, [place + height] * len(each.of_seed), ".", color=color, markersize=3)
-                axes.plot(sign * each.estimate, place + height, marker, color=color, markersize=5)
-        axes.axvline(0, color="black", linewidth=0.8)
+                axes.plot(sign * each.of_seed, [place + height] * len(each.of_seed), ".", color=color, markersize=2.5)
+                filled = row.verdict != "undecided" or marker == "s"
+                axes.plot(
+                    sign * each.estimate,
+                    place + height,
+                    marker,
+                    color=color,
+                    markerfacecolor=color if filled else plotting.page(),
+                )
+        axes.axvline(0, color=plotting.ink(), linewidth=0.8)
         axes.set_yticks(range(len(audit.rows)), [f"{row.claim.name} {row.claim.statement}" for row in audit.rows])
         axes.set_ylim(len(audit.rows) - 0.5, -0.6)
         axes.set_xlim(-1.1, 1.1)
         axes.set_xticks([-0.6, 0.6], ["against the claim", "as claimed"])
         axes.grid(visible=False)
+        marks = [
+            plotting.mark("supported", "o", line="-", color=VERDICT_COLORS["supported"]),
+            plotting.mark("against", "o", line="-", color=VERDICT_COLORS["against"]),
+            plotting.mark("undecided", "o", line="-", filled=False, color=VERDICT_COLORS["undecided"]),
+        ]
+        if any(row.placebo is not None for row in audit.rows):
+            marks.append(plotting.mark("placebo", "s", line="-", color=ROLE_COLORS["placebo"]))
+        made.legend(handles=marks, loc="outside lower center", ncols=4)
     return made
 
 
@@ -110,7 +131,7 @@ def lines(
 ) -> Figure:
     """One curve a network; the mean of a role where its networks share places."""
     with plotting.style():
-        made = plotting.figure(5.2, 3.1)
+        made = plotting.figure(4.8, 2.9)
         axes = made.add_subplot()
         for role, color in ROLE_COLORS.items():
             found = [read(results[instrument]) for _, results in audit.of(role)]
@@ -119,7 +140,7 @@ def lines(
         if across in COUNTS:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(up)
-        axes.legend()
+        plotting.below(made, axes, columns=1)
     return made
 
 

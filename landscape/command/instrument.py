@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from landscape.command.cautions import caution_about_fit
 from landscape.command.output import facts_of, report
-from landscape.command.parser import Parser, instrument_parser
+from landscape.command.parser import STYLES, Parser, instrument_parser
 from landscape.command.questions import journaled, question
 from landscape.command.subjects import Subject, subjects
 
@@ -132,7 +132,7 @@ class Instrument:
             require_same_protocol(datasets, allow_mismatch=arguments.allow_protocol_mismatch) if datasets else []
         )
         outcome = self.combined(arguments, results)
-        pictures = self.draw(arguments, outcome) if distributed.is_main() else []
+        pictures = self._pictures(arguments, outcome) if distributed.is_main() else []
         report(
             arguments,
             table=lambda: "\n".join([*differences, self.table(arguments, outcome)]),
@@ -140,6 +140,15 @@ class Instrument:
             saved=[f"result: {path}" for path in arguments.saved] + [f"picture: {path}" for path in pictures],
         )
         return self.status(outcome)
+
+    def _pictures(self, arguments: Arguments, outcome: Any) -> list[Path]:
+        if arguments.style == STYLES[0]:
+            # The default: an instrument that draws nothing then need not import matplotlib.
+            return self.draw(arguments, outcome)
+        from landscape import plotting
+
+        with plotting.using(arguments.style):
+            return self.draw(arguments, outcome)
 
 
 def one_or_all(facts: list[dict[str, Any]]) -> dict[str, Any]:

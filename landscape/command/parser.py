@@ -25,6 +25,8 @@ class Parser(argparse.ArgumentParser):
         raise LandscapeError(f"{message}; see {self.prog} --help")
 
 
+# Looks of pictures, see `landscape.plotting`, which is not imported here: it brings matplotlib.
+STYLES = ("paper", "screen", "dark")
 # What each field of the protocol decides; a preset sets all of them, a flag one.
 _FIELDS = {
     "l2": "reading of the L2 term: exact (what weight decay minimises), unsquared (the authors' code), or none",
@@ -88,6 +90,9 @@ def instrument_parser(
     basic.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
     if kept:
         basic.add_argument("--plot", type=Path, metavar="FILE", help="picture: .pdf, .png or .svg")
+        basic.add_argument(
+            "--style", choices=STYLES, default="paper", help="of pictures: for print (default), screen or a dark page"
+        )
     basic.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     if kept:
         basic.add_argument("--plan", action="store_true", help="print the cost and stop")
@@ -147,7 +152,7 @@ def instrument_parser(
     run.add_argument("--quiet", action="store_true", help="no progress, no table")
     run.add_argument("--verbose", action="store_true", help="log what was chosen and why")
     if not kept:
-        parser.set_defaults(plot=None, plan=False, out=None, force=False, allow_protocol_mismatch=False)
+        parser.set_defaults(plot=None, style="paper", plan=False, out=None, force=False, allow_protocol_mismatch=False)
     return parser
 
 

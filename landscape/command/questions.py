@@ -1,6 +1,7 @@
 """Questions with an address: measured once, then answered from what is kept."""
 
 import argparse
+import datetime
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -94,6 +95,7 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
     """
     from landscape.compute import distributed
     from landscape.store import journal, result
+    from landscape.store.vocabulary import described
 
     require_writable(asked.path)
     asked.saved.append(asked.path)
@@ -104,7 +106,7 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
             journal.remove(asked.journal, before=asked.path.stat().st_mtime)
         # The checkpoint may have been renamed since.
         known.attrs["name"] = asked.subject.name
-        return known
+        return described(known)
     distributed.barrier()
     while asked.remarks:
         remark(asked.remarks.pop())
@@ -125,7 +127,9 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
         "data": asked.subject.data.title,
         "sample": asked.subject.data.described(asked.subject.protocol.images),
         "weight_decay": asked.subject.weight_decay,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+    dataset = described(dataset)
     if distributed.is_main():
         result.save(dataset, asked.path)
     distributed.barrier()

@@ -31,7 +31,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
     ]
     several = "accuracy" in results[0]
     with plotting.style():
-        figure = plotting.figure(3.3 * (1 + several) + 0.2, 2.6 * len(panels))
+        figure = plotting.figure(plotting.TWO_COLUMNS if several else plotting.ONE_COLUMN, 2.6 * len(panels))
         axes = figure.subplots(len(panels), 1 + several, squeeze=False)
         for row, (result, other, own) in zip(axes, panels, strict=True):
             _along(row[0], result, "cross_entropy", "loss (nats)")
@@ -55,7 +55,7 @@ def _along(axis: Axes, result: xarray.Dataset, name: str, label: str) -> None:
         text, color = _WAYS[str(way)]
         one = result.sel(way=way)
         values, error = one[name].values, Z * one[f"{name}_stderr"].values
-        axis.plot(places, values, marker="o", markersize=3, color=color, label=text)
+        axis.plot(places, values, marker="o", color=color, label=text)
         axis.fill_between(places, values - error, values + error, color=color, alpha=0.2, linewidth=0)
-    axis.plot(places[[0, -1]], values[[0, -1]], color="0.5", linestyle=":", linewidth=1)
+    axis.plot(places[[0, -1]], values[[0, -1]], color=plotting.PUBLISHED, linestyle=":", linewidth=1)
     axis.set_ylabel(label)

@@ -58,6 +58,5 @@ def augment(images: torch.Tensor, drawn: torch.Tensor, *, padding: int) -> torch
     # A view of every crop; indexing copies whole rows of the chosen one, which a gather by pixel would not.
     crops = padded.unfold(2, height, 1).unfold(3, width, 1)
     chosen = crops[torch.arange(len(images), device=images.device), :, drawn[:, 0], drawn[:, 1]]
-    mirrored = drawn[:, 2].bool()
-    chosen[mirrored] = chosen[mirrored].flip(3)
-    return chosen
+    # An index by mask would make the host wait for a GPU to count.
+    return torch.where(drawn[:, 2].bool()[:, None, None, None], chosen.flip(3), chosen)

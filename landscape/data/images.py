@@ -1,6 +1,7 @@
 """A set of labelled images in memory."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -175,9 +176,9 @@ class Images:
             return raw.to(dtype)
         scaled = raw.to(dtype) / 255
         if self.mean is not None:
-            scaled = scaled - torch.tensor(self.mean, dtype=dtype, device=raw.device)[:, None, None]
+            scaled = scaled - _of_channels(self.mean, dtype, raw.device)
         if self.std is not None:
-            scaled = scaled / torch.tensor(self.std, dtype=dtype, device=raw.device)[:, None, None]
+            scaled = scaled / _of_channels(self.std, dtype, raw.device)
         return scaled
 
     def batch(
@@ -200,3 +201,10 @@ class Images:
         drawn = draws(len(self), seed=seed, padding=self.crop_padding, flip=self.flip)
         images = augment(self.images, drawn, padding=self.crop_padding)
         return dataclasses.replace(self, images=images, crop_padding=0, flip=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """(channels, 1, 1), made once: a copy to a GPU makes the host wait, and each batch needs it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

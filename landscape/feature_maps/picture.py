@@ -12,18 +12,20 @@ from matplotlib.figure import Figure
 from landscape import plotting
 from landscape.metrics.confidence import Z
 
-# What is in the uncertainty picture: variable, title.
+# What is in the uncertainty picture: variable, title, unit.
 PANELS = {
-    "model_std": "model uncertainty: std over masks",
-    "relative_model_std": "relative to the map's r.m.s.",
-    "data_std": "data uncertainty: std over positions",
+    "model_std": ("over dropout masks", "standard deviation"),
+    "relative_model_std": ("over masks, relative", "share of the map's r.m.s."),
+    "data_std": ("over positions", "standard deviation"),
 }
+DEPTH = "normalised depth"
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
-    """Uncertainty against normalised depth, one line a network, bands of 95 % over images.
+    """Uncertainty against normalised depth, one line per network, bands of 95 % over images.
 
-    Smoothing layers are open marks; where a map was subsampled is grey.
+    Smoothing layers are hollow marks; where a map is subsampled is grey. Without dropout there is no uncertainty over
+    masks, and no panel for it.
 
     Parameters
     ----------
@@ -32,42 +34,63 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     path
         Where to save the picture (.pdf, .png, .svg).
     """
+    shown = {name: text for name, text in PANELS.items() if any(bool((result[name] > 0).any()) for result in results)}
     with plotting.style():
-        made = plotting.figure(9.6, 3.2)
-        for place, (name, title) in enumerate(PANELS.items()):
-            axes = made.add_subplot(1, len(PANELS), place + 1)
+        made = plotting.figure(plotting.TWO_COLUMNS if len(shown) > 1 else plotting.ONE_COLUMN, 2.7)
+        panels = made.subplots(1, len(shown), squeeze=False)[0]
+        for axes, (name, (title, unit)) in zip(panels, shown.items(), strict=True):
             curves(axes, results, name)
             axes.set_ylim(bottom=0)
             axes.set_title(title)
-            axes.set_xlabel("normalised depth")
-        made.axes[0].set_ylabel("feature-map units")
-        made.axes[1].set_ylabel("share of r.m.s.")
-        made.axes[2].set_ylabel("feature-map units")
-        made.axes[0].legend()
+            axes.set_xlabel(DEPTH)
+            axes.set_ylabel(unit)
+        plotting.letter(panels)
+        explain(made, panels[0], results)
     return _saved(made, results, path)
 
 
+def explain(made: Figure, axes: Axes, results: Sequence[xarray.Dataset]) -> None:
+    """The legend, with what hollow marks and shades mean."""
+    extra = [plotting.mark("block", "o"), plotting.mark("smoothing layer", "o", filled=False)]
+    if not any(bool((result["kind"] == "smoothing").any()) for result in results):
+        extra = []
+    extra.append(plotting.mark("subsampling between two points", "s", color=plotting.SHADE))
+    bands = plotting.explained(results, "bands: 95 % over images")
+    plotting.below(made, axes, columns=3, title=bands, extra=extra)
+
+
+def scaled_depth(results: Sequence[xarray.Dataset]) -> float:
+    """What depths are divided by, the same for all networks, so that the last layer of the deepest is at 1.
+
+    Depth counts blocks: a layer behind the last block, as a smoothing layer is, stands beyond 1 in results.
+    """
+    return max(1.0, *(float(result["depth"].max()) for result in results))
+
+
 def curves(axes: Axes, results: Sequence[xarray.Dataset], name: str) -> None:
-    """A quantity over ``point`` with its standard error, against depth, for each network."""
-    for place, result in enumerate(results):
-        color = plotting.COLORS[place % len(plotting.COLORS)]
-        depth, value, stderr = (result[key].values for key in ("depth", name, f"{name}_stderr"))
-        label = plotting.name_of(result, place)
-        axes.fill_between(depth, value - Z * stderr, value + Z * stderr, color=color, alpha=0.2, linewidth=0)
-        axes.plot(depth, value, color=color, label=label)
-        smoothing = result["kind"].values == "smoothing"
-        marker = plotting.MARKERS[place % len(plotting.MARKERS)]
-        axes.plot(depth[~smoothing], value[~smoothing], marker, color=color, markersize=4)
-        axes.plot(depth[smoothing], value[smoothing], marker, color=color, markersize=5, markerfacecolor="white")
-    shade(axes, results[0])
+    """A quantity over ``point`` with its standard error, against depth, for each kind of network."""
+    scale = scaled_depth(results)
+    for group in plotting.groups_over(results, "depth"):
+        first = group.results[0]
+        depth = first["depth"].values / scale
+        errors = [Z * result[f"{name}_stderr"].values for result in group.results]
+        value = plotting.curve(axes, group, depth, [result[name].values for result in group.results], errors)
+        marks(axes, group, depth, value, first["kind"].values == "smoothing")
+    shade(axes, results[0], scale)
 
 
-def shade(axes: Axes, result: xarray.Dataset) -> None:
+def marks(axes: Axes, group: plotting.Group, depth: np.ndarray, value: np.ndarray, smoothing: np.ndarray) -> None:
+    """Blocks as full marks, smoothing layers as hollow ones."""
+    axes.plot(depth[~smoothing], value[~smoothing], group.marker, color=group.color)
+    axes.plot(depth[smoothing], value[smoothing], group.marker, color=group.color, markerfacecolor=plotting.page())
+
+
+def shade(axes: Axes, result: xarray.Dataset, scale: float = 1.0) -> None:
     """Grey between the point before a subsampling and the one behind."""
-    depth, subsampled = result["depth"].values, result["subsampled"].values
+    depth, subsampled = result["depth"].values / scale, result["subsampled"].values
     for place in np.flatnonzero(subsampled):
         if place:
-            axes.axvspan(depth[place - 1], depth[place], color="0.92", zorder=-1, linewidth=0)
+            axes.axvspan(depth[place - 1], depth[place], color=plotting.SHADE, alpha=0.25, zorder=-1, linewidth=0)
 
 
 def draw_maps(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
@@ -83,10 +106,11 @@ def draw_maps(results: Sequence[xarray.Dataset], path: Path | None = None) -> Fi
     stages = max(result.sizes["stage"] for result in results)
     columns = [result.sizes["pass"] + 2 for result in results]
     with plotting.style():
-        made = plotting.figure(1.05 * sum(columns) + 0.4, 1.15 * stages + 0.5)
+        size = (plotting.TWO_COLUMNS - 0.4) / sum(columns)
+        made = plotting.figure(plotting.TWO_COLUMNS, 1.1 * size * stages + 0.5)
         parts = made.subfigures(1, len(results), width_ratios=columns, squeeze=False)[0]
-        for part, result, count in zip(parts, results, columns, strict=True):
-            part.suptitle(f"{result.attrs.get('name', 'network')}, image {result.attrs['image']}", fontsize=9)
+        for part, result, count, look in zip(parts, results, columns, plotting.labels(results), strict=True):
+            part.suptitle(f"{look.label}, image {result.attrs['image']}")
             for stage in range(result.sizes["stage"]):
                 shown = [*result[f"pass_{stage}"].values, result[f"mean_{stage}"].values]
                 low, high = min(grid.min() for grid in shown), max(grid.max() for grid in shown)
@@ -95,7 +119,7 @@ def draw_maps(results: Sequence[xarray.Dataset], path: Path | None = None) -> Fi
                     axes = part.add_subplot(stages, count, stage * count + column + 1)
                     _image(axes, grid, title if stage == 0 else "", vmin=low, vmax=high, cmap=plotting.SEQUENTIAL)
                     if column == 0:
-                        axes.set_ylabel(plotting.plain(result["point"].values[stage]), fontsize=7)
+                        axes.set_ylabel(plotting.plain(result["point"].values[stage]))
                 std = result[f"std_{stage}"].values
                 axes = part.add_subplot(stages, count, (stage + 1) * count)
                 # On the scale of the maps' own range, so that rows and networks can be compared by eye.
@@ -108,7 +132,7 @@ def _image(axes: Axes, grid: np.ndarray, title: str, **arguments: Any) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)
-    axes.set_title(title, fontsize=8)
+    axes.set_title(title, loc="center")
 
 
 def _saved(made: Figure, results: Sequence[xarray.Dataset], path: Path | None) -> Figure:

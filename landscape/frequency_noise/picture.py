@@ -23,23 +23,20 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     """
     rows = {"accuracy_drop": ("accuracy drop (points)", 100.0), "nll_rise": ("NLL rise (nats)", 1.0)}
     with plotting.style():
-        made = plotting.figure(6.6, 4.8)
+        made = plotting.figure(plotting.TWO_COLUMNS, 4.4)
+        panels = made.subplots(len(rows), len(ENERGIES), sharex=True, sharey="row")
         for row, (name, (label, factor)) in enumerate(rows.items()):
             for column, energy in enumerate(ENERGIES):
-                axes = made.add_subplot(len(rows), len(ENERGIES), row * len(ENERGIES) + column + 1)
-                for place, result in enumerate(results):
-                    shown = result.sel(energy=energy)
-                    value, stderr = factor * shown[name].values, factor * shown[f"{name}_stderr"].values
-                    color = plotting.COLORS[place % len(plotting.COLORS)]
-                    frequency = shown["frequency"].values
-                    axes.fill_between(frequency, value - Z * stderr, value + Z * stderr, color=color, alpha=0.2, lw=0)
-                    axes.plot(
-                        frequency,
-                        value,
-                        color=color,
-                        marker=plotting.MARKERS[place % len(plotting.MARKERS)],
-                        markersize=4,
-                        label=plotting.name_of(result, place),
+                axes = panels[row, column]
+                for group in plotting.groups_over(results, "frequency"):
+                    shown = [result.sel(energy=energy) for result in group.results]
+                    plotting.curve(
+                        axes,
+                        group,
+                        shown[0]["frequency"].values,
+                        [factor * each[name].values for each in shown],
+                        [factor * Z * each[f"{name}_stderr"].values for each in shown],
+                        marker=group.marker,
                     )
                 axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
                 if column == 0:
@@ -49,7 +46,8 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
                     axes.set_title(what.format(float(results[0].attrs[energy])))
                 else:
                     axes.set_xlabel(r"frequency ($\pi$)")
-        made.axes[0].legend()
+        plotting.letter([*panels.ravel()])
+        plotting.below(made, panels[0, 0], title=plotting.explained(results, "bands: 95 % over images"))
     if path is not None:
         plotting.save(made, path, {"results": [dict(result.attrs) for result in results]})
     return made

@@ -156,20 +156,19 @@ def table(results: Sequence[xarray.Dataset]) -> str:
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     """Top eigenvalue of each block on a log axis, and its share in the first eigenvector."""
     with plotting.style():
-        made = plotting.figure(7.2, 4.6)
+        made = plotting.figure(plotting.TWO_COLUMNS, 4.0)
         above, below = made.subplots(2, 1, sharex=True)
-        for place, result in enumerate(results):
-            color, marker = plotting.COLORS[place % len(plotting.COLORS)], plotting.MARKERS[place % 7]
-            label = plotting.name_of(result, place)
+        for result, look in zip(results, plotting.labels(results), strict=True):
             names = [plotting.plain(name) for name in result["block"].values]
-            above.plot(names, result["block_eigenvalue"], marker, color=color, label=label)
-            below.plot(names, result["share"][0], marker, color=color)
+            above.plot(names, result["block_eigenvalue"], look.marker, color=look.color, label=look.label)
+            below.plot(names, result["share"][0], look.marker, color=look.color)
         above.set_yscale("log")
         above.set_ylabel("top eigenvalue (nats)")
-        above.legend()
-        below.set_ylabel("share of top eigenvector")
+        below.set_ylabel("share of the first\neigenvector")
         below.set_ylim(0, None)
         below.tick_params(axis="x", rotation=60)
+        plotting.letter([above, below])
+        plotting.below(made, above)
     if path is not None:
         plotting.save(made, path, {"command": results[0].attrs.get("command", "")})
     return made

@@ -290,28 +290,27 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         Where to save the picture (.pdf, .png, .svg).
     """
     with plotting.style():
-        made = plotting.figure(7.6, 3.4)
+        made = plotting.figure(plotting.TWO_COLUMNS, 2.8)
         body, tail = made.subplots(1, 2)
-        for place, result in enumerate(results):
-            color = plotting.COLORS[place % len(plotting.COLORS)]
-            name = plotting.name_of(result, place)
+        for result, look in zip(results, plotting.labels(results), strict=True):
             band = result["density_interval"]
-            body.fill_between(result["grid"], band[0], band[1], color=color, alpha=0.2, linewidth=0)
-            body.plot(result["grid"], result["density"], color=color, label=name)
+            body.fill_between(result["grid"], band[0], band[1], color=look.color, alpha=0.18, linewidth=0)
+            body.plot(result["grid"], result["density"], color=look.color, label=look.label)
             largest = np.sort(result["eigenvalue"].values[:, 0])
             largest = largest[largest > 0]
             above = 1 - np.arange(len(largest)) / max(len(largest), 1)
-            tail.step(largest, above, where="pre", color=color, label=name)
-        body.axvline(0, color="black", linewidth=0.6)
+            tail.step(largest, above, where="pre", color=look.color)
+        body.axvline(0, color=plotting.ink(), linewidth=0.5)
         body.set_xlabel("eigenvalues of a mini-batch's Hessian (nats)")
-        body.set_ylabel("density (1 / nat; band: 95 %)")
+        body.set_ylabel("density (1 / nat)")
         body.set_title("max-eigenvalue spectrum")
-        body.legend()
         tail.set_xscale("log")
         tail.set_yscale("log")
         tail.set_xlabel("largest eigenvalue of a mini-batch (nats)")
         tail.set_ylabel("share of mini-batches above")
         tail.set_title("upper tail")
+        plotting.letter([body, tail])
+        plotting.below(made, body, title="band: 95 % over mini-batches")
     if path is not None:
         sources = [{key: str(r.attrs[key]) for key in ("name", "key") if key in r.attrs} for r in results]
         plotting.save(made, path, {"command": results[0].attrs.get("command", ""), "results": sources})

@@ -1,5 +1,6 @@
 """Pictures of Hessian spectra."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,19 +8,24 @@ import numpy as np
 import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from landscape import plotting
 from landscape.errors import LandscapeError
 from landscape.hessian.sampling import interval
 from landscape.hessian.spectrum import density_of
+from landscape.metrics.confidence import Z
 
 NO_PICTURE = "a trace alone has no picture: leave out --plot, or measure top or density as well"
-_EIGENVALUE = "eigenvalue of the Hessian (nats per unit of weight squared)"
+_EIGENVALUE = "eigenvalue of the Hessian (nats per weight squared)"
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
-    """Spectral densities on a log axis, with the top eigenvalues marked; without any density, eigenvalues by rank.
+    """Spectral densities on logarithmic axes, with the top eigenvalues marked; without any density, values by rank.
+
+    The axis of eigenvalues is linear around zero, as far as half of the spectrum reaches, and logarithmic beyond: the
+    bulk and both ends are readable in one picture.
 
     Parameters
     ----------
@@ -36,13 +42,12 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     if not any("node" in result or "eigenvalue" in result for result in results):
         raise LandscapeError(NO_PICTURE)
     with plotting.style():
-        made = plotting.figure(6.4, 3.6)
-        axes = made.add_subplot()
         if any("node" in result for result in results):
-            _densities(axes, results)
+            made = plotting.figure(plotting.TWO_COLUMNS, 2.9)
+            densities(made.add_subplot(), results)
         else:
-            _ranks(axes, results)
-        axes.legend()
+            made = plotting.figure(plotting.ONE_COLUMN, 2.6)
+            _ranks(made.add_subplot(), results)
     if path is not None:
         plotting.save(
             made, path, {"command": results[0].attrs.get("command", ""), "results": [_source(r) for r in results]}
@@ -50,72 +55,104 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     return made
 
 
-def _densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
-    for place, result in enumerate(results):
-        color, label = _color(place), plotting.name_of(result, place)
+def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
+    """Densities of several networks in one panel, top and smallest eigenvalues as hollow marks in a row for each."""
+    found = [density_of(result) for result in results if "node" in result]
+    knee = max(each.knee() for each in found)
+    # From the number of parameters: below it there are only the tails of the kernels.
+    floor = min(0.1 / (each.size * np.ptp(each.range)) for each in found)
+    top = 0.0
+    low = high = 0.0
+    shown = plotting.labels(results)
+    for place, (result, look) in enumerate(zip(results, shown, strict=True)):
+        label: str | None = look.label
         if "node" in result:
-            curve = density_of(result).on_grid()
-            axes.fill_between(curve.centres, curve.lower, curve.upper, color=color, alpha=0.2, linewidth=0)
-            axes.plot(curve.centres, curve.density, color=color, label=label)
-            label = ""
+            density = density_of(result)
+            curve = density.on_grid(density.grid(400, "symlog", knee))
+            height = np.where(curve.density > floor, curve.density, np.nan)
+            top = max(top, float(curve.density.max()))
+            low, high = min(low, float(curve.edges[0])), max(high, float(curve.edges[-1]))
+            if density.probes > 1:
+                # On a logarithmic axis the error is one of the logarithm: a band around the density would reach zero.
+                factor = np.exp(np.minimum(Z * curve.stderr / height, math.log(1e3)))
+                axes.fill_between(
+                    curve.centres, height / factor, height * factor, color=look.color, alpha=0.18, linewidth=0
+                )
+            axes.plot(curve.centres, height, color=look.color, label=label)
+            label = None
         if "eigenvalue" in result:
-            # One row of marks a network, in the axes' lowest part, so that they do not hide each other.
-            height = 0.03 + 0.05 * place
+            # One row of marks for each network, in the axes' lowest part, so that they do not hide each other.
+            values = result["eigenvalue"].values
+            if "smallest_eigenvalue" in result:
+                values = np.append(values, float(result["smallest_eigenvalue"]))
+            low, high = min(low, float(values.min())), max(high, 1.1 * float(values.max()))
             axes.plot(
-                result["eigenvalue"].values,
-                np.full(result.sizes["rank"], height),
-                _marker(place),
+                values,
+                np.full(len(values), 0.04 + 0.055 * place),
+                look.marker,
                 transform=axes.get_xaxis_transform(),
-                color=color,
-                markersize=5,
+                color=look.color,
                 fillstyle="none",
-                label=label or None,
+                label=label,
             )
+    axes.set_xscale("asinh", linear_width=knee)
+    # Room below the curves for the marks.
     axes.set_yscale("log")
-    # Below a tenth of what one eigenvalue spread over the whole range would be, there are only kernel tails.
-    floor = min(0.1 / (density_of(r).size * np.ptp(density_of(r).range)) for r in results if "node" in r)
-    top = max(float(density_of(r).on_grid().density.max()) for r in results if "node" in r)
-    axes.set_ylim(floor, 10 * top)
+    rows = 0.04 + 0.055 * len(results)
+    logs = np.log10(floor), np.log10(3 * top)
+    axes.set_ylim(10 ** (logs[0] - (logs[1] - logs[0]) * rows / (1 - rows)), 10 ** logs[1])
+    axes.set_xlim(low * (1.15 if low < 0 else 0.9), high * 1.15)
+    _ticks(axes, knee, low, high)
     axes.set_ylabel("spectral density (1 / nat)")
-    axes.set_xlabel(_EIGENVALUE)
-    marks = [float(result["eigenvalue"].max()) for result in results if "eigenvalue" in result]
-    if marks:
-        low, high = axes.get_xlim()
-        axes.set_xlim(low, min(high, 1.08 * max(marks)) if max(marks) > 0 else high)
-        axes.set_title("spectral density (band: 95 % over probes) and top eigenvalues (marks)")
+    axes.set_xlabel(_EIGENVALUE + "; linear around 0, logarithmic beyond")
+    axes.axvline(0, color=plotting.ink(), linewidth=0.5, alpha=0.6)
+    handles, names = axes.get_legend_handles_labels()
+    marked = [result for result in results if "eigenvalue" in result]
+    if marked:
+        count = max(result.sizes["rank"] for result in marked)
+        smallest = " and the smallest" if any("smallest_eigenvalue" in result for result in marked) else ""
+        handles.append(plotting.mark(f"{count} top eigenvalues{smallest}", filled=False))
+        names.append(f"top {count} eigenvalues{smallest}, one row for each network")
+    if any(each.probes > 1 for each in found):
+        handles.append(Patch(color=plotting.ink(), alpha=0.18, linewidth=0))
+        names.append("95 % over random vectors")
+    axes.legend(handles, names, loc="upper right")
+
+
+def _ticks(axes: Axes, knee: float, low: float, high: float) -> None:
+    """Zero, and powers of ten from the first beyond the linear stretch; every second one where they are many."""
+    first = math.ceil(math.log10(knee))
+    last = math.floor(math.log10(max(high, -low, 10.0**first)))
+    powers = [10.0**power for power in range(first, last + 1, 1 if last - first < 5 else 2)]
+    axes.set_xticks(
+        [*[-each for each in powers if -each >= low * 1.15], 0.0, *[each for each in powers if each <= high]]
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _ranks(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     shown = [result for result in results if "eigenvalue" in result]
-    for place, result in enumerate(shown):
+    for place, (result, look) in enumerate(zip(shown, plotting.labels(shown), strict=True)):
         # Side by side, so that bars do not hide each other.
         value, (low, high) = result["eigenvalue"].values, interval(result)
         aside = 0.12 * (place - (len(shown) - 1) / 2)
         axes.errorbar(
-            result["rank"] + aside,
+            np.arange(1, result.sizes["rank"] + 1) + aside,
             value,
             np.nan_to_num(np.stack([value - low, high - value]).clip(0)),
-            fmt=_marker(place),
-            color=_color(place),
-            markersize=5,
+            fmt=look.marker,
+            color=look.color,
             fillstyle="none",
             capsize=2,
-            label=plotting.name_of(result, place),
+            label=look.label,
         )
     if all(float(result["eigenvalue"].min()) >= 0 for result in shown):
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rank")
     axes.set_ylabel(_EIGENVALUE.replace(" (", "\n("))
-    axes.set_title("top eigenvalues (bars: 95 % for the choice of images)")
-
-
-def _color(place: int) -> str:
-    return plotting.COLORS[place % len(plotting.COLORS)]
-
-
-def _marker(place: int) -> str:
-    return plotting.MARKERS[place % len(plotting.MARKERS)]
+    axes.legend(title="bars: 95 % for the choice of images")
 
 
 def _source(result: xarray.Dataset) -> dict[str, str]:

@@ -341,13 +341,13 @@ class _SavedBytes:
     """Adds up the storages that a graph saves, each once, the parameters not."""
 
     def __init__(self, leaves: Sequence[Tensor]) -> None:
-        self._seen = {leaf.untyped_storage().data_ptr() for leaf in leaves}
+        self._seen = {leaf.untyped_storage()._cdata for leaf in leaves}
         self.total = 0
 
     def pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
             self.total += storage.nbytes()
         # The tensor itself may be the output of the node that saves it: a cycle that nothing would ever free.
         return tensor.detach()

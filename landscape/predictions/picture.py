@@ -12,6 +12,8 @@ from landscape import plotting
 from landscape.metrics import METRICS
 
 SHOWN = ("nll", "accuracy", "ece")
+# Predictions that a bin of the reliability diagram needs: the standard error of its accuracy is then below 0.12.
+FEWEST = 20
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, metrics: Sequence[str] = SHOWN) -> Figure:
@@ -27,45 +29,50 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, metrics
         Names of the metrics above.
     """
     with plotting.style():
-        made = plotting.figure(2.9 * len(metrics), 5.8)
+        made = plotting.figure(plotting.TWO_COLUMNS, 4.9)
         rows = made.add_gridspec(2, 1)
         above, below = made.add_subfigure(rows[0]), made.add_subfigure(rows[1])
-        for axes, name in zip(above.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        curves = above.subplots(1, len(metrics), squeeze=False)[0]
+        for axes, name in zip(curves, metrics, strict=True):
             size_curve(axes, results, name)
-        above.legend(*above.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 3))
         calibration, confidence = below.subplots(1, 2)
         reliability(calibration, results)
         histogram(confidence, results)
+        plotting.letter([*curves, calibration, confidence])
+        plotting.below(above, curves[0], title=plotting.explained(results, "bands: 95 % over images and passes"))
         # Below, where no bar can lie under it.
-        below.legend(*confidence.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 3))
+        plotting.below(below, confidence)
     if path is not None:
         plotting.save(made, path, {"results": [_source(result) for result in results]})
     return made
 
 
 def size_curve(axes: Axes, results: Sequence[xarray.Dataset], name: str) -> None:
-    """One metric against ensemble size, on a log axis.
+    """One metric against ensemble size, on a log axis, with its 95 % band over images and passes.
 
-    Dark band: standard deviation over choices of passes. Light band: 95 % over images and passes together. A network
-    with one pass is a level line.
+    A network with one pass is a level line.
     """
     metric = METRICS[name]
     factor, unit = (100.0, "%") if metric.unit == "1" else (1.0, metric.unit)
     largest = max(int(result["size"].max()) for result in results)
-    for place, result in enumerate(results):
-        color, marker = _look(place)
-        sizes = result["size"].values
-        curve = {part: factor * result[f"{name}{part}"].values for part in ("", "_spread", "_low", "_high")}
-        label = plotting.name_of(result, place)
-        if len(sizes) == 1:
-            axes.axhline(curve[""][0], color=color, linestyle="--", label=label)
-            axes.axhspan(curve["_low"][0], curve["_high"][0], color=color, alpha=0.1, linewidth=0)
-            continue
-        axes.fill_between(sizes, curve["_low"], curve["_high"], color=color, alpha=0.1, linewidth=0)
-        axes.fill_between(
-            sizes, curve[""] - curve["_spread"], curve[""] + curve["_spread"], color=color, alpha=0.3, linewidth=0
+    for group in plotting.groups_over(results, "size"):
+        sizes = group.results[0]["size"].values
+        alone = len(sizes) == 1
+
+        def of(result: xarray.Dataset, part: str = "", *, alone: bool = alone) -> np.ndarray:
+            values: np.ndarray = factor * result[f"{name}{part}"].values
+            return np.repeat(values, 2) if alone else values
+
+        plotting.curve(
+            axes,
+            group,
+            np.array([1, max(largest, 2)]) if alone else sizes,
+            [of(result) for result in group.results],
+            [(of(result, "_low"), of(result, "_high")) for result in group.results],
+            label=f"{group.label} (one pass)" if alone else None,
+            dashes="--" if alone else "-",
+            marker=None if alone else group.marker,
         )
-        axes.plot(sizes, curve[""], marker=marker, markersize=4, color=color, label=label)
     axes.set_xscale("log")
     ticks = [size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500) if size <= max(largest, 2)]
     axes.set_xticks(ticks, [str(size) for size in ticks])
@@ -75,28 +82,31 @@ def size_curve(axes: Axes, results: Sequence[xarray.Dataset], name: str) -> None
 
 
 def reliability(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | None = None) -> None:
-    """Accuracy against mean confidence in each bin, of ensembles of `size` (default: the largest of each result)."""
-    axes.plot([0, 100], [0, 100], color="0.5", linestyle=":", linewidth=1)
-    for place, result in enumerate(results):
-        color, marker = _look(place)
+    """Accuracy against mean confidence in each bin, of ensembles of `size` (default: the largest of each result).
+
+    Bins with fewer than `FEWEST` predictions are left out: their accuracy is chance.
+    """
+    axes.plot([0, 100], [0, 100], color=plotting.PUBLISHED, linestyle=":", linewidth=1)
+    for result, look in zip(results, plotting.labels(results), strict=True):
         bins = _bins(result, size)
+        enough = bins["bin_share"].values * float(result.attrs.get("images", np.inf)) >= FEWEST
         axes.plot(
-            100 * bins["bin_confidence"].values,
-            100 * bins["bin_accuracy"].values,
-            marker=marker,
-            markersize=4,
-            color=color,
+            100 * bins["bin_confidence"].values[enough],
+            100 * bins["bin_accuracy"].values[enough],
+            marker=look.marker,
+            color=look.color,
             clip_on=False,
-            label=f"{result.attrs.get('name', '')} (N = {int(bins['size'])})",
         )
     axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence (%)", ylabel="accuracy (%)")
-    axes.set_title("reliability: below the diagonal is overconfident")
+    axes.set_title(f"reliability (bins of {FEWEST} and more)")
+    axes.text(97, 4, "overconfident", ha="right", fontsize="small", color=plotting.PUBLISHED)
+    axes.text(3, 90, "underconfident", fontsize="small", color=plotting.PUBLISHED)
 
 
 def histogram(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | None = None) -> None:
     """Share of predictions in each bin of confidence, of ensembles of `size` (default: the largest of each result)."""
     width = 10 / (len(results) + 0.5)
-    for place, result in enumerate(results):
+    for place, (result, look) in enumerate(zip(results, plotting.labels(results), strict=True)):
         bins = _bins(result, size)
         left = 100 * bins["bin"].values - 5 + (place + 0.25) * width
         axes.bar(
@@ -104,8 +114,8 @@ def histogram(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | None
             100 * bins["bin_share"].values,
             width,
             align="edge",
-            color=_look(place)[0],
-            label=f"{result.attrs.get('name', '')} (N = {int(bins['size'])})",
+            color=look.color,
+            label=f"{look.label} (N = {int(bins['size'])})",
         )
     axes.set(xlim=(0, 100), xlabel="confidence (%)", ylabel="predictions (%)")
     axes.set_title("confidence")
@@ -113,10 +123,6 @@ def histogram(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | None
 
 def _bins(result: xarray.Dataset, size: int | None) -> xarray.Dataset:
     return result.sel(size=int(np.max(result["size"])) if size is None else size)
-
-
-def _look(place: int) -> tuple[str, str]:
-    return plotting.COLORS[place % len(plotting.COLORS)], plotting.MARKERS[place % len(plotting.MARKERS)]
 
 
 def _source(result: xarray.Dataset) -> dict[str, str]:

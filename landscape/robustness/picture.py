@@ -13,6 +13,8 @@ from landscape.metrics import METRICS
 from landscape.metrics.confidence import Z
 
 SHOWN = ("accuracy", "nll", "ece")
+# Corruptions that a box needs.
+FEWEST = 4
 
 
 def draw(
@@ -37,40 +39,51 @@ def draw(
         Names of the metrics, one panel each.
     """
     with plotting.style():
-        made = plotting.figure(2.9 * len(metrics), 3.2)
-        for axes, name in zip(made.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        made = plotting.figure(plotting.TWO_COLUMNS, 2.9)
+        panels = made.subplots(1, len(metrics), squeeze=False)[0]
+        for axes, name in zip(panels, metrics, strict=True):
             boxes(axes, results, name, baseline=baseline)
-        handles, labels = made.axes[0].get_legend_handles_labels()
-        made.legend(handles, labels, loc="outside lower center", ncols=3)
+        plotting.letter(panels)
+        plotting.below(made, panels[0], title="boxes: quartiles over corruptions; whiskers: all of them")
     if path is not None:
         plotting.save(made, path, {"results": [_source(result) for result in results]})
     return made
 
 
 def boxes(axes: Axes, results: Sequence[xarray.Dataset], name: str, *, baseline: xarray.Dataset | None = None) -> None:
-    """One metric by severity: quartiles over corruptions, whiskers to the extremes."""
+    """One metric by severity: quartiles over corruptions, whiskers to the extremes.
+
+    Fewer than `FEWEST` corruptions have no quartiles worth the name: they are drawn as points.
+    """
     factor, unit = (100.0, "%") if METRICS[name].unit == "1" else (1.0, METRICS[name].unit)
     shown = [*results, *([] if baseline is None else [baseline])]
     width = 0.8 / len(shown)
+    looks = plotting.labels(shown)
     for place, result in enumerate(shown):
         ours = place < len(results)
-        color = plotting.COLORS[place % len(plotting.COLORS)] if ours else plotting.PUBLISHED
+        color = looks[place].color if ours else plotting.PUBLISHED
         severities = result["severity"].values
         table = factor * result[name].transpose("severity", "corruption").values
+        where = severities + (place + 0.5) * width - 0.4
+        if table.shape[1] < FEWEST:
+            for points in table.T:
+                axes.plot(where, points, looks[place].marker, color=color, alpha=0.7)
+            axes.plot([], [], looks[place].marker, color=color, label=looks[place].label)
+            continue
         drawn = axes.boxplot(
             [row[np.isfinite(row)] for row in table],
-            positions=severities + (place + 0.5) * width - 0.4,
+            positions=where,
             widths=0.85 * width,
             whis=(0, 100),
             patch_artist=True,
             manage_ticks=False,
-            medianprops={"color": "black", "linewidth": 0.8},
+            medianprops={"color": plotting.ink(), "linewidth": 0.8},
         )
         for box in drawn["boxes"]:
-            box.set(facecolor=color, edgecolor=color)
+            box.set(facecolor=(color, 0.5), edgecolor=color)
         for line in (*drawn["whiskers"], *drawn["caps"]):
             line.set_color(color)
-        drawn["boxes"][0].set_label(plotting.name_of(result, place))
+        drawn["boxes"][0].set_label(looks[place].label)
     axes.set_xticks(sorted({int(severity) for result in shown for severity in result["severity"].values}))
     axes.set_xlabel("severity")
     axes.set_ylabel(f"{METRICS[name].label} ({unit})")
@@ -80,23 +93,24 @@ def draw_attacks(results: Sequence[xarray.Dataset], path: Path | None = None) ->
     """Accuracy against the attack's radius, one panel a kind; bars are 95 % over images."""
     kinds = list(dict.fromkeys(str(kind) for result in results for kind in result["kind"].values if kind != "none"))
     with plotting.style():
-        made = plotting.figure(3.2 * max(len(kinds), 1), 3.0)
-        for axes, kind in zip(made.subplots(1, max(len(kinds), 1), squeeze=False)[0], kinds, strict=False):
-            for place, result in enumerate(results):
+        made = plotting.figure(plotting.TWO_COLUMNS if len(kinds) > 1 else plotting.ONE_COLUMN, 2.7)
+        panels = made.subplots(1, max(len(kinds), 1), squeeze=False)[0]
+        for axes, kind in zip(panels, kinds, strict=False):
+            for result, look in zip(results, plotting.labels(results), strict=True):
                 chosen = np.isin(result["kind"].values, ["none", kind])
                 part = result.isel(attack=np.flatnonzero(chosen)).sortby("epsilon")
                 axes.errorbar(
                     255 * part["epsilon"].values,
                     100 * part["accuracy"].values,
                     yerr=100 * Z * part["accuracy_stderr"].values,
-                    color=plotting.COLORS[place % len(plotting.COLORS)],
-                    marker=plotting.MARKERS[place % len(plotting.MARKERS)],
-                    markersize=4,
+                    color=look.color,
+                    marker=look.marker,
                     capsize=2,
-                    label=plotting.name_of(result, place),
+                    label=look.label,
                 )
             axes.set(xlabel="radius (1/255 of the pixels' range)", ylabel="accuracy (%)", title=kind.upper())
-            axes.legend()
+        plotting.letter(panels)
+        plotting.below(made, panels[0], title="bars: 95 % over images")
     if path is not None:
         plotting.save(made, path, {"results": [_source(result) for result in results]})
     return made

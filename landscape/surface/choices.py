@@ -2,5 +2,5 @@
 
 from typing import Literal, get_args
 
-Style = Literal["contour", "3d", "profile"]
-STYLES: tuple[Style, ...] = get_args(Style)
+View = Literal["contour", "3d", "profile"]
+VIEWS: tuple[View, ...] = get_args(View)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from landscape import command, compute, store, surface
 from landscape.errors import LandscapeError
-from landscape.surface.choices import STYLES
+from landscape.surface.choices import VIEWS
 
 if TYPE_CHECKING:
     import xarray
@@ -63,7 +63,7 @@ def add_arguments(parser: command.Parser) -> None:
     )
     how.add_argument("--frames", type=command.positive, default=1, metavar="K", help="redraw the masks K times")
     show = parser.add_argument_group("pictures")
-    show.add_argument("--style", choices=STYLES, default="contour", help="of --plot")
+    show.add_argument("--view", choices=VIEWS, default="contour", help="of --plot (default: contour)")
     show.add_argument("--quantity", default="loss", metavar="NAME", help="what is drawn (default: loss)")
     show.add_argument("--level", type=float, metavar="X", help="upper end of the scale")
     show.add_argument("--html", type=Path, metavar="FILE", help="an offline page with a surface one can turn")
@@ -306,7 +306,7 @@ def draw(arguments: argparse.Namespace, outcome: Outcome) -> list[Path]:
     options = {"variable": arguments.quantity, "level": arguments.level}
     drawn: list[Path] = []
     if arguments.plot is not None:
-        surface.pictures.draw(outcome.surfaces, arguments.plot, style=arguments.style, **options)
+        surface.pictures.draw(outcome.surfaces, arguments.plot, view=arguments.view, **options)
         drawn.append(arguments.plot)
     if arguments.html is not None:
         drawn.append(surface.html.write(outcome.surfaces, arguments.html, **options))

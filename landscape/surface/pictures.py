@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape import plotting
 from landscape.errors import LandscapeError
 from landscape.metrics.confidence import Z
-from landscape.surface.choices import Style
+from landscape.surface.choices import View
 
 _LEVELS = 12
 # Ticks that meet the ends of a symmetric range.
@@ -32,7 +32,7 @@ def draw(
     surfaces: Sequence[xarray.Dataset],
     path: Path | None = None,
     *,
-    style: Style = "contour",
+    view: View = "contour",
     variable: str = "loss",
     level: float | None = None,
 ) -> Figure:
@@ -44,7 +44,7 @@ def draw(
         Planes or lines as `landscape.surface` gives them; lines are drawn as profiles.
     path
         Where to save (.pdf, .png, .svg).
-    style
+    view
         ``contour``, ``3d`` or ``profile`` (cuts along the axes through the origin, with a band of 95 %).
     variable
         What is drawn, for example ``accuracy``.
@@ -58,10 +58,10 @@ def draw(
             )
     lines = any(surface[variable].ndim == 1 for surface in surfaces)
     with plotting.style():
-        if style == "profile" or lines:
+        if view == "profile" or lines:
             made = _profiles(surfaces, variable)
         else:
-            made = _planes(surfaces, variable, level, three_dimensional=style == "3d")
+            made = _planes(surfaces, variable, level, three_dimensional=view == "3d")
     if path is not None:
         plotting.save(made, path, provenance(surfaces))
     return made
@@ -101,7 +101,10 @@ def _planes(
 ) -> Figure:
     columns = min(len(surfaces), 4)
     rows = math.ceil(len(surfaces) / columns)
-    made = plotting.figure(0.9 + 3.0 * columns, 0.3 + (2.9 if three_dimensional else 2.8) * rows)
+    width = plotting.ONE_COLUMN if columns == 1 else plotting.TWO_COLUMNS
+    side = (width - 0.9) / columns
+    made = plotting.figure(width, 0.55 + (0.95 if three_dimensional else 1.0) * side * rows)
+    names = plotting.labels(surfaces)
     norm, levels = scale(surfaces, variable, level)
     mappable = matplotlib.cm.ScalarMappable(norm=norm, cmap=plotting.SEQUENTIAL)
     panels = []
@@ -114,7 +117,8 @@ def _planes(
         else:
             _contours(axes, surface, variable, norm, levels)
         if len(surfaces) > 1 or "name" in surface.attrs:
-            axes.set_title(_title(surface, place))
+            axes.set_title(_title(names[place].label))
+    plotting.letter(panels)
     bar = made.colorbar(
         mappable,
         ax=panels,
@@ -126,14 +130,19 @@ def _planes(
         bar.set_ticks(levels[::2].tolist(), labels=[f"{height:.3g}" for height in levels[::2]], minor=False)
         bar.minorticks_off()
     bar.set_label(_label(surfaces[0], variable))
+    if not three_dimensional:
+        notes = ["+ the network itself"] if any(_marked_origin(surface) for surface in surfaces) else []
+        notes += ["line: the path of the training"] if any("path" in surface for surface in surfaces) else []
+        if notes:
+            made.supxlabel("; ".join(notes), fontsize="small")
     return made
 
 
-def _title(surface: xarray.Dataset, place: int) -> str:
+def _title(name: str) -> str:
     """The name in lines that fit a panel."""
     # Names of files may break behind their underscores.
-    name = plotting.name_of(surface, place, "surface").replace("_", "_ ")
-    return "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(name, 36))
+    name = name.replace("_", "_ ")
+    return "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(name, 30))
 
 
 def _extend(surfaces: Sequence[xarray.Dataset], variable: str, norm: Normalize) -> str:
@@ -174,7 +183,7 @@ def _contours(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normaliz
 
 def _level_labels(axes: Axes, drawn: ContourSet, heights: Sequence[float]) -> None:
     """Heights on the lines, dark around so that they show on any colour; none that the frame would cut."""
-    texts = axes.clabel(drawn, heights, fmt=lambda height: f"{height:.3g}", fontsize=6.5, inline=False)
+    texts = axes.clabel(drawn, heights, fmt=lambda height: f"{height:.3g}", fontsize="x-small", inline=False)
     for text in texts:
         place = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
         if np.abs(place - 0.5).max() > 0.43:
@@ -198,8 +207,13 @@ def _marks(axes: Axes, surface: xarray.Dataset) -> None:
             for letter, name in zip(ascii_uppercase, surface["mark"].values, strict=False)
         ]
         axes.set_xlabel("\n".join([axes.get_xlabel(), *names]))
-    elif surface["alpha"].values[0] <= 0 <= surface["alpha"].values[-1]:
+    elif _marked_origin(surface):
         axes.plot(0, 0, "+", color="white", markersize=6, markeredgewidth=1.0)
+
+
+def _marked_origin(surface: xarray.Dataset) -> bool:
+    """Whether the network stands at the origin of the plane and is marked there."""
+    return "mark_place" not in surface and bool(surface["alpha"].values[0] <= 0 <= surface["alpha"].values[-1])
 
 
 def _sheet(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normalize) -> None:
@@ -209,7 +223,8 @@ def _sheet(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normalize) 
     axes.plot_surface(  # type: ignore[attr-defined]
         alpha,
         beta,
-        np.minimum(heights, float(norm.vmax or 0.0)),
+        # Height and colour tell the same number on the same scale, logarithmic or not.
+        np.ma.filled(norm(np.minimum(np.ma.masked_invalid(heights), float(norm.vmax or 0.0))), np.nan),
         facecolors=colors,
         rcount=101,
         ccount=101,
@@ -217,11 +232,13 @@ def _sheet(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normalize) 
         shade=False,
         edgecolor=(0, 0, 0, 0.25),
     )
-    axes.set_zlim(norm.vmin, norm.vmax)  # type: ignore[attr-defined]
+    axes.set_zlim(0, 1)  # type: ignore[attr-defined]
+    shares = np.linspace(0, 1, 5)
+    axes.set_zticks(shares, [f"{float(norm.inverse(share)):.3g}" for share in shares])  # type: ignore[attr-defined]
     axes.view_init(elev=32, azim=-56)  # type: ignore[attr-defined]
     axes.set_xlabel(r"$\alpha$", labelpad=-4)
     axes.set_ylabel(r"$\beta$", labelpad=-4)
-    axes.tick_params(pad=-2, labelsize=6.5)
+    axes.tick_params(pad=-2, labelsize="small")
     axes.zaxis.set_tick_params(pad=1)  # type: ignore[attr-defined]
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
@@ -230,29 +247,30 @@ def _sheet(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normalize) 
 def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
     planes = all(surface[variable].ndim == 2 for surface in surfaces)
     names = ("alpha", "beta") if planes else ("alpha",)
-    made = plotting.figure(3.6 * len(names) + 0.4, 3.2)
+    made = plotting.figure(plotting.TWO_COLUMNS if planes else plotting.ONE_COLUMN, 2.7)
+    looks = plotting.labels(surfaces)
     first: Axes | None = None
     for column, name in enumerate(names):
         axes = made.add_subplot(1, len(names), column + 1, sharey=first)
         first = first or axes
         for place, surface in enumerate(surfaces):
-            color = plotting.COLORS[place % len(plotting.COLORS)]
+            color = looks[place].color
             cut = surface
             for other in set(surface[variable].dims) - {name}:
                 cut = cut.isel({other: int(np.abs(surface[other].values).argmin())})
             places, values = cut[name].values, np.ma.masked_invalid(cut[variable].values)
-            axes.plot(places, values, color=color, label=plotting.name_of(surface, place, "surface"))
+            axes.plot(places, values, color=color, label=looks[place].label)
             if f"{variable}_stderr" in cut:
                 error = Z * cut[f"{variable}_stderr"].values
                 axes.fill_between(places, values - error, values + error, color=color, alpha=0.18, linewidth=0)
             if name == "alpha" and "mark_place" in surface and surface[variable].ndim == 1:
                 for mark, at in zip(surface["mark"].values, surface["mark_place"].values, strict=True):
-                    axes.axvline(float(at[0]), color="#8C8C8C", linewidth=0.8)
+                    axes.axvline(float(at[0]), color=plotting.PUBLISHED, linewidth=0.8)
                     axes.annotate(
                         plotting.plain(mark),
                         (float(at[0]), 0.98),
                         xycoords=("data", "axes fraction"),
-                        fontsize=7,
+                        fontsize="small",
                         rotation=90,
                         va="top",
                         ha="right",
@@ -260,7 +278,9 @@ def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
         axes.set_xlabel(rf"$\{name}$")
     assert first is not None
     first.set_ylabel(_label(surfaces[0], variable))
-    first.legend()
+    plotting.letter(made.axes)
+    banded = any(f"{variable}_stderr" in surface for surface in surfaces)
+    plotting.below(made, first, columns=2, title="band: 95 % over images" if banded else None)
     return made
 
 
@@ -281,7 +301,7 @@ def animate(
             made = plotting.figure(4.2, 3.6)
             axes = made.add_subplot(projection="3d")
             _sheet(axes, frame, variable, norm)
-            axes.set_title(_title(frame, 0))
+            axes.set_title(_title(plotting.labels([frame])[0].label))
             content = BytesIO()
             made.savefig(content, format="png", dpi=110)
             pictures.append(Image.open(content).convert("RGB"))

@@ -74,6 +74,15 @@ class _Run:
     history: list[dict[str, Any]]
     monitor: "Monitor | None" = None
 
+    @classmethod
+    def begun(cls, recipe: Recipe, seed: int, train: Images, test: Images, compute: torch.dtype) -> "_Run":
+        """A training before its first step, on the device of its images."""
+        model = nets.build(**recipe.model, seed=seed).to(train.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+        )
+        return cls(recipe, seed, model, optimizer, train, test, compute, [])
+
     @property
     def device(self) -> torch.device:
         return self.train.device
@@ -100,6 +109,18 @@ class _Run:
         with masks, torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32):
             return self.model(inputs).float()
 
+    def step(self, raw: torch.Tensor, labels: torch.Tensor, *purpose: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One update of the weights; the batch's mean loss and the number right, both on the device.
+
+        On a GPU nothing in it makes the host wait.
+        """
+        outputs = self.forward(raw, self.train, *purpose)
+        loss = functional.cross_entropy(outputs, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach(), (outputs.detach().argmax(1) == labels).sum()
+
     def epoch(self, number: int, bar: Progress) -> None:
         """One pass over the training set, then one over the test set, and a line in the history."""
         began = time.perf_counter()
@@ -121,16 +142,11 @@ class _Run:
             raw = train.images[rows]
             if padding or flip:
                 raw = data.augment(raw, drawn[rows], padding=padding)
-            labels = train.labels[rows]
-            outputs = self.forward(raw, train, number, step)
-            loss = functional.cross_entropy(outputs, labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
+            loss, right = self.step(raw, train.labels[rows], number, step)
             if self.monitor is not None:
                 self.monitor.step()
-            loss_sum += loss.detach() * len(rows)
-            correct += (outputs.detach().argmax(1) == labels).sum()
+            loss_sum += loss * len(rows)
+            correct += right
             seen += len(rows)
             # On a GPU reading a number waits for all that is queued: not at every step.
             if self.device.type == "cpu" or step % 20 == 19 or step == len(batches) - 1:
@@ -248,11 +264,7 @@ def train(
     for images in (train_images, test_images):
         images.require_labels_below(recipe.model["num_classes"])
     vouch(recipe)
-    model = nets.build(**recipe.model, seed=seed).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
-    )
-    run = _Run(recipe, seed, model, optimizer, train_images, test_images, precision(compute, device), [])
+    run = _Run.begun(recipe, seed, train_images, test_images, precision(compute, device))
     state = path.with_name(f"{path.name}.state")
     _restore(run, state)
     steps = len(_batches(torch.arange(len(train_images)), recipe.batch))
