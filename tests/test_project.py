@@ -1,9 +1,10 @@
 """The plan of the house, and what its papers say: imports go down, one version everywhere."""
 
 import ast
+import graphlib
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,89 @@ def test_no_import_goes_up_a_floor(floor: str) -> None:
 def test_the_floors_would_notice_an_import_that_goes_up(tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text("def late():\n    from analyses import kinds\n    return kinds\n")
     assert list(imported(tmp_path / "wrong.py")) == ["analyses.kinds"]
+
+
+# The rooms of the ground floor, from the bottom up: numerics know vectors, the objective networks, instruments both.
+ROOMS = [
+    *("errors", "lazy", "__version__", "compute", "store", "tables"),
+    *("metrics", "data", "eigen", "nets", "plotting", "pages"),
+    *("objective", "look", "checkpoint"),
+    *("surface", "connectivity", "hessian", "predictions", "robustness", "feature_maps", "fourier"),
+    *("frequency_noise", "selfcheck", "series", "monitor"),
+    *("training", "command", "cli", "__main__"),
+]
+# Command lines stand on top, wherever they are: these modules are parts of theirs.
+COMMAND_LINES = ("cli", "__main__", "hessian.measurements", "feature_maps.tables", "surface.table")
+
+
+def exports() -> dict[str, str]:
+    """Where the names that packages export lazily come from."""
+    return {
+        f"{name.removesuffix('.__init__')}.{target.rpartition('.')[2]}": target
+        for name, path in modules("landscape").items()
+        if path.name == "__init__.py"
+        for target in imported(path)
+    }
+
+
+def imports() -> dict[str, set[str]]:
+    """Modules of the ground floor, each with those that it uses; what serves type checkers alone does not count."""
+    known, exported = modules("landscape"), exports()
+    graph: dict[str, set[str]] = {}
+    for name, path in known.items():
+        if path.name == "__init__.py":
+            continue
+        tree = ast.parse(path.read_text())
+        types = [
+            each for each in ast.walk(tree) if isinstance(each, ast.If) and ast.unparse(each.test) == "TYPE_CHECKING"
+        ]
+        skipped = {id(inner) for each in types for inner in ast.walk(each)}
+        used = set()
+        packages = {}
+        for node in ast.walk(tree):
+            if id(node) not in skipped and isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    target = f"{node.module}.{alias.name}"
+                    packages[alias.asname or alias.name] = target
+                    used.add(target)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in packages:
+                used.add(f"{packages[node.value.id]}.{node.attr}")
+        graph[name] = {found for target in used if (found := origin(target, known, exported)) and found != name}
+    return graph
+
+
+def origin(target: str, known: Mapping[str, Path], exported: Mapping[str, str]) -> str | None:
+    """The module that a dotted name comes from, None for a package."""
+    while target in exported and exported[target] != target:
+        target = exported[target]
+    for name in (target, target.rpartition(".")[0]):
+        if name in known:
+            return name
+    return None
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_rooms_use_those_below_them_and_no_module_is_in_a_circle() -> None:
+    graph = imports()
+    assert {room(name) for name in graph} <= set(ROOMS), "a new room: say where it stands"
+    upward = {
+        (name, target)
+        for name, targets in graph.items()
+        for target in targets
+        if not name.endswith(COMMAND_LINES) and ROOMS.index(room(name)) < ROOMS.index(room(target))
+    }
+    assert not upward
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises for a circle
+
+
+def test_the_rooms_are_seen_through_lazy_packages() -> None:
+    graph = imports()
+    assert "landscape.eigen.solvers" in graph["landscape.hessian.spectrum"] | graph["landscape.hessian.over_masks"]
+    assert "landscape.hessian.picture" in graph["landscape.hessian.cli"]
 
 
 @pytest.mark.parametrize("page", PAGES)
