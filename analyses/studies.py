@@ -1,12 +1,14 @@
 """What all studies share: which networks, which instruments, and a list of what was measured for the figures."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analyses.kinds import PRESETS
+from analyses.kinds import KINDS, PRESETS, recipe
 from landscape import command
 from landscape.errors import LandscapeError
 from landscape.store.files import write_json
@@ -80,76 +82,98 @@ def parser(chosen: Study) -> command.Parser:
     return made
 
 
+@dataclass(frozen=True)
+class _Network:
+    """A network of a study: its kind, the recipe that trains it, and its seed."""
+
+    kind: str
+    recipe: Any
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return KINDS[self.kind].label
+
+
 def run(chosen: Study, argv: Sequence[str]) -> int:
     """Train or find the networks, measure, and list what was measured."""
     arguments = parser(chosen).parse_args(argv)
-    from analyses import kinds, measuring
+    from landscape import training
+
+    recipes = {kind: recipe(kind, arguments.preset) for kind in chosen.kinds}
+    networks = [_Network(kind, of, seed) for seed in range(arguments.seeds) for kind, of in recipes.items()]
+    if arguments.list or arguments.trained_only:
+        trained = [training.find(each.recipe, seed=each.seed, cache=arguments.cache) is not None for each in networks]
+    if arguments.list:
+        rows = [
+            [each.label, f"{each.recipe.name}@{each.seed}", "trained" if done else "to be trained"]
+            for each, done in zip(networks, trained, strict=True)
+        ]
+        print(f"{chosen.question}\ninstruments: {', '.join(chosen.instruments)}")
+        print(command.columns(["network", "recipe", "state"], rows))
+        return 0
+    if arguments.trained_only:
+        networks = [each for each, done in zip(networks, trained, strict=True) if done]
+        if not networks:
+            raise LandscapeError(f"no network of {arguments.preset} is trained yet: leave --trained-only out")
+    target = listing(Path("results"), chosen.name, arguments.preset)
+    command.require_writable(target)
+    facts: dict[str, Any] = {"study": chosen.name, "question": chosen.question, "entries": []}
+    for entry in _measured(chosen, networks, arguments):
+        facts["entries"].append(entry)
+        write_json(target, facts)
+    if not arguments.quiet:
+        names = ("label", "seed", "instrument", "variant", "file")
+        rows = [[str(entry[name]) for name in names] for entry in facts["entries"]]
+        print(command.columns(["network", "seed", "instrument", "protocol", "result"], rows))
+    if chosen.conclude is not None:
+        conclusions, text = chosen.conclude(facts["entries"])
+        write_json(target, {**facts, **conclusions})
+        if not arguments.quiet:
+            print(text)
+    return 0
+
+
+def _measured(chosen: Study, networks: Sequence[_Network], arguments: Namespace) -> Iterator[dict[str, Any]]:
+    """Train each network if need be and measure it; one entry of the listing per result."""
+    from analyses import measuring
     from landscape import training
     from landscape.predictions.curves import curves
     from landscape.store import result
 
-    recipes = {kind: kinds.recipe(kind, arguments.preset) for kind in chosen.kinds}
-    labels = {kind: kinds.KINDS[kind].label for kind in chosen.kinds}
-    wanted = [(kind, made, seed) for seed in range(arguments.seeds) for kind, made in recipes.items()]
-    if arguments.list or arguments.trained_only:
-        found = {(kind, seed): training.find(made, seed=seed, cache=arguments.cache) for kind, made, seed in wanted}
-    if arguments.list:
-        shown = [
-            [labels[kind], f"{made.name}@{seed}", "trained" if found[kind, seed] else "to be trained"]
-            for kind, made, seed in wanted
-        ]
-        print(f"{chosen.question}\ninstruments: {', '.join(chosen.instruments)}")
-        print(command.columns(["network", "recipe", "state"], shown))
-        return 0
-    if arguments.trained_only:
-        wanted = [each for each in wanted if found[each[0], each[2]]]
-        if not wanted:
-            raise LandscapeError(f"no network of {arguments.preset} is trained yet: leave --trained-only out")
     device = command.device(arguments).type
-    entries: list[dict[str, Any]] = []
-    rows = []
-    target = listing(Path("results"), chosen.name, arguments.preset)
-    command.require_writable(target)
     scale = dataclasses.replace(measuring.SCALES[arguments.preset], **chosen.lighter)
-    for kind, made, seed in wanted:
+    for network in networks:
         path = training.ensure(
-            made, seed=seed, cache=arguments.cache, root=arguments.data_root, device=device, quiet=arguments.quiet
+            network.recipe,
+            seed=network.seed,
+            cache=arguments.cache,
+            root=arguments.data_root,
+            device=device,
+            quiet=arguments.quiet,
         )
-        for instrument in chosen.instruments:
-            for variant, fields in chosen.changes.items():
-                asked = measuring.ask(
-                    path,
-                    instrument,
-                    scale,
-                    origin=measuring.Origin(root=arguments.data_root),
-                    device=device,
-                    changes={name: value for name, value in fields.items() if name != MASKS},
-                    masks=fields.get(MASKS, 1),
-                )
-                dataset, file = measuring.measured(asked, force=arguments.force)
-                if instrument in ("predictions", "training"):
-                    # Figures need the curves alone, thousands of times smaller than the passes.
-                    file = file.with_name(f"curves-{file.name}")
-                    dataset = curves(dataset).assign_attrs(dataset.attrs)
-                    result.save(dataset, file)
-                entries.append(
-                    {
-                        "kind": kind,
-                        "label": labels[kind],
-                        "seed": seed,
-                        "instrument": instrument,
-                        "variant": variant,
-                        "file": str(file),
-                        "seconds": dataset.attrs.get("seconds"),
-                    }
-                )
-                rows.append([labels[kind], str(seed), instrument, variant, str(file)])
-                write_json(target, {"study": chosen.name, "question": chosen.question, "entries": entries})
-    if not arguments.quiet:
-        print(command.columns(["network", "seed", "instrument", "protocol", "result"], rows))
-    if chosen.conclude is not None:
-        facts, text = chosen.conclude(entries)
-        write_json(target, {"study": chosen.name, "question": chosen.question, "entries": entries, **facts})
-        if not arguments.quiet:
-            print(text)
-    return 0
+        for instrument, (variant, fields) in itertools.product(chosen.instruments, chosen.changes.items()):
+            asked = measuring.ask(
+                path,
+                instrument,
+                scale,
+                origin=measuring.Origin(root=arguments.data_root),
+                device=device,
+                changes={name: value for name, value in fields.items() if name != MASKS},
+                masks=fields.get(MASKS, 1),
+            )
+            dataset, file = measuring.measured(asked, force=arguments.force)
+            if instrument in ("predictions", "training"):
+                # Figures need the curves alone, thousands of times smaller than the passes.
+                file = file.with_name(f"curves-{file.name}")
+                dataset = curves(dataset).assign_attrs(dataset.attrs)
+                result.save(dataset, file)
+            yield {
+                "kind": network.kind,
+                "label": network.label,
+                "seed": network.seed,
+                "instrument": instrument,
+                "variant": variant,
+                "file": str(file),
+                "seconds": dataset.attrs.get("seconds"),
+            }

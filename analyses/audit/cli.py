@@ -1,14 +1,20 @@
 """Arguments and output of ``python -m analyses.audit``."""
 
+from __future__ import annotations
+
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analyses.kinds import PRESETS
 from landscape import command
 from landscape.errors import LandscapeError
+
+if TYPE_CHECKING:
+    from analyses.audit.panel import Audit
 
 DESCRIPTION = """Does a layer do what blurs do? Baseline, variant and placebo are trained over seeds (or given as
 checkpoints), the paper's claims C1 to C10 are measured on each, and every claim gets an effect, an interval and a
@@ -64,31 +70,55 @@ def main(argv: Sequence[str]) -> int:
     """Train or load, measure, decide, report."""
     arguments = parser().parse_args(argv)
     given = {role: list(getattr(arguments, f"{role}_checkpoints")) for role in ("baseline", "variant", "placebo")}
-    if arguments.variant is None and not (given["baseline"] and given["variant"]):
-        raise LandscapeError(
-            "nothing to audit: give --variant, or --baseline-checkpoints and --variant-checkpoints together"
-        )
-    if arguments.variant is not None and any(given.values()):
-        raise LandscapeError("--variant trains networks, --*-checkpoints name trained ones: give one or the other")
+    _check(arguments, given)
 
-    from analyses.audit import networks, panel, report
-    from analyses.audit.claims import PANEL
-    from analyses.audit.verdict import LOOKS
-    from analyses.measuring import SCALES, Origin
+    from analyses.audit import report
     from landscape.store import registry
 
     device = command.device(arguments).type
-    layer = arguments.variant
     if arguments.smoothing is not None:
         registry.remember(arguments.smoothing)
-    name = re.sub(r"[^\w.]+", "-", layer or Path(given["variant"][0]).stem).strip("-")
+    name = re.sub(r"[^\w.]+", "-", arguments.variant or Path(given["variant"][0]).stem).strip("-")
     folder = arguments.out or Path("results") / "audit" / f"{arguments.preset}-{name}"
     command.require_writable(folder / "report.html")
-    if layer is not None and any((arguments.model, arguments.variant_model, arguments.placebo_model)):
+    if arguments.plan:
+        lines = _plan(arguments, given["variant"])
+        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
+        return 0
+    if arguments.device == "auto" and not arguments.quiet:
+        command.remark(f"on {command.described(command.device(arguments))}")
+    audit = _audited(arguments, given, device)
+    page, facts = report.write(audit, folder, asked=" ".join(["python", "-m", "analyses.audit", *argv]))
+    if arguments.json:
+        print(command.to_strict_json(report.to_json(audit)))
+    elif not arguments.quiet:
+        print(report.page(audit))
+    print(f"report: {page}, {facts}", file=sys.stderr)
+    return 0
+
+
+def _check(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]]) -> None:
+    """Refuse arguments that contradict each other."""
+    trains = arguments.variant is not None
+    if not trains and not (given["baseline"] and given["variant"]):
+        raise LandscapeError(
+            "nothing to audit: give --variant, or --baseline-checkpoints and --variant-checkpoints together"
+        )
+    if trains and any(given.values()):
+        raise LandscapeError("--variant trains networks, --*-checkpoints name trained ones: give one or the other")
+    if trains and any((arguments.model, arguments.variant_model, arguments.placebo_model)):
         raise LandscapeError("--model names the network of trained checkpoints: leave it out with --variant")
-    if arguments.until_decided and layer is None:
+    if arguments.until_decided and not trains:
         raise LandscapeError("--until-decided trains further pairs: give --variant, not checkpoints")
-    preset = networks.PRESETS[arguments.preset]
+
+
+def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], device: str) -> Audit:
+    """The audit of trained or given networks; with ``--until-decided``, pairs are added until all is decided."""
+    from analyses.audit import networks, panel
+    from analyses.audit.claims import PANEL
+    from analyses.audit.verdict import LOOKS
+    from analyses.measuring import SCALES, Origin
+
     origin = Origin(
         data=arguments.data,
         root=arguments.data_root,
@@ -97,18 +127,11 @@ def main(argv: Sequence[str]) -> int:
         mean=arguments.mean,
         std=arguments.std,
     )
-    models = {"variant": arguments.variant_model, "placebo": arguments.placebo_model}
-    if arguments.plan:
-        lines = _plan(arguments, given["variant"])
-        command.report(arguments, table=lambda: "\n".join(lines), facts=lambda: {"plan": lines})
-        return 0
-    if arguments.device == "auto" and not arguments.quiet:
-        command.remark(f"on {command.described(command.device(arguments))}")
     for count in LOOKS if arguments.until_decided else (arguments.seeds,):
-        if layer is not None:
+        if arguments.variant is not None:
             compared = networks.trained(
-                preset,
-                layer,
+                networks.PRESETS[arguments.preset],
+                arguments.variant,
                 list(range(arguments.first_seed, arguments.first_seed + count)),
                 cache=arguments.cache,
                 root=arguments.data_root,
@@ -117,9 +140,8 @@ def main(argv: Sequence[str]) -> int:
                 placebo=not arguments.no_placebo,
             )
         else:
-            paths = {
-                role: [command.checkpoint_path(each, arguments) for each in names] for role, names in given.items()
-            }
+            paths = {role: [command.checkpoint_path(each, arguments) for each in some] for role, some in given.items()}
+            models = {"variant": arguments.variant_model, "placebo": arguments.placebo_model}
             compared = networks.given(paths, models)
         audit = panel.run(
             compared,
@@ -133,14 +155,7 @@ def main(argv: Sequence[str]) -> int:
         )
         if panel.all_decided(audit.rows):
             break
-    asked = " ".join(["python", "-m", "analyses.audit", *argv])
-    page, facts = report.write(audit, folder, asked=asked)
-    if arguments.json:
-        print(command.to_strict_json(report.to_json(audit)))
-    elif not arguments.quiet:
-        print(report.page(audit))
-    print(f"report: {page}, {facts}", file=sys.stderr)
-    return 0
+    return audit
 
 
 def _plan(arguments: argparse.Namespace, variants: Sequence[str]) -> list[str]:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import xarray
 
+from landscape import tables
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs
 from landscape.hessian.sampling import sampling
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
-from landscape.tables import columns
 
 
 @measurement
@@ -71,14 +71,10 @@ def image_group_spectrum(
 
 def table(results: Sequence[xarray.Dataset]) -> str:
     """Eigenvalues, and the spread of the first over groups of images, side by side."""
-    rows = [
-        [
-            f"eigenvalue {place + 1}",
-            *[f"{float(each['eigenvalue'][place]):.5g} ± {float(each['residual'][place]):.1g}" for each in results],
-        ]
-        for place in range(min(result.sizes["rank"] for result in results))
+    rows: list[tables.Row] = [
+        *tables.by_rank(results, "eigenvalue", tables.value("eigenvalue", error="residual")),
+        ("  spread over groups", lambda result: f"{float(result['quotient_of_group'].std(ddof=1)):.3g}"),
+        ("groups", lambda result: str(result.sizes["group"])),
     ]
-    rows.append(["  spread over groups", *[f"{float(each['quotient_of_group'].std(ddof=1)):.3g}" for each in results]])
-    rows.append(["groups", *[str(each.sizes["group"]) for each in results]])
-    names = [str(each.attrs.get("name", "")) for each in results]
-    return f"{columns(['', *names], rows)}\n± bounds the numerical error; spread: of the first eigenvalue's quotients."
+    note = "± bounds the numerical error; spread: of the first eigenvalue's quotients."
+    return tables.side_by_side(results, rows, [note])

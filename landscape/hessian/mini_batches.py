@@ -8,7 +8,7 @@ import torch
 import xarray
 from matplotlib.figure import Figure
 
-from landscape import plotting
+from landscape import plotting, tables
 from landscape.compute import workers
 from landscape.compute.randomness import derived_seed, generator, numpy_generator
 from landscape.compute.settings import math_attention, measurement
@@ -21,7 +21,6 @@ from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
-from landscape.tables import columns
 
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 REPLICATES = 1000
@@ -320,25 +319,17 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
 def table(results: Sequence[xarray.Dataset]) -> str:
     """Quantiles, signs and tail of the mini-batches' eigenvalues, side by side."""
 
-    def row(label: str, name: str, place: int | None = None) -> list[str]:
-        cells = []
-        for result in results:
-            value, stderr = (
-                result[which] if place is None else result[which][place] for which in (name, f"{name}_stderr")
-            )
-            cells.append(f"{float(value):.4g} ± {float(stderr):.2g}")
-        return [label, *cells]
+    def row(label: str, name: str, **at: object) -> tables.Row:
+        return label, tables.value(name, ".4g", f"{name}_stderr", ".2g", **at)
 
     first = results[0]
     rows = [
-        row(f"quantile {float(level):g}", "quantile", place) for place, level in enumerate(first["probability"].values)
-    ]
-    rows += [
+        *[row(f"quantile {float(level):g}", "quantile", probability=level) for level in first["probability"].values],
         row("share of negative eigenvalues", "negative_share"),
         row("share of outliers", "outlier_share"),
         row("tail index", "tail_index"),
-        ["mini-batches", *[str(result.sizes["batch"]) for result in results]],
-        ["products", *[f"{int(result.attrs['products']):,}" for result in results]],
+        ("mini-batches", lambda result: str(result.sizes["batch"])),
+        ("products", tables.attribute("products")),
     ]
     notes = [
         f"the {first.sizes['rank']} eigenvalues of largest magnitude of each mini-batch of "
@@ -346,4 +337,4 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         f"outliers lie {first.attrs['outlier_rule']} of all these eigenvalues; a smaller tail index is a heavier tail "
         f"({first.attrs['tail_rule']} of the largest).",
     ]
-    return "\n".join([columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])
+    return tables.side_by_side(results, rows, notes)

@@ -7,6 +7,7 @@ import torch
 import xarray
 from torch import Tensor
 
+from landscape import tables
 from landscape.compute.memory import available_memory
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
@@ -17,7 +18,6 @@ from landscape.errors import LandscapeError
 from landscape.hessian.sharpness import ScaledOperator, filter_norms
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
-from landscape.tables import columns
 
 
 class MeanOperator(SymmetricOperator):
@@ -201,13 +201,10 @@ def mean_hessian_spectrum(
 def mean_hessian_table(results: Sequence[xarray.Dataset]) -> str:
     """Both eigenvalues, side by side."""
     rows = [
-        [
-            f"largest eigenvalue, {unit}",
-            *[f"{float(each['eigenvalue'][row]):.5g} ± {float(each['residual'][row]):.1g}" for each in results],
-        ]
-        for row, unit in enumerate(results[0]["units"].values)
+        (f"largest eigenvalue, {unit}", tables.value("eigenvalue", error="residual", units=unit))
+        for unit in results[0]["units"].values
     ]
-    return columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows)
+    return tables.side_by_side(results, rows)
 
 
 def has_dropout(objective: Objective) -> bool:
@@ -221,25 +218,23 @@ def has_dropout(objective: Objective) -> bool:
 
 def table(results: Sequence[xarray.Dataset]) -> str:
     """Eigenvalues over masks, side by side."""
-    rows = []
-    for place in range(min(result.sizes["rank"] for result in results)):
-        one = [result.isel(rank=place) for result in results]
-        rows.append(
-            [
-                f"eigenvalue {place + 1}, mean over masks",
-                *[f"{float(r['eigenvalue']):.5g} ± {float(r['eigenvalue_stderr']):.2g}" for r in one],
-            ]
-        )
-        rows.append(["  its spread over masks", *[f"{float(r['eigenvalue_spread']):.3g}" for r in one]])
-        rows.append(
-            [
-                "  of the mean Hessian",
-                *[f"{float(r['mean_hessian_eigenvalue']):.5g} ± {float(r['mean_hessian_stderr']):.2g}" for r in one],
-            ]
-        )
-    rows.append(["trace", *[f"{float(r['trace']):.5g} ± {float(r['trace_stderr']):.2g}" for r in results]])
-    rows.append(["  its spread over masks", *[f"{float(r['trace_spread']):.3g}" for r in results]])
-    rows.append(["masks", *[str(r.sizes["mask"]) for r in results]])
-    rows.append(["products", *[f"{int(r.attrs['products']):,}" for r in results]])
+    kinds = (
+        tables.by_rank(results, "eigenvalue", tables.value("eigenvalue", ".5g", "eigenvalue_stderr", ".2g")),
+        tables.by_rank(results, "", tables.value("eigenvalue_spread", ".3g")),
+        tables.by_rank(results, "", tables.value("mean_hessian_eigenvalue", ".5g", "mean_hessian_stderr", ".2g")),
+    )
+    rows: list[tables.Row] = []
+    for (label, own), (_, spread), (_, mean) in zip(*kinds, strict=True):
+        rows += [
+            (f"{label}, mean over masks", own),
+            ("  its spread over masks", spread),
+            ("  of the mean Hessian", mean),
+        ]
+    rows += [
+        ("trace", tables.value("trace", ".5g", "trace_stderr", ".2g")),
+        ("  its spread over masks", tables.value("trace_spread", ".3g")),
+        ("masks", lambda result: str(result.sizes["mask"])),
+        ("products", tables.attribute("products")),
+    ]
     note = "± is one standard error over masks, widened for their small number; spread is one standard deviation."
-    return columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows) + "\n" + note
+    return tables.side_by_side(results, rows, [note])

@@ -11,12 +11,12 @@ import torch
 import xarray
 from torch import Tensor, nn
 
+from landscape import tables
 from landscape.compute.randomness import global_stream
 from landscape.compute.settings import measurement
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import Part
 from landscape.objective import CurvatureOperator, Objective
-from landscape.tables import columns
 
 NO_DENSITY = (
     "PyHessian 0.1's density() calls torch.eig, which torch has removed: use --only top --only trace, "
@@ -166,23 +166,16 @@ def _counted(module: Any) -> Iterator[list[int]]:
 
 def table(results: Sequence[xarray.Dataset]) -> str:
     """Its numbers side by side, with what they are worth."""
-    rows = []
+    rows: list[tables.Row] = []
     if all("eigenvalue" in result for result in results):
-        for place in range(min(result.sizes["rank"] for result in results)):
-            one = [result.isel(rank=place) for result in results]
-            rows.append(
-                [
-                    f"eigenvalue {place + 1}",
-                    *[f"{float(r['eigenvalue']):.5g} ± {float(r['residual']):.1g}" for r in one],
-                ]
-            )
+        rows += tables.by_rank(results, "eigenvalue", tables.value("eigenvalue", error="residual"))
     if all("trace" in result for result in results):
-        rows.append(["trace", *[f"{float(r['trace']):.5g} ± {float(r['trace_stderr']):.1g}" for r in results]])
-    rows.append(["products", *[f"{int(r.attrs['products']):,}" for r in results]])
+        rows.append(("trace", tables.value("trace", error="trace_stderr")))
+    rows.append(("products", tables.attribute("products")))
     if all("seconds" in result.attrs for result in results):
-        rows.append(["seconds", *[f"{float(r.attrs['seconds']):.1f}" for r in results]])
+        rows.append(("seconds", tables.attribute("seconds", ".1f")))
     notes = [
         "by PyHessian with its defaults; ± of eigenvalues is the true residual, by our products.",
         "no density: PyHessian 0.1's density() calls torch.eig, which torch has removed.",
     ]
-    return "\n".join([columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])
+    return tables.side_by_side(results, rows, notes)

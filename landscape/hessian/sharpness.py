@@ -7,6 +7,7 @@ import torch
 import xarray
 from torch import Tensor
 
+from landscape import tables
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
@@ -16,7 +17,6 @@ from landscape.hessian.spectrum import show_on
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.protocol import Protocol
-from landscape.tables import columns
 
 
 def filter_norms(objective: Objective) -> Tensor:
@@ -302,36 +302,23 @@ _LABELS = {
 
 def table(results: Sequence[xarray.Dataset]) -> str:
     """Sharpness measures side by side."""
-    rows = []
+    rows: list[tables.Row] = []
     if all("scale_free_eigenvalue" in result for result in results):
-        for place in range(min(result.sizes["rank"] for result in results)):
-            one = [result.isel(rank=place) for result in results]
-            rows.append(
-                [
-                    f"scale-free eigenvalue {place + 1}",
-                    *[f"{float(r['scale_free_eigenvalue']):.5g} ± {float(r['scale_free_residual']):.1g}" for r in one],
-                ]
-            )
-        rows.append(
-            [
-                "scale-free trace",
-                *[f"{float(r['scale_free_trace']):.5g} ± {float(r['scale_free_trace_stderr']):.1g}" for r in results],
-            ]
-        )
+        cell = tables.value("scale_free_eigenvalue", error="scale_free_residual")
+        rows += tables.by_rank(results, "scale-free eigenvalue", cell)
+        rows.append(("scale-free trace", tables.value("scale_free_trace", error="scale_free_trace_stderr")))
     if all("rise" in result for result in results):
-        rows += [[label, *[f"{float(result[name]):.5g}" for result in results]] for name, label in _LABELS.items()]
+        rows += [(label, tables.value(name)) for name, label in _LABELS.items()]
         for name, label in (("sam", "SAM"), ("adaptive_sam", "adaptive SAM")):
-            chosen = [result.sel(measure=name) for result in results]
-            rows.append([f"{label} sharpness, one step", *[f"{float(r['first_rise']):.5g}" for r in chosen]])
-            rows.append([f"{label} sharpness, best found", *[f"{float(r['rise']):.5g}" for r in chosen]])
+            rows.append((f"{label} sharpness, one step", tables.value("first_rise", measure=name)))
+            rows.append((f"{label} sharpness, best found", tables.value("rise", measure=name)))
         for direction in results[0]["direction"].values:
             if all(direction in result["direction"] for result in results):
-                quotients = [float(result["rayleigh_quotient"].sel(direction=direction)) for result in results]
-                rows.append([f"curvature along {direction}", *[f"{quotient:.5g}" for quotient in quotients]])
-    rows.append(["products", *[f"{int(result.attrs['products']):,}" for result in results]])
+                rows.append((f"curvature along {direction}", tables.value("rayleigh_quotient", direction=direction)))
+    rows.append(("products", tables.attribute("products")))
     notes = [
         "scale-free: in units of each filter's norm, comparable between networks of different scale; ± is a bound for "
         "eigenvalues, one standard error for the trace.",
         "sharpness: rise of the loss (nats) at the worst point found in the neighbourhood.",
     ]
-    return "\n".join([columns(["", *[str(r.attrs.get("name", "")) for r in results]], rows), *notes])
+    return tables.side_by_side(results, rows, notes)

@@ -7,11 +7,11 @@ import torch
 import xarray
 from torch import Tensor
 
+from landscape import tables
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import SymmetricOperator, eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
-from landscape.tables import columns
 
 
 class Residual(SymmetricOperator):
@@ -119,39 +119,23 @@ def curvature_split(
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:
-    """The split, a column a network."""
-    rows = []
+    """The split, one column per network."""
+    rows: list[tables.Row] = []
     for prefix, label in (("", "eigenvalue"), ("lowest_", "lowest eigenvalue")):
-        for place in range(min(result.sizes["rank"] for result in results)):
-            one = [result.isel(rank=place) for result in results]
-            rows.append(
-                [
-                    f"{label} {place + 1} = GGN + residual",
-                    *[
-                        f"{float(r[prefix + 'eigenvalue']):.4g} = {float(r[prefix + 'ggn_part']):.4g} "
-                        f"{float(r[prefix + 'residual_part']):+.3g}"
-                        for r in one
-                    ],
-                ]
-            )
-    rows.append(["top eigenvalue of the GGN", *[f"{float(r['ggn_eigenvalue'][0]):.5g}" for r in results]])
+        cells = [tables.value(prefix + name, ".4g") for name in ("eigenvalue", "ggn_part")]
+        cells.append(tables.value(f"{prefix}residual_part", "+.3g"))
+
+        def parts(result: xarray.Dataset, cells: Sequence[tables.Cell] = cells) -> str:
+            whole, ggn, residual = (cell(result) for cell in cells)
+            return f"{whole} = {ggn} {residual}"
+
+        rows += [(f"{row} = GGN + residual", cell) for row, cell in tables.by_rank(results, label, parts)]
+    rows.append(("top eigenvalue of the GGN", lambda result: f"{float(result['ggn_eigenvalue'][0]):.5g}"))
     for name in ("largest", "smallest"):
-        rows.append(
-            [
-                f"{name} eigenvalue of the residual",
-                *[
-                    f"{float(r['residual_' + name]):.4g} ± {float(r['residual_' + name + '_bound']):.1g}"
-                    for r in results
-                ],
-            ]
-        )
+        cell = tables.value(f"residual_{name}", ".4g", f"residual_{name}_bound")
+        rows.append((f"{name} eigenvalue of the residual", cell))
     for name in ("hessian", "ggn", "residual"):
-        rows.append(
-            [
-                f"trace of the {name}",
-                *[f"{float(r[name + '_trace']):.4g} ± {float(r[name + '_trace_stderr']):.1g}" for r in results],
-            ]
-        )
-    rows.append(["products", *[f"{int(r.attrs['products']):,}" for r in results]])
+        rows.append((f"trace of the {name}", tables.value(f"{name}_trace", ".4g", f"{name}_trace_stderr")))
+    rows.append(("products", tables.attribute("products")))
     note = "Eigenvectors of the Hessian; the GGN part holds the L2 term. ± is a bound, of traces one standard error."
-    return columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows) + "\n" + note
+    return tables.side_by_side(results, rows, [note])
