@@ -31,6 +31,7 @@ import scipy.sparse.linalg
 import scipy.stats
 import torch
 from curvlinops.papyan2020traces.spectrum import fast_lanczos, lanczos_approximate_spectrum
+from networks import trained
 from torch import Tensor, nn
 
 from landscape import command, data, nets
@@ -46,55 +47,9 @@ Curve = tuple[np.ndarray, np.ndarray]
 PARTS = ("products", "top", "density", "accuracy", "trace")
 
 
-class Block(nn.Module):
-    """Basic residual block."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Block output."""
-        inner = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(features)))))
-        return torch.relu(inner + self.shortcut(features))
-
-
-def resnet20(classes: int) -> nn.Module:
-    """ResNet-20 (He et al. 2016), width 16."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    inputs = 16
-    for outputs, stride in ((16, 1), (32, 2), (64, 2)):
-        for place in range(3):
-            layers.append(Block(inputs, outputs, stride if place == 0 else 1))
-            inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
-
-
 def perceptron(classes: int) -> nn.Module:
     """A network on 8 x 8 images of three equal channels, whose whole spectrum can be computed."""
     return nn.Sequential(nn.AvgPool3d((3, 1, 1)), nn.Flatten(), nn.Linear(64, 14), nn.Tanh(), nn.Linear(14, classes))
-
-
-def trained(images: Images, steps: int, network: Callable[[int], nn.Module] = resnet20) -> nn.Module:
-    """The network after some steps of SGD: random weights have no spectrum worth finding."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(generator(0, "benchmark").get_state())
-        net = network(images.classes).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    source = generator(0, "benchmark order")
-    for _ in range(steps):
-        chosen = images.select(torch.randint(len(images), (128,), generator=source))
-        loss = nn.functional.cross_entropy(net(chosen.batch(0, 128)), chosen.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return net.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
 def median_seconds(rivals: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -188,13 +143,13 @@ def top_five(net: nn.Module, images: Images, per_batch: int, chosen: list[str]) 
     # The error of an eigenvalue is quadratic in this one of its vector.
     reference = eigenpairs(CurvatureOperator(exact), 5, tolerance=1e-5)
     truth = reference.values
-    batches = [(part, label) for part, label in _batches(images, per_batch)]
+    batches = [(part, label) for part, label in batches_of(images, per_batch)]
     solvers: dict[str, Callable[[], tuple[np.ndarray, int]]] = {
-        "ours": lambda: _ours(net, images),
-        "curvlinops + eigsh, tol 1e-3": lambda: _curvlinops(net, batches),
-        "hessian-eigenthings Lanczos, 20 steps": lambda: _eigenthings(net, batches),
-        "PyHessian eigenvalues(top_n=5)": lambda: _pyhessian(net, batches),
-        "ours, again": lambda: _ours(net, images),
+        "ours": lambda: by_us(net, images),
+        "curvlinops + eigsh, tol 1e-3": lambda: by_curvlinops(net, batches),
+        "hessian-eigenthings Lanczos, 20 steps": lambda: by_eigenthings(net, batches),
+        "PyHessian eigenvalues(top_n=5)": lambda: by_pyhessian(net, batches),
+        "ours, again": lambda: by_us(net, images),
     }
     rows = []
     for name, solve in solvers.items():
@@ -208,18 +163,18 @@ def top_five(net: nn.Module, images: Images, per_batch: int, chosen: list[str]) 
     return command.columns(head, rows) + "\n" + note
 
 
-def _batches(images: Images, per_batch: int) -> list[Batch]:
+def batches_of(images: Images, per_batch: int) -> list[Batch]:
     starts = range(0, len(images), per_batch)
     return [(images.batch(at, at + per_batch), images.labels[at : at + per_batch]) for at in starts]
 
 
-def _ours(net: nn.Module, images: Images) -> tuple[np.ndarray, int]:
-    found = eigenpairs(CurvatureOperator(Objective(net, images)), 5)
+def by_us(net: nn.Module, images: Images, device: str | None = None) -> tuple[np.ndarray, int]:
+    found = eigenpairs(CurvatureOperator(Objective(net, images, device=device)), 5)
     return found.values, found.products
 
 
-def _curvlinops(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
-    operator = _curvlinops_operator(net, batches).to_scipy()
+def by_curvlinops(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
+    operator = curvlinops_operator(net, batches).to_scipy()
     count = 0
 
     def multiply(vector: np.ndarray) -> np.ndarray:
@@ -232,25 +187,24 @@ def _curvlinops(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
     return values, count
 
 
-def _eigenthings_operator(net: nn.Module, batches: list[Batch]) -> hessian_eigenthings.HessianOperator:
+def eigenthings_operator(net: nn.Module, batches: list[Batch]) -> hessian_eigenthings.HessianOperator:
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
     return hessian_eigenthings.HessianOperator(net, batches, loss)
 
 
-def _eigenthings(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
-    found = hessian_eigenthings.lanczos(_eigenthings_operator(net, batches), k=5, max_iter=20)
+def by_eigenthings(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
+    found = hessian_eigenthings.lanczos(eigenthings_operator(net, batches), k=5, max_iter=20)
     return np.asarray(found.eigenvalues.cpu(), dtype=np.float64), 20
 
 
-def _pyhessian_operator(net: nn.Module, batches: list[Batch]) -> pyhessian.hessian:
-    if len(batches) == 1:
-        return pyhessian.hessian(net, nn.CrossEntropyLoss(), data=batches[0], cuda=False)
-    return pyhessian.hessian(net, nn.CrossEntropyLoss(), dataloader=batches, cuda=False)
+def pyhessian_operator(net: nn.Module, batches: list[Batch]) -> pyhessian.hessian:
+    source = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
+    return pyhessian.hessian(net, nn.CrossEntropyLoss(), **source, cuda=batches[0][0].is_cuda)
 
 
-def _pyhessian(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
+def by_pyhessian(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
     # The package's own name for the module is taken by its class.
     module = sys.modules["pyhessian.hessian"]
     count = 0
@@ -268,7 +222,7 @@ def _pyhessian(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
     pyhessian.hessian.dataloader_hv_product = counting(of_loader)
     try:
         with torch.random.fork_rng(devices=[]):
-            values, _ = _pyhessian_operator(net, batches).eigenvalues(top_n=5)
+            values, _ = pyhessian_operator(net, batches).eigenvalues(top_n=5)
     finally:
         module.hessian_vector_product = of_batch  # type: ignore[attr-defined]
         pyhessian.hessian.dataloader_hv_product = of_loader
@@ -276,7 +230,7 @@ def _pyhessian(net: nn.Module, batches: list[Batch]) -> tuple[np.ndarray, int]:
     return np.asarray(values), count
 
 
-def _pyhessian_density(net: nn.Module, batches: list[Batch], steps: int, probes: int) -> Curve:
+def pyhessian_density(net: nn.Module, batches: list[Batch], steps: int, probes: int) -> Curve:
     """PyHessian's density with the function that torch has removed put back, and drawn as its examples draw it."""
 
     def eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
@@ -286,7 +240,7 @@ def _pyhessian_density(net: nn.Module, batches: list[Batch], steps: int, probes:
     torch.eig = eig  # type: ignore
     try:
         with torch.random.fork_rng(devices=[]):
-            nodes, weights = _pyhessian_operator(net, batches).density(iter=steps, n_v=probes)
+            nodes, weights = pyhessian_operator(net, batches).density(iter=steps, n_v=probes)
     finally:
         del torch.eig
         net.zero_grad(set_to_none=True)
@@ -300,13 +254,13 @@ def _pyhessian_density(net: nn.Module, batches: list[Batch], steps: int, probes:
 
 def density(net: nn.Module, images: Images, steps: int) -> str:
     """Seconds and memory of one probe's Lanczos steps."""
-    batches = _batches(images, len(images))
-    operator = _curvlinops_operator(net, batches)
+    batches = batches_of(images, len(images))
+    operator = curvlinops_operator(net, batches)
     solvers: dict[str, Callable[[], object]] = {
         "ours": lambda: spectral_density(CurvatureOperator(Objective(net, images)), probes=1, steps=steps),
-        "PyHessian, mended": lambda: _pyhessian_density(net, batches, steps, 1),
+        "PyHessian, mended": lambda: pyhessian_density(net, batches, steps, 1),
         "hessian-eigenthings": lambda: hessian_eigenthings.spectral_density(
-            _eigenthings_operator(net, batches), num_runs=1, lanczos_steps=steps
+            eigenthings_operator(net, batches), num_runs=1, lanczos_steps=steps
         ),
         "curvlinops (not reorthogonalised)": lambda: fast_lanczos(operator, steps),
     }
@@ -317,7 +271,7 @@ def density(net: nn.Module, images: Images, steps: int) -> str:
     return command.columns([f"density, {steps} steps, {len(images)} images", "s", "MiB"], rows)
 
 
-def _curvlinops_operator(net: nn.Module, batches: list[Batch]) -> curvlinops.HessianLinearOperator:
+def curvlinops_operator(net: nn.Module, batches: list[Batch]) -> curvlinops.HessianLinearOperator:
     return curvlinops.HessianLinearOperator(
         net, nn.CrossEntropyLoss(), list(net.parameters()), batches, check_deterministic=False
     )
@@ -339,9 +293,9 @@ def _known() -> tuple[nn.Module, Images, CurvatureOperator, Tensor]:
 def traces(products: int = 30, seeds: int = 100) -> str:
     """Relative errors of the trace, and how often the interval that is stated with it holds the truth."""
     net, pooled, operator, matrix = _known()
-    batches = [(inputs.double(), labels) for inputs, labels in _batches(pooled, 256)]
+    batches = [(inputs.double(), labels) for inputs, labels in batches_of(pooled, 256)]
     truth = float(matrix.trace())
-    theirs = _curvlinops_operator(net, batches)
+    theirs = curvlinops_operator(net, batches)
 
     def after_the_top(seed: int) -> Estimate:
         space = eigenpairs(operator, 5, seed=seed, keep_space=True).space
@@ -349,7 +303,7 @@ def traces(products: int = 30, seeds: int = 100) -> str:
 
     def by_pyhessian(seed: int) -> float:
         # Its own criterion stops it at about six products: held off, to compare at equal cost.
-        found = float(np.mean(_pyhessian_operator(net, batches).trace(maxIter=products, tol=0)))
+        found = float(np.mean(pyhessian_operator(net, batches).trace(maxIter=products, tol=0)))
         net.zero_grad(set_to_none=True)
         return found
 
@@ -378,7 +332,7 @@ def traces(products: int = 30, seeds: int = 100) -> str:
 def accuracy(steps: int = 100, probes: int = 10) -> str:
     """Wasserstein-1 distance of every library's drawn curve from a full exact spectrum, as a share of its range."""
     net, pooled, exact_operator, matrix = _known()
-    batches = [(inputs.double(), labels) for inputs, labels in _batches(pooled, 256)]
+    batches = [(inputs.double(), labels) for inputs, labels in batches_of(pooled, 256)]
     exact = torch.linalg.eigvalsh(matrix).numpy()
 
     def ours() -> Curve:
@@ -387,20 +341,20 @@ def accuracy(steps: int = 100, probes: int = 10) -> str:
         return curve.centres, curve.density * np.diff(curve.edges)
 
     def eigenthings() -> Curve:
-        operator = _eigenthings_operator(net, batches)
+        operator = eigenthings_operator(net, batches)
         found = hessian_eigenthings.spectral_density(operator, num_runs=probes, lanczos_steps=steps)
         return found.grid.numpy(), found.density.numpy()
 
     def curvlinops_() -> Curve:
         with torch.random.fork_rng(devices=[]):
             grid, curve = lanczos_approximate_spectrum(
-                _curvlinops_operator(net, batches), steps, num_points=10_000, num_repeats=probes
+                curvlinops_operator(net, batches), steps, num_points=10_000, num_repeats=probes
             )
         return grid.numpy(), curve.numpy()
 
     drawn = {
         "ours": ours,
-        "PyHessian, mended": lambda: _pyhessian_density(net, batches, steps, probes),
+        "PyHessian, mended": lambda: pyhessian_density(net, batches, steps, probes),
         "hessian-eigenthings": eigenthings,
         "curvlinops": curvlinops_,
     }

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from networks import Block, trained
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -37,51 +38,6 @@ from landscape.surface.cells import Cells
 CLASSES = 100
 POINTS = 21
 PAPERS = "the paper's procedure"
-
-
-class Block(nn.Module):
-    """Two convolutions and a shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (N, C, H, W) to (N, C', H / stride, W / stride)."""
-        inner = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(features)))))
-        return torch.relu(inner + self.shortcut(features))
-
-
-def resnet20() -> nn.Module:
-    """ResNet-20 (He et al. 2016), width 16."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    width = 16
-    for outputs, stride in ((16, 1), (32, 2), (64, 2)):
-        for place in range(3):
-            layers.append(Block(width, outputs, stride if place == 0 else 1))
-            width = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
-
-
-def trained(images: Images, steps: int) -> nn.Module:
-    """The network after some steps of SGD, so that its loss, and the error of a rounded one, mean something."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(generator(0, "benchmark").get_state())
-        net = resnet20().train()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    source = generator(0, "benchmark order")
-    for _ in range(steps):
-        chosen = images.select(torch.randint(len(images), (128,), generator=source))
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(chosen.batch(0, 128)), chosen.labels).backward()
-        optimizer.step()
-    return net.eval()
 
 
 def fused(net: nn.Module) -> nn.Module:
