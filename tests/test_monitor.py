@@ -265,7 +265,7 @@ def test_warm_starts_are_within_two_percent_in_four_products() -> None:
     assert np.median(lowest) < 0.05
 
 
-def test_the_budget_spaces_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_spaces_measurements(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     clock = [0.0]
     monkeypatch.setattr("landscape.monitor.monitor.time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
     monitor = Monitor(small_net(), small_images(), every=10, budget=0.05)
@@ -276,18 +276,40 @@ def test_the_budget_spaces_measurements(monkeypatch: pytest.MonkeyPatch) -> None
         return measured(self)
 
     monkeypatch.setattr(Monitor, "_measured", slow)
-    at = []
+    monitor._product_seconds = 3.0 / 46  # foretold: two solves of 20 products, 4 for the trace, loss and gradient
+    assert "the first after 60 s" in repr(monitor)
+    at, shares = [], []
     for step in range(1, 1001):
         clock[0] += 0.1
         if monitor.step() is not None:
             at.append(step)
-    # 100 s of training pay for 2.5 measurements: the first is taken at once, the second when two are paid for.
-    assert at[0] == 10
-    assert at[1:] in ([800], [810])
+        shares.append(monitor.cost()["share"])
+    # A first measurement is postponed until 5 % of the training pay for it, the second until they pay for both.
+    assert at in ([600, 800], [600, 810])
+    assert max(shares) <= 0.05 + 1e-9
     cost = monitor.cost()
     assert cost["share"] == pytest.approx(0.04, rel=1e-6)
     assert cost["skipped"] == 98
     assert "4 %" in repr(monitor)
+    assert caplog.text.count("raise budget or take fewer examples") == 1
+
+
+def test_a_training_too_short_for_the_budget_is_not_measured() -> None:
+    net = small_net()
+    for optimizer, products in (
+        (None, 46),
+        (torch.optim.SGD(net.parameters(), lr=0.1), 46),
+        (torch.optim.Adam(net.parameters()), 66),
+        (Sam(net.parameters(), torch.optim.SGD, rho=0.05, lr=0.05), 66),
+    ):
+        monitor = Monitor(net, small_images(), optimizer=optimizer, every=1, budget=1e-6)
+        assert all(monitor.step() is None for _ in range(3))
+        assert monitor._expected() == pytest.approx(products * monitor._product_seconds)
+        assert monitor._product_seconds > 0
+        assert monitor.dataset().sizes["step"] == 0
+        assert monitor.cost()["skipped"] == 3
+    with pytest.raises(LandscapeError, match="nothing was measured yet"):
+        monitor.draw("never.png")
 
 
 def test_numbers_go_to_loggers_tables_and_pictures(tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ class TestTraining:
 
     def test_a_watched_training_has_the_same_bits(self, tmp_path, recipe, monkeypatch):
         monkeypatch.setattr("landscape.training.trainer._EVERY", 3)
+        monkeypatch.setattr("landscape.training.trainer._BUDGET", None)
         alone = training.train(recipe, tmp_path / "alone.safetensors", quiet=True)
         path = tmp_path / "watched.safetensors"
         steps = []
@@ -153,7 +154,7 @@ class TestTraining:
         # Four steps per epoch; what was measured before an interruption is kept.
         assert steps == [[3], [3, 6]]
         rows = read_table(tmp_path / "watched.curvature.csv")
-        assert [int(row["step"]) for row in rows] == [3, 6, 9]
+        assert [int(row["step"]) for row in rows] == [3, 6, 9, 12]
         assert all(row["largest_eigenvalue"] > 0 and row["l2"] > 0 for row in rows)
 
     def test_the_global_generator_is_neither_read_nor_moved(self, tmp_path, recipe):

@@ -9,7 +9,7 @@ from torch import Tensor
 from landscape.eigen import WarmStarts, trace
 from landscape.eigen.operator import Operator, SymmetricOperator
 from landscape.hessian.sharpness import ScaledOperator
-from landscape.monitor.optimizers import State
+from landscape.monitor.optimizers import State, further_solves
 from landscape.objective import CurvatureOperator, Objective
 
 # Products of a first, cold solve: the largest eigenvalue is there after about 8, the smallest near.
@@ -31,6 +31,11 @@ class Decayed(SymmetricOperator):
         if isinstance(decay, Tensor) and vectors.dim() == 2:
             decay = decay[:, None]
         return self.operator(vectors) + decay * vectors
+
+
+def cold_products(optimizer: object, trace_products: int) -> int:
+    """Products, at most, of a first measurement, whose solves start from nothing; a gradient counts as one."""
+    return (2 + further_solves(optimizer)) * _COLD + trace_products + 2
 
 
 def measure(

@@ -16,9 +16,9 @@ from landscape.data import as_examples
 from landscape.eigen import WarmStarts
 from landscape.errors import LandscapeError
 from landscape.monitor import optimizers, record
-from landscape.monitor.measure import measure
+from landscape.monitor.measure import cold_products, measure
 from landscape.monitor.mirror import Mirror, undisturbed
-from landscape.objective import Objective
+from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.losses import resolved
 from landscape.store.protocol import Protocol
 
@@ -47,8 +47,9 @@ class Monitor:
     every
         Measure after every so many steps, where the budget allows.
     budget
-        Largest share of the training time that measurements may take. When they would take more, they are spaced
-        further apart. The first one is taken in any case, and paid off before the second. None: no limit.
+        Largest share of the training time that measurements may take, the check at the start included. What one will
+        take is foretold, and it is postponed until the training so far pays for it: of a training that is too short for
+        the budget nothing is measured, which is said once, with what would help. None: no limit.
     products
         Hessian-vector products per extreme eigenvalue and measurement, after a first, cold solve. Each starts from the
         eigenvectors of the last one; 4 bring the largest within 2 % of a cold solve at most steps
@@ -88,9 +89,9 @@ class Monitor:
     -----
     *Cost.* A measurement takes a gradient, `products` Hessian-vector products for each of two or more extreme
     eigenvalues and `trace_products`, on all examples; a product costs 1.5 to 2.5 gradients. With 256 examples and
-    training batches of 128 that is about 50 training steps, so that 1 % of the training is a measurement every 5,000
-    steps: with fewer than that many, raise
-    `budget` or take fewer examples. ``monitor.cost()`` and ``repr(monitor)`` state what it was.
+    training batches of 128 that is about 50 training steps, and up to 200 for the first one, a cold solve: 1 % of the
+    training pays for a first one after some 20,000 steps and for another one every 5,000. In shorter trainings raise
+    `budget` or take fewer examples. ``monitor.cost()`` and ``repr(monitor)`` state what it was, or will be.
 
     *Errors.* Bounds are of the numerical solve on these examples: an eigenvalue of the Hessian lies within
     ``largest_residual`` of ``largest_eigenvalue``. What other examples would give is another question, answered by
@@ -163,10 +164,14 @@ class Monitor:
             self._add_sink(sink)
         self._due = 0
         self._spent = 0.0
+        self._product_seconds = 0.0
+        self._postponed = False
         # An objective made now tells at once when something does not fit.
         if self._finite():
             with undisturbed(self._device):
-                self._objective()
+                objective = self._objective()
+                if budget is not None:
+                    self._product_seconds = CurvatureOperator(objective).foretold_seconds()
         self._setup = time.perf_counter() - started
         self._began = time.perf_counter()
 
@@ -266,19 +271,36 @@ class Monitor:
     def _training_seconds(self) -> float:
         return time.perf_counter() - self._began - self._spent
 
+    def _expected(self) -> float:
+        """Seconds that the next measurement will take."""
+        here = [row["cost_seconds"] for row in self.rows if row.get("cost_seconds")] if self._spent else []
+        if here:
+            # The first measurement is a cold solve: later ones say more about the next.
+            return max(here[1:][-3:] or here)
+        return self._product_seconds * cold_products(self._optimizer, self.trace_products)
+
     def _affordable(self) -> bool:
-        if self.budget is None or not self._spent:
+        if self.budget is None:
             return True
-        # The first measurement is a cold solve: later ones say more about the next.
-        late = [row["cost_seconds"] for row in self.rows if row.get("cost_seconds")][1:][-3:]
-        expected = max(late) if late else self._spent
-        return self._setup + self._spent + expected <= self.budget * self._training_seconds()
+        needed = (self._setup + self._spent + self._expected()) / self.budget
+        if needed <= self._training_seconds():
+            return True
+        if not self._spent and not self._postponed:
+            self._postponed = True
+            _log.warning(
+                "a first measurement takes about %.2g s, which a budget of %.3g %% pays for after %.2g s of training: "
+                "raise budget or take fewer examples if that is too late",
+                self._expected(),
+                100 * self.budget,
+                needed,
+            )
+        return False
 
     def cost(self) -> dict[str, float]:
         """What the monitor has cost: seconds, their share of the training time, Hessian-vector products, and counts.
 
         ``seconds`` includes the check of network and examples when the monitor was made; ``skipped`` counts steps that
-        were due and not measured to stay within the budget.
+        were due and not measured, so as to stay within the budget.
         """
         training = self._training_seconds()
         seconds = self._setup + self._spent
@@ -295,10 +317,13 @@ class Monitor:
     def __repr__(self) -> str:
         cost = self.cost()
         allowed = "no budget" if self.budget is None else f"budget {self.budget:.3g}"
+        first = ""
+        if self.budget is not None and not self._spent:
+            first = f", the first after {(self._setup + self._expected()) / self.budget:.2g} s"
         return (
             f"Monitor({int(cost['measurements'])} measurements in {self.steps} steps, {int(cost['skipped'])} skipped; "
             f"{cost['seconds']:.2g} s = {100 * cost['share']:.2g} % of {cost['training_seconds']:.3g} s of training, "
-            f"{allowed})"
+            f"{allowed}{first})"
         )
 
     def dataset(self) -> xarray.Dataset:

@@ -107,6 +107,15 @@ def read(
     )
 
 
+def further_solves(optimizer: Any) -> int:
+    """Eigenvalues that an optimizer makes worth measuring: with its preconditioner, and where SAM looks."""
+    if optimizer is None:
+        return 0
+    base = _base(optimizer)
+    scaled = isinstance(base, (Adam, AdamW, RMSprop, Adagrad)) or len({group["lr"] for group in base.param_groups}) > 1
+    return int(scaled) + int(_radius(optimizer)[0] is not None)
+
+
 def _base(optimizer: Any) -> Any:
     """The optimizer that takes the steps, inside wrappers."""
     seen: set[int] = set()

@@ -31,6 +31,7 @@ EVALUATION_BATCH = 500
 _WATCHED = 256
 # Steps between measurements, where they take no more than their share of the time.
 _EVERY = 100
+_BUDGET: float | None = 0.05
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -294,7 +295,9 @@ def _monitor(run: _Run, path: Path, first_step: int) -> "Monitor":
 
     examples = run.train.subset(min(_WATCHED, len(run.train)), seed=0)
     log = path.with_name(f"{path.name.removesuffix('.safetensors')}.curvature.csv")
-    return Monitor(run.model, examples, optimizer=run.optimizer, every=_EVERY, log=log, first_step=first_step)
+    return Monitor(
+        run.model, examples, optimizer=run.optimizer, every=_EVERY, budget=_BUDGET, log=log, first_step=first_step
+    )
 
 
 def _identity(run: _Run) -> str:
