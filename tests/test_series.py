@@ -1,5 +1,6 @@
 """Series of checkpoints: sorted into trainings, measured with warm starts, resumed to the same bits."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,9 @@ from nets_for_tests import Dense, small_images, small_net
 from torch import nn
 
 from landscape import Objective, Protocol, checkpoint, training
+from landscape.data import Images, load
 from landscape.errors import LandscapeError
+from landscape.hessian import spectrum
 from landscape.series import along, cli, order
 from landscape.store.journal import Journal
 
@@ -64,6 +67,30 @@ def test_every_number_is_that_of_its_checkpoint() -> None:
         assert abs(float(row["trace"]) - values.sum()) < 4 * float(row["trace_stderr"])
     # Warm starts need fewer products than the first, cold one.
     assert result["products"].values[1:].max() < result["products"].values[0]
+
+
+def test_fifty_checkpoints_cost_ten_times_one() -> None:
+    data = load("digits").subset(150, 0)
+    images = Images(nn.functional.avg_pool2d(data.batch(0, 150)[:, :1], 2), data.labels, 10, "digits", "train")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    optimizer, nets = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), []
+    for _ in range(50):
+        for rows in (slice(0, 50), slice(50, 100), slice(100, 150)):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(images.images[rows]), images.labels[rows]).backward()
+            optimizer.step()
+        nets.append(copy.deepcopy(net))
+
+    def objective(number: int, recalibrated: bool) -> Objective:
+        return Objective(nets[number], images, weight_decay=1e-4)
+
+    result = along(objective, range(1, 51), parts=("top", "trace"))
+    of_one = [spectrum(objective(number, False), only=("top", "trace")) for number in (0, 24, 49)]
+    assert result.attrs["total_products"] <= 10 * np.mean([one.attrs["products"] for one in of_one])
+    for number, one in zip((0, 24, 49), of_one, strict=True):
+        assert float(result["eigenvalue"][number, 0]) == pytest.approx(float(one["eigenvalue"][0]), rel=0.02)
 
 
 def test_the_trajectory_keeps_its_distances_in_its_plane() -> None:
