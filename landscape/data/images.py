@@ -88,6 +88,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        channels, height, width = self.shape
+        return f"Images({self.title}: {len(self)} of {channels} x {height} x {width}, {self.classes} classes)"
+
     @property
     def title(self) -> str:
         """Name, with the split in brackets where there is one."""
