@@ -1,0 +1,60 @@
+"""Draw the site's pictures from results under reference/: ``python docs/draw_pictures.py`` (no network is touched)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import xarray
+
+from figures import fig8, sources
+from landscape import feature_maps, fourier, frequency_noise, hessian, plotting, predictions, robustness, surface
+from landscape.store import result
+
+KEPT = Path(__file__).parents[1] / "reference" / "cifar100-small" / "results"
+OUT = Path(__file__).parent / "pictures"
+# Picture -> folder of the results, kinds and seeds, variable that they must hold, function.
+PICTURES: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], str, Callable]] = {
+    "hessian": ("hessian", ("mcdo", "mcdo-smooth"), (0,), "node", hessian.picture.draw),
+    "surface": ("surface", ("mcdo", "mcdo-smooth"), (0,), "rise", surface.pictures.draw),
+    "feature_maps": ("feature_maps", ("mcdo", "mcdo-smooth"), (0, 1, 2, 3), "model_std", feature_maps.picture.draw),
+    "fourier": ("fourier", ("mcdo", "mcdo-smooth"), (0,), "delta_at_pi", fourier.picture.draw),
+    "frequency_noise": (
+        "frequency_noise",
+        ("mcdo", "mcdo-smooth"),
+        (0, 1, 2, 3),
+        "accuracy_drop",
+        frequency_noise.picture.draw,
+    ),
+    "predictions": ("predictions", ("mcdo", "mcdo-smooth"), (0,), "nll_low", predictions.picture.draw),
+    "robustness": ("robustness", ("mcdo", "mcdo-smooth"), (0,), "nll_of_image", robustness.picture.draw),
+}
+
+
+def kept(folder: str, kinds: Sequence[str], seeds: Sequence[int], variable: str) -> list[xarray.Dataset]:
+    """One result of each kind and seed, on the largest sample of images."""
+    found = []
+    for kind in kinds:
+        for seed in seeds:
+            files = sorted((KEPT / folder).glob(f"*cifar100-small-{kind}-seed{seed}-*.nc"))
+            fit = [
+                each for each in map(result.load, files) if variable in each and "augmented" not in each.attrs["data"]
+            ]
+            # Studies vary protocols in results of their own: the plainest command comes first.
+            found.append(
+                min(fit, key=lambda each: ("protocol_sweep" in each.attrs["command"], len(each.attrs["command"])))
+            )
+    return found
+
+
+def main() -> None:
+    """Draw all."""
+    with plotting.using("screen"):
+        for name, (folder, kinds, seeds, variable, draw) in PICTURES.items():
+            draw(kept(folder, kinds, seeds, variable), OUT / f"{name}.png")
+        drawing = sources.read(fig8.STUDY, "cifar100-small", KEPT)
+        plotting.save(
+            fig8.draw(drawing), OUT / "fig8.png", sources.provenance(drawing, "fig8", "docs/draw_pictures.py")
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Tables of flags for the site, from the parsers themselves: a page cannot fall behind its command."""
+
+import argparse
+import importlib
+import re
+from typing import Any
+
+from landscape import command
+from landscape.errors import LandscapeError
+
+# Every command that takes arguments -> the page that shows how it is used.
+COMMANDS = {
+    "landscape.hessian": "howto/hessian.md",
+    "landscape.surface": "howto/surface.md",
+    "landscape.connectivity": "connectivity.md",
+    "landscape.series": "howto/series.md",
+    "landscape.feature_maps": "howto/feature_maps.md",
+    "landscape.fourier": "howto/fourier.md",
+    "landscape.frequency_noise": "howto/frequency_noise.md",
+    "landscape.predictions": "howto/predictions.md",
+    "landscape.robustness": "howto/robustness.md",
+    "landscape.selfcheck": "howto/selfcheck.md",
+    "landscape.training": "howto/training.md",
+    "landscape.nets": "howto/training.md",
+    "analyses.audit": "howto/audit.md",
+    "analyses.claims": "howto/paper.md",
+    "analyses.keep": "howto/paper.md",
+    "figures": "howto/paper.md",
+}
+# What the instruments share stands once, in howto/index.md.
+SHARED = "landscape.selfcheck"
+_PLACE = re.compile(r"^<!-- flags: ([\w.]+|shared) -->$", re.MULTILINE)
+
+
+class _Caught(Exception):
+    pass
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser that a command line goes through, caught before it parses anything."""
+    caught: list[argparse.ArgumentParser] = []
+    original = command.Parser.parse_args
+
+    def catch(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        caught.append(parser)
+        raise _Caught
+
+    command.Parser.parse_args = catch  # type: ignore[assignment,method-assign]
+    try:
+        importlib.import_module(
+            f"{name}.cli" if importlib.util.find_spec(name).submodule_search_locations else name
+        ).main(["x"])
+    except (_Caught, LandscapeError):
+        pass
+    finally:
+        command.Parser.parse_args = original  # type: ignore[method-assign]
+    return caught[0]
+
+
+def flags(name: str) -> dict[str, list[argparse.Action]]:
+    """Flags and positional arguments of a command by the group that its help shows them in."""
+    return {
+        str(group.title): [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+        for group in parser_of(name)._action_groups
+        if group._group_actions
+    }
+
+
+def table(groups: dict[str, list[argparse.Action]]) -> str:
+    """One table of flags for each group."""
+    parts = []
+    for title, actions in groups.items():
+        rows = [
+            f"| `{_spelled(action)}` | {_escaped((action.help or '').replace('%%', '%'))} |"
+            for action in actions
+            if action.dest != "help"
+        ]
+        if rows:
+            parts.append("\n".join([f"**{title}**", "", "| flag | what it does |", "|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def _spelled(action: argparse.Action) -> str:
+    name = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
+    if action.nargs == 0 or not action.option_strings:
+        return name.replace("|", "\\|")
+    choices = ",".join(map(str, action.choices)) if action.choices and not action.metavar else None
+    value = f"{{{choices}}}" if choices else str(action.metavar or action.dest.upper())
+    return f"{name} {value}".replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+def filled(markdown: str) -> str:
+    """A page with its ``<!-- flags: NAME -->`` replaced by tables."""
+    shared = {
+        action.option_strings[-1]
+        for actions in flags("landscape.hessian").values()
+        for action in actions
+        if action.option_strings
+    }
+    shared &= {
+        action.option_strings[-1]
+        for actions in flags("landscape.surface").values()
+        for action in actions
+        if action.option_strings
+    }
+
+    def put(found: re.Match[str]) -> str:
+        name = found[1]
+        if name == "shared":
+            groups = flags("landscape.hessian")
+            chosen = {
+                title: [a for a in actions if not a.option_strings or a.option_strings[-1] in shared]
+                for title, actions in groups.items()
+            }
+            return table(chosen)
+        groups = flags(name)
+        # An instrument's own alone; the others stand under howto/index.md.
+        instrument = "checkpoints" in {action.dest for actions in groups.values() for action in actions}
+        if instrument:
+            groups = {
+                title: [a for a in actions if a.option_strings and a.option_strings[-1] not in shared]
+                for title, actions in groups.items()
+            }
+        return table(groups)
+
+    return _PLACE.sub(put, markdown)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """MkDocs calls this for every page."""
+    return filled(markdown) if "<!-- flags: " in markdown else markdown

@@ -1,0 +1,133 @@
+"""What the pages say is so: their Python runs, their flags are the parsers', and a search finds what people ask for."""
+
+import importlib
+import re
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape.compute.randomness import generator
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md"))
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"# (\w+\.py)\b")
+# Side by side on pages that compare libraries.
+CLOSE = 2e-2
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def network(seed: int) -> nn.Module:
+    """A classifier of eight-pixel digits that takes no time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 3, 3, 2, 1),
+            nn.BatchNorm2d(3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(12, 4),
+        ).eval()
+
+
+def given() -> dict[str, Any]:
+    """What pages speak of without making it."""
+    images = torch.randn(48, 1, 8, 8, generator=generator(0))
+    labels = torch.randint(0, 4, (48,), generator=generator(1))
+    model, other = network(0), network(1)
+    return {
+        "torch": torch,
+        "model": model,
+        "other": other,
+        "images": images,
+        "labels": labels,
+        "inputs": images,
+        "targets": labels,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loader": [(images, labels)] * 100,
+        "batch_with_labels": {"pixel_values": images, "labels": labels},
+        "lightning": types.SimpleNamespace(Trainer=lambda *_, **__: None),
+        "transformers": types.SimpleNamespace(Trainer=lambda *_, **__: None),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in; modules made there are forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("my_"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: str(page.relative_to(DOCS))
+)
+def test_every_snippet_of_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", types.SimpleNamespace(Callback=object))
+    known, compared = given(), 0
+    for block in BLOCK.findall(page.read_text()):
+        named = NAMED.match(block)
+        if named:
+            (folder / named[1]).write_text(block)
+        exec(compile(block, f"{page.name}", "exec"), known)
+        if {"theirs", "ours"} <= set(known):
+            theirs, ours = (np.asarray(known.pop(name), dtype=float).ravel() for name in ("theirs", "ours"))
+            assert np.linalg.norm(np.sort(theirs) - np.sort(ours)) < CLOSE * np.linalg.norm(ours), block
+            compared += 1
+    if page.name == "switching.md":
+        assert compared == 4
+
+
+def test_every_flag_of_every_command_stands_on_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    hooks = importlib.import_module("site_hooks")
+    try:
+        shared = hooks.filled((DOCS / "howto" / "index.md").read_text())
+        assert {"--plot", "--style", "--protocol", "--seed"} <= set(re.findall(r"--[a-z-]+", shared))
+        for name, page in hooks.COMMANDS.items():
+            text = (DOCS / page).read_text()
+            assert f"<!-- flags: {name} -->" in text, f"{page} lacks the flags of {name}"
+            table = hooks.filled(text) + shared
+            flags = {
+                flag for group in hooks.flags(name).values() for action in group for flag in action.option_strings[-1:]
+            }
+            assert {flag for flag in flags if f"`{flag}" not in table} <= {"--help"}, name
+    finally:
+        del sys.modules["site_hooks"]
+
+
+# What people ask for, in their words, and the page that answers.
+ASKED = {
+    "loss surface of my model": "howto/surface.md",
+    "eigenvalues sharpness": "howto/hessian.md",
+    "sharpness while training": "monitor.md",
+    "trajectory checkpoints series": "howto/series.md",
+    "barrier between two networks": "connectivity.md",
+    "stage layer block": "howto/hessian.md",
+    "what the axes are": "understand/surfaces.md",
+    "how is robustness defined": "understand/robustness.md",
+    "why two papers disagree": "understand/protocols.md",
+}
+
+
+@pytest.mark.parametrize("words", ASKED)
+def test_a_search_finds_the_page_that_answers(words: str) -> None:
+    page = DOCS / ASKED[words]
+    text = page.read_text().lower()
+    missing = [word for word in words.split() if word not in text and word not in ("is", "of", "the", "how", "what")]
+    assert missing == []
