@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types wheel check clean
+.PHONY: demo test lint types docs wheel check clean
 
 # torch first and alone: asked for together with packages that want it, pip may take a GPU build of several gigabytes.
 $(STAMP): pyproject.toml constraints.txt peers.txt
@@ -28,11 +28,15 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# The site, into build/site, without network; a link that leads nowhere or a name that is not there is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 # The wheel as a stranger gets it: built, installed into an empty environment, run from an empty folder.
 wheel:
 	PYTHON=$(PYTHON) .ci/wheel
 
-check: lint types test wheel
+check: lint types test docs wheel
 
 clean:
 	rm -rf $(VENV) results build dist

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import xarray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from figures import fig8, sources
 from landscape import feature_maps, fourier, frequency_noise, hessian, plotting, predictions, robustness, surface
@@ -45,6 +47,16 @@ def kept(folder: str, kinds: Sequence[str], seeds: Sequence[int], variable: str)
     return found
 
 
+def shrink(path: Path) -> None:
+    """A palette of 128 colours: a third of the bytes, and nothing that an eye would miss; the provenance stays."""
+    with Image.open(path) as picture:
+        facts = PngInfo()
+        facts.add_text("Description", str(picture.info["Description"]))
+        reduced = picture.convert("RGB").quantize(128)
+        resolution = picture.info["dpi"]
+    reduced.save(path, optimize=True, pnginfo=facts, dpi=resolution)
+
+
 def main() -> None:
     """Draw all."""
     with plotting.using("screen"):
@@ -54,6 +66,8 @@ def main() -> None:
         plotting.save(
             fig8.draw(drawing), OUT / "fig8.png", sources.provenance(drawing, "fig8", "docs/draw_pictures.py")
         )
+    for path in OUT.glob("*.png"):
+        shrink(path)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,6 @@ COMMANDS = {
     "analyses.keep": "howto/paper.md",
     "figures": "howto/paper.md",
 }
-# What the instruments share stands once, in howto/index.md.
-SHARED = "landscape.selfcheck"
 _PLACE = re.compile(r"^<!-- flags: ([\w.]+|shared) -->$", re.MULTILINE)
 
 
@@ -130,6 +128,17 @@ def filled(markdown: str) -> str:
     return _PLACE.sub(put, markdown)
 
 
+def commands() -> str:
+    """Every command with its description and all its flags, shared ones included."""
+    parts = []
+    for name, page in COMMANDS.items():
+        parser = parser_of(name)
+        description = (parser.description or "").strip().replace("``", "`")
+        parts.append(f"## python -m {name}\n\n{description}\n\n[How to use it](../{page})\n\n{table(flags(name))}")
+    return "\n\n".join(parts)
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """MkDocs calls this for every page."""
+    markdown = markdown.replace("<!-- commands -->", commands())
     return filled(markdown) if "<!-- flags: " in markdown else markdown
