@@ -1,9 +1,12 @@
 """Networks of any kind, losses of any kind, examples of any shape: curvature against the dense float64 matrix."""
 
+import ast
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +22,11 @@ import landscape
 from landscape import CurvatureOperator, LandscapeError, Objective, Protocol
 from landscape.compute.randomness import generator
 from landscape.data import Examples, Images, as_examples, load_any
+from landscape.eigen import eigenpairs
 from landscape.objective import chunked
 from landscape.objective import objective as objective_module
 from landscape.objective.fit import fit
+from landscape.store.importing import named_object
 from landscape.surface import plane
 
 EXACT = Protocol(dtype="float64")
@@ -68,17 +73,8 @@ class OwnLoss(Language):
         return found
 
 
-def poisson(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    points = inputs.requires_grad_()
-    (slope,) = torch.autograd.grad(network(points).sum(), points, create_graph=True)
-    bends = [torch.autograd.grad(slope[:, i].sum(), points, create_graph=True)[0][:, i] for i in range(2)]
-    return (bends[0] + bends[1] + points.prod(1)).square()
-
-
-def dice(outputs: Tensor, targets: Tensor) -> Tensor:
-    probabilities = outputs.sigmoid().flatten(1)
-    targets = targets.flatten(1)
-    return (1 - 2 * (probabilities * targets).sum(1) / (probabilities.sum(1) + targets.sum(1) + 1)).mean()
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().flatten(1).sum(1).mean()
 
 
 def both(outputs: tuple[Tensor, Tensor], targets: Tensor) -> tuple[Tensor, int]:
@@ -96,6 +92,15 @@ def tokens() -> tuple[Tensor, Tensor]:
     labels = ids.clone()
     labels[1, 3:] = labels[4, 1:] = labels[5, :2] = -100
     return ids, labels
+
+
+def example(name: str) -> Any:
+    """What a file of examples/ offers, such as ``poisson:residual``."""
+    file, _, what = name.partition(":")
+    return named_object(f"{EXAMPLES / file}.py:{what}")
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @dataclass
@@ -146,12 +151,9 @@ def cases() -> Iterator[tuple[str, Case]]:
     x, y = draw(9, 3), draw(9, seed=1)
     mlp = lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))  # noqa: E731
     yield "regression", Case(mlp, TensorDataset(x, y), "mse", lambda net: (net(x)[:, 0] - y).square().mean())
-    points = torch.rand(10, 2, generator=generator(0, "points"), dtype=torch.float64)
-    pinn = lambda: nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1))  # noqa: E731
-    yield "equation", Case(pinn, points, poisson, lambda net: poisson(net, points.clone()).mean(), None, False)
     maps, masks = draw(5, 1, 4, 4), (draw(5, 1, 4, 4, seed=1) > 0).double()
     convolutions = lambda: nn.Sequential(nn.Conv2d(1, 3, 3, 1, 1), nn.SiLU(), nn.Conv2d(3, 1, 3, 1, 1))  # noqa: E731
-    yield "segmentation-dice", Case(convolutions, (maps, masks), dice, lambda net: dice(net(maps), masks))
+    yield "own-mean", Case(convolutions, (maps, masks), squared, lambda net: squared(net(maps), masks))
     yield (
         "segmentation-bce",
         Case(
@@ -237,12 +239,116 @@ def test_values_and_products_are_the_dense_ones_for_any_micro_batch(name: str, m
         if measured.loss.unit != "nats" or ("masked" not in name and "causal" not in name):
             break
         assert measured._defers == (smallest == 1)
-    if case.gauss_newton and name != "segmentation-dice":  # which is not convex in the outputs
+    if case.gauss_newton:
         matrix = CurvatureOperator(measured, "ggn")(torch.eye(len(point), dtype=torch.float64))
         assert float(torch.linalg.eigvalsh(matrix)[0]) > -1e-12
     if not case.gauss_newton:
         with pytest.raises(LandscapeError, match="no ggn matrix of the loss"):
             CurvatureOperator(measured, "ggn")
+
+
+def examples() -> dict[str, Callable[[], tuple[Case, nn.Module]]]:
+    """The files of examples/, small, with the mean over all terms written out."""
+
+    def of(name: str, loss: Any, truth: Callable[[Any, Any], Tensor], data: str = "", **sizes: int) -> Any:
+        def build() -> tuple[Case, nn.Module]:
+            batch = example(f"{data or name}:data")(*([] if name == "regression" else [7]))
+            chosen = example(f"{name}:{loss[1:]}") if loss.startswith(":") else loss
+            net = example(f"{name}:network")(steps=1, **sizes)
+            return Case(lambda: net, batch, chosen, lambda one: truth(one, _doubled(batch))), net
+
+        return build
+
+    def inputs(batch: Any) -> dict[str, Tensor]:
+        return {key: value for key, value in batch.items() if key not in ("labels", "targets")}
+
+    def shifted(net: Any, batch: Any) -> Tensor:
+        return functional.cross_entropy(net(batch[0])[:, :-1].flatten(0, 1), batch[1][:, 1:].flatten())
+
+    small = {"width": 4, "heads": 2, "layers": 1}
+    return {
+        "language_model": of("language_model", "causal_lm", shifted, **small),
+        "adapters": of("adapters", "causal_lm", shifted, "language_model", **small),
+        "encoder_decoder": of(
+            "encoder_decoder",
+            "masked_lm",
+            lambda net, batch: functional.cross_entropy(net(**inputs(batch)).flatten(0, 1), batch["labels"].flatten()),
+            width=4,
+        ),
+        "padded_classifier": of(
+            "padded_classifier",
+            "cross_entropy",
+            lambda net, batch: functional.cross_entropy(net(**inputs(batch)), batch["labels"]),
+            width=4,
+            layers=1,
+        ),
+        "segmentation": of(
+            "segmentation",
+            ":dice",
+            lambda net, batch: example("segmentation:dice")(net(batch[0]), batch[1]).mean(),
+            width=2,
+        ),
+        "graph_network": of(
+            "graph_network",
+            "mse",
+            lambda net, batch: (net(**inputs(batch))[:, 0] - batch["targets"]).square().mean(),
+            width=4,
+        ),
+        "regression": of(
+            "regression", "mse", lambda net, batch: (net(batch[0])[:, 0] - batch[1]).square().mean(), width=4
+        ),
+        "poisson": of(
+            "poisson", ":residual", lambda net, batch: example("poisson:residual")(net, batch.clone()).mean(), width=4
+        ),
+    }
+
+
+def _doubled(batch: Any) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.double() if batch.is_floating_point() else batch
+    if isinstance(batch, dict):
+        return {key: _doubled(value) for key, value in batch.items()}
+    return tuple(_doubled(value) for value in batch)
+
+
+EXAMPLE_CASES = examples()
+
+
+@pytest.mark.parametrize("name", EXAMPLE_CASES)
+def test_every_file_of_examples(name: str) -> None:
+    case, net = EXAMPLE_CASES[name]()
+    # As its first lines say it.
+    words = (ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text())) or "").replace("\\\n", " ")
+    (command,) = re.findall(r"python -m landscape.hessian (.*)", words)
+    arguments = landscape.hessian.cli.parser().parse_args(command.split())
+    for factory in (arguments.model, arguments.data):
+        assert callable(named_object(f"{EXAMPLES.parent / factory}"))
+    assert arguments.loss is None or arguments.loss.rpartition(":")[2] in str(case.loss)
+    selection = arguments.parameters or "all"
+    few, all_at_once = (
+        made(case, micro_batch=size, protocol=EXACT.replace(parameters=selection))
+        for size in (max(3, len(as_examples(case.data)) // 8), 1000)
+    )
+    net = net.double().eval()
+    parameters = {key: value.detach() for key, value in net.named_parameters() if key in few.names}
+
+    def loss(*values: Tensor) -> Tensor:
+        tensors = dict(zip(parameters, values, strict=True))
+        return case.truth(lambda *given, **named: functional_call(net, tensors, given, named))
+
+    vector = draw(few.size, seed=3)
+    with sdpa_kernel(SDPBackend.MATH):
+        value, product = torch.autograd.functional.vhp(loss, tuple(parameters.values()), tuple(few.space.split(vector)))
+    truth = few.space.flatten(product)
+    for one in (few, all_at_once):
+        assert one.value().loss == pytest.approx(float(value), rel=1e-12)
+        assert float((CurvatureOperator(one)(vector) - truth).norm() / truth.norm()) < 1e-9
+    if name in ("segmentation", "poisson"):  # not convex in the outputs; no function of outputs alone
+        return
+    first, second = CurvatureOperator(few, "ggn"), CurvatureOperator(all_at_once, "ggn")
+    assert torch.allclose(first(vector), second(vector), atol=1e-9 * float(truth.norm()))
+    least = float(eigenpairs(first, 1, which="SA", tolerance=1e-2, max_products=30).values[0])
+    assert least > -1e-9 * float(truth.norm())
 
 
 def test_examples_in_any_form_are_the_same_examples() -> None:
@@ -373,9 +479,9 @@ def test_what_is_wrong_is_said_in_one_line(name: str) -> None:
 
 
 def test_a_loss_is_known_by_its_name_and_only_a_cross_entropy_is_called_one() -> None:
-    first, second = made(CASES["equation"]), made(CASES["segmentation-dice"])
-    assert first.protocol.loss.startswith("test_any_network:poisson@")
-    hashes = {made(CASES[name]).protocol.hash for name in ("equation", "segmentation-dice", "regression", "masked")}
+    first, second = made(CASES["own-mean"]), made(CASES["regression"])
+    assert first.protocol.loss.startswith("test_any_network:squared@")
+    hashes = {made(CASES[name]).protocol.hash for name in ("own-mean", "segmentation-bce", "regression", "masked")}
     assert len(hashes) == 4
     with pytest.raises(AttributeError, match="no cross-entropy"):
         second.value().cross_entropy  # noqa: B018

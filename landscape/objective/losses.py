@@ -10,6 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -472,5 +473,8 @@ def _own_name(function: Callable[..., Any]) -> str:
     except (OSError, TypeError):
         source = repr(getattr(function, "__code__", type(function)))
     name = getattr(function, "__qualname__", type(function).__qualname__)
+    module = str(getattr(function, "__module__", "?"))
+    if module.startswith("_landscape_user_"):  # a file that was named on a command line
+        module = Path(inspect.getfile(function)).name
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-    return printable(f"{getattr(function, '__module__', '?')}:{name}@{digest}")
+    return printable(f"{module}:{name}@{digest}")
