@@ -252,7 +252,15 @@ def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
     assert "<variant>" not in text
     identities = re.findall(r' id="([^"]+)"', text)
     assert len(identities) == len(set(identities))
+    # A logarithm is shown as the value itself, an effect on it as a factor; the file keeps the logarithm.
+    assert ">2.72<" in text
+    assert "x 0.819 [0.741, 0.905]" in text
+    assert text.count('role="img" aria-label=') == 2
+    assert "<summary>The numbers</summary>" in text
+    # C2's second measure is a share; its interval excludes zero and its verdict is open: the page says why.
+    assert "corrected for 3 claims, chance is not ruled out" in text
     loaded = json.loads(facts.read_text())
+    assert loaded["claims"][0]["effect"]["estimate"] == -0.2
     assert [claim["verdict"] for claim in loaded["claims"]] == ["supported", "against", "undecided"]
 
 

@@ -76,6 +76,20 @@ def all_of(audit: Audit) -> Iterator[tuple[str, Figure, str]]:
             yield name, lines(audit, instrument, across, up, read), shown
 
 
+def numbers(made: Figure) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the numbers behind a picture of curves; of long curves, 25 points each. Empty for other ones."""
+    (axes,) = made.axes
+    rows = []
+    for line in axes.lines:
+        label = str(line.get_label())
+        across, up = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+        if label.startswith("_") or len(across) < 2:
+            continue
+        chosen = np.unique(np.linspace(0, len(across) - 1, min(len(across), 25)).round().astype(int))
+        rows += [[label, f"{across[place]:.4g}", f"{up[place]:.4g}"] for place in chosen]
+    return ["network", axes.get_xlabel(), axes.get_ylabel()], rows
+
+
 def effects(audit: Audit) -> Figure:
     """All effects, one row per claim, each scaled to its own longest bar; what is unknown is said, not drawn."""
     with plotting.style():

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from analyses.audit import pictures
-from analyses.audit.claims import HIGHER, NETWORK, NOT_APPLICABLE
+from analyses.audit.claims import HIGHER, NETWORK, NOT_APPLICABLE, Claim
 from analyses.audit.panel import Audit, Row
 from analyses.audit.verdict import FEWEST, LOOK_LEVEL, LOOKS, NO_VERDICT, RULE, VERDICTS, Effect, seeds_needed
 from landscape import command, pages, plotting
@@ -29,6 +29,49 @@ def interval(effect: Effect) -> str:
     if not math.isfinite(effect.low):
         return f"{effect.estimate:+.3g} [unknown]" if math.isfinite(effect.estimate) else "-"
     return f"{effect.estimate:+.3g} [{effect.low:+.3g}, {effect.high:+.3g}]"
+
+
+# Beginning of a measure that is a logarithm -> its base: people read the value itself.
+_LOGARITHMS = {"log of ": math.e, "log2 of ": 2.0}
+
+
+def _base(claim: Claim) -> float | None:
+    return next((base for start, base in _LOGARITHMS.items() if claim.measure.startswith(start)), None)
+
+
+def value_of(claim: Claim, value: float) -> str:
+    """A measure as people read it: the number itself where a logarithm is compared, its geometric mean over seeds."""
+    base = _base(claim)
+    return number(value if base is None or not math.isfinite(value) else base**value)
+
+
+def change(claim: Claim, effect: Effect) -> str:
+    """An effect with its interval: a difference, or a factor where logarithms are compared."""
+    base = _base(claim)
+    if base is None or not math.isfinite(effect.estimate):
+        return interval(effect)
+    if not math.isfinite(effect.low):
+        return f"x {base**effect.estimate:.3g} [unknown]"
+    return f"x {base**effect.estimate:.3g} [{base**effect.low:.3g}, {base**effect.high:.3g}]"
+
+
+def remark_of(audit: Audit, row: Row) -> str:
+    """Why an interval that excludes zero can stand beside 'undecided'."""
+    known = math.isfinite(row.effect.low) and math.isfinite(row.effect.high)
+    if row.verdict != "undecided" or not known or row.effect.low <= 0 <= row.effect.high:
+        return ""
+    count = sum(each.claim.family == row.claim.family for each in audit.rows)
+    return f"The interval is for this claim alone; corrected for {count} claims, chance is not ruled out."
+
+
+# What a verdict means, for a reader who has not read the rule.
+WORDS = {
+    "supported": "the variant moves the measure as claimed, by more than other images and trainings would by chance",
+    "against": "it moves the measure the other way, by more than chance would",
+    "undecided": "chance is not ruled out; this is not the same as 'no effect'",
+    "no verdict": "too few pairs of networks to tell trainings apart from the layer",
+}
+PAPER = "N. Park and S. Kim, Blurs Behave Like Ensembles, ICML 2022, arXiv 2105.12639"
 
 
 def summary(audit: Audit) -> str:
@@ -86,21 +129,27 @@ def cells(row: Row) -> list[str]:
     return [
         f"{row.claim.name} {row.claim.statement}",
         measure,
-        number(row.baseline),
-        number(row.variant),
-        interval(row.effect),
+        value_of(row.claim, row.baseline),
+        value_of(row.claim, row.variant),
+        change(row.claim, row.effect),
         number(row.adjusted),
         row.verdict if row.decided_at is None else f"{row.verdict} at {row.decided_at} pairs",
     ]
 
 
-HEAD = ("claim", "measure", "baseline", "variant", "effect [95 %]", "p (Holm)", "verdict")
+HEAD = ("claim", "measure", "baseline", "variant", "change [95 %]", "p (Holm)", "verdict")
 COSTS = {
     "parameters": "parameters",
     "training_seconds": "training, s",
     "milliseconds": "forward pass, ms an image",
     "mebibytes": "layer outputs, MiB an image",
 }
+
+
+READING = (
+    "Change: variant minus baseline; 'x' is a factor, variant over baseline, where the measure is a logarithm, and the "
+    "values beside it are geometric means over seeds."
+)
 
 
 def cost_rows(audit: Audit) -> list[list[str]]:
@@ -135,7 +184,7 @@ def page(audit: Audit) -> str:
             if moved == 0
             else f"placebo ({audit.label('placebo')}): {moved} of {len(audit.rows)} measures came out significant"
         )
-    parts += ["", command.columns(["cost", *audit.costs], cost_rows(audit)), "", NOT_APPLICABLE, RULE]
+    parts += ["", command.columns(["cost", *audit.costs], cost_rows(audit)), "", NOT_APPLICABLE, READING, RULE]
     return "\n".join(parts)
 
 
@@ -215,7 +264,10 @@ def protocols(audit: Audit) -> dict[str, Any]:
 
 def page_html(audit: Audit, *, asked: str) -> str:
     """The report as one file that needs nothing else: pictures are inside, no script, no font, no network."""
-    drawn = [(Markup(svg(figure, name)), printable(caption)) for name, figure, caption in pictures.all_of(audit)]
+    drawn = [
+        (Markup(svg(figure, name, caption)), printable(caption), *pictures.numbers(figure))
+        for name, figure, caption in pictures.all_of(audit)
+    ]
     return pages.render(
         Path(__file__).with_name("report.html"),
         title=printable(f"Audit: {audit.label('variant')} against {audit.label('baseline')}"),
@@ -224,8 +276,14 @@ def page_html(audit: Audit, *, asked: str) -> str:
         about_head=[printable(cell) for cell in about_rows(audit)[0]],
         about=[[printable(cell) for cell in row] for row in about_rows(audit)[1]],
         head=HEAD,
-        claims=[dict(zip(HEAD, map(printable, cells(row)), strict=True)) for row in audit.rows],
-        notes=[NOT_APPLICABLE, RULE],
+        claims=[
+            (dict(zip(HEAD, map(printable, cells(row)), strict=True)), row.verdict.split()[0], remark_of(audit, row))
+            for row in audit.rows
+        ],
+        words={name: words for name, words in WORDS.items() if any(row.verdict == name for row in audit.rows)},
+        notes=[READING, NOT_APPLICABLE],
+        rule=RULE,
+        paper=PAPER,
         pictures=drawn,
         costs_head=["", *audit.costs],
         costs=cost_rows(audit),
@@ -243,14 +301,15 @@ def _short(facts: dict[str, Any]) -> str:
     return ", ".join(f"{name} {facts[name]}" for name in shown)
 
 
-def svg(drawn: Figure, name: str) -> str:
-    """A figure as an inline SVG element, its internal names made unique by `name`."""
+def svg(drawn: Figure, name: str, caption: str) -> str:
+    """A figure as an inline SVG element, its internal names made unique by `name`; a screen reader says the caption."""
     buffer = io.StringIO()
     with plotting.style():
         drawn.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # Several pictures in one document must not share the names of their markers and clipping paths.
+    text = text.replace("<svg", f'<svg role="img" aria-label="{escape(printable(caption))}"', 1)
     for attribute in ('id="', 'xlink:href="#', "url(#"):
         text = text.replace(attribute, f"{attribute}{name}-")
     return text

@@ -48,12 +48,12 @@ def write(
         "variables": variables,
         "surfaces": [
             {
-                "name": printable(surface.attrs.get("name", f"surface {place + 1}")),
+                "name": look.label.replace("\\$", "$"),
                 "alpha": surface["alpha"].values.tolist(),
                 "beta": surface["beta"].values.tolist(),
                 "values": {name: _rounded(surface[name].values) for name in variables},
             }
-            for place, surface in enumerate(surfaces)
+            for surface, look in zip(surfaces, plotting.labels(surfaces), strict=True)
         ],
     }
     names = [surface["name"] for surface in data["surfaces"]]  # type: ignore[index]

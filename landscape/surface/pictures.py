@@ -91,7 +91,9 @@ def scale(
         high = min(high, level)
     if high <= low:
         high = low + max(abs(low), 1.0) * 1e-6
-    if low > 0 and high / low > 10:
+    # Shares, as accuracy is, are read on a linear scale.
+    share = surfaces[0][variable].attrs.get("units") == "1"
+    if not share and low > 0 and high / low > 10:
         return LogNorm(low, high), np.geomspace(low, high, _LEVELS)
     return Normalize(low, high), np.linspace(low, high, _LEVELS)
 
