@@ -18,8 +18,9 @@ demo: $(STAMP)
 	$(BIN)/python -m analyses.demo
 	$(BIN)/python -m analyses.audit --baseline-checkpoints digits-plain --variant-checkpoints digits-smooth
 
+# A process per core, each of one thread: small networks gain nothing from more. Files stay whole: they share fixtures.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
