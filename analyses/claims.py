@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses import studies
+from analyses import executors, studies
 from analyses.kinds import PRESETS
 from landscape import command
 from landscape.command import launch
@@ -109,6 +109,7 @@ def parser() -> command.Parser:
     made.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
     made.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    made.add_argument("--executor", metavar="ENGINE", help=executors.HELP)
     made.add_argument("--out", type=Path, default=Path("CLAIMS.md"), metavar="FILE", help="the page to write")
     made.add_argument("--quiet", action="store_true", help="no progress bar")
     return made
@@ -126,9 +127,10 @@ def main(argv: Sequence[str]) -> int:
     command.require_writable(folder / "smooth.json")
     if arguments.measure:
         device = command.device(arguments).type
-        for comparison in COMPARISONS:
-            if arguments.only is None or comparison.name in arguments.only:
-                measure(comparison, arguments, folder, device)
+        with executors.opened(arguments.executor) as executor:
+            for comparison in COMPARISONS:
+                if arguments.only is None or comparison.name in arguments.only:
+                    measure(comparison, arguments, folder, device, executor)
     kept = {each.name: read(folder / f"{each.name}.json") for each in COMPARISONS if _there(folder, each)}
     if not kept:
         raise LandscapeError(f"no reports in {folder}: run python -m analyses.claims --measure first")
@@ -140,7 +142,7 @@ def _there(folder: Path, comparison: Comparison) -> bool:
     return (folder / f"{comparison.name}.json").is_file()
 
 
-def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -> None:
+def measure(comparison: Comparison, arguments: Any, folder: Path, device: str, executor: Any = None) -> None:
     """Measure a comparison on as many seeds as both kinds are trained for, and keep its report; none, none.
 
     With ``--until-decided``, networks that are not there are trained, and pairs are added until all is decided.
@@ -158,7 +160,7 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -
         claims = [claim for claim in claims if claim.name != "C10"]
         claims += relative if "C10" in comparison.claims else ()
     for seeds in LOOKS if arguments.until_decided else (arguments.seeds,):
-        networks = _networks(comparison, arguments, seeds, device)
+        networks = _networks(comparison, arguments, seeds, device, executor)
         if not networks:
             return
         audit = panel.run(
@@ -169,6 +171,7 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -
             device=device,
             quiet=arguments.quiet,
             sequential=arguments.until_decided,
+            executor=executor,
         )
         asked = ["python", "-m", "analyses.claims", "--measure", "--preset", arguments.preset]
         asked += ["--only", comparison.name]
@@ -181,7 +184,7 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str) -
             return
 
 
-def _networks(comparison: Comparison, arguments: Any, seeds: int, device: str) -> "list[Network]":
+def _networks(comparison: Comparison, arguments: Any, seeds: int, device: str, executor: Any) -> "list[Network]":
     """Networks of both kinds for each seed: those that are trained, or all of them under ``--until-decided``."""
     from analyses import kinds
     from analyses.audit.networks import Network
@@ -191,18 +194,16 @@ def _networks(comparison: Comparison, arguments: Any, seeds: int, device: str) -
     recipes = {role: kinds.recipe(kind, arguments.preset) for role, kind in chosen.items()}
     labels = dict(zip(chosen, comparison.labels or [kinds.KINDS[kind].label for kind in chosen.values()], strict=True))
     networks: list[Network] = []
+    common = {"cache": arguments.cache, "root": arguments.data_root, "device": device, "quiet": arguments.quiet}
+    if arguments.until_decided:
+        pairs = [(recipe, seed) for seed in range(seeds) for recipe in recipes.values()]
+        trainings = [(training.ensure, {"wanted": of, "seed": seed, **common, "quiet": True}) for of, seed in pairs]
+        executors.ahead(executor, trainings, quiet=arguments.quiet)
     for seed in range(seeds):
         found: dict[str, Path | None] = {}
         for role, recipe in recipes.items():
             if arguments.until_decided:
-                found[role] = training.ensure(
-                    recipe,
-                    seed=seed,
-                    cache=arguments.cache,
-                    root=arguments.data_root,
-                    device=device,
-                    quiet=arguments.quiet,
-                )
+                found[role] = training.ensure(recipe, seed=seed, **common)
             else:
                 found[role] = training.find(recipe, seed=seed, cache=arguments.cache)
         if all(found.values()):

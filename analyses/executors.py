@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from landscape.compute.progress import Progress
 from landscape.errors import LandscapeError
 
 _log = logging.getLogger(__name__)
@@ -97,6 +96,8 @@ def ahead(executor: Any, questions: Sequence[Question], *, quiet: bool = True) -
     """
     if executor is None or not questions:
         return 0
+    from landscape.compute.progress import Progress
+
     folder, answered = os.getcwd(), 0
     waiting = [executor.submit(_answer, folder, function, dict(keywords)) for function, keywords in questions]
     try:

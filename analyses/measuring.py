@@ -328,3 +328,8 @@ def measured(asked: Asked, *, force: bool = False) -> tuple[xarray.Dataset, Path
     request = REQUESTS[asked.name]
     dataset = (request.answer or request.instrument.result)(arguments, asked.subject)
     return dataset, arguments.saved[-1]
+
+
+def measure(force: bool = False, **question: Any) -> None:
+    """`measured` of `ask(**question)`, for its file alone: what a worker elsewhere is given to do."""
+    measured(ask(**question), force=force)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analyses import executors
 from analyses.kinds import KINDS, PRESETS, recipe
 from landscape import command
 from landscape.errors import LandscapeError
@@ -77,6 +78,7 @@ def parser(chosen: Study) -> command.Parser:
     made.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
     made.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    made.add_argument("--executor", metavar="ENGINE", help=executors.HELP)
     made.add_argument("--quiet", action="store_true", help="no progress, no table")
     made.add_argument("--force", action="store_true", help="measure again what is cached")
     return made
@@ -119,9 +121,10 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
     target = listing(Path("results"), chosen.name, arguments.preset)
     command.require_writable(target)
     facts: dict[str, Any] = {"study": chosen.name, "question": chosen.question, "entries": []}
-    for entry in _measured(chosen, networks, arguments):
-        facts["entries"].append(entry)
-        write_json(target, facts)
+    with executors.opened(arguments.executor) as executor:
+        for entry in _measured(chosen, networks, arguments, executor):
+            facts["entries"].append(entry)
+            write_json(target, facts)
     if not arguments.quiet:
         names = ("label", "seed", "instrument", "variant", "file")
         rows = [[str(entry[name]) for name in names] for entry in facts["entries"]]
@@ -134,7 +137,9 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
     return 0
 
 
-def _measured(chosen: Study, networks: Sequence[_Network], arguments: Namespace) -> Iterator[dict[str, Any]]:
+def _measured(
+    chosen: Study, networks: Sequence[_Network], arguments: Namespace, executor: Any
+) -> Iterator[dict[str, Any]]:
     """Train each network if need be and measure it; one entry of the listing per result."""
     from analyses import measuring
     from landscape import training
@@ -143,26 +148,34 @@ def _measured(chosen: Study, networks: Sequence[_Network], arguments: Namespace)
 
     device = command.device(arguments).type
     scale = dataclasses.replace(measuring.SCALES[arguments.preset], **chosen.lighter)
-    for network in networks:
-        path = training.ensure(
-            network.recipe,
-            seed=network.seed,
-            cache=arguments.cache,
-            root=arguments.data_root,
-            device=device,
-            quiet=arguments.quiet,
-        )
-        for instrument, (variant, fields) in itertools.product(chosen.instruments, chosen.changes.items()):
-            asked = measuring.ask(
-                path,
-                instrument,
-                scale,
-                origin=measuring.Origin(root=arguments.data_root),
-                device=device,
-                changes={name: value for name, value in fields.items() if name != MASKS},
-                masks=fields.get(MASKS, 1),
-            )
-            dataset, file = measuring.measured(asked, force=arguments.force)
+    common = {"cache": arguments.cache, "root": arguments.data_root, "device": device, "quiet": arguments.quiet}
+    trainings = [{"wanted": network.recipe, "seed": network.seed, **common} for network in networks]
+    variants = list(itertools.product(chosen.instruments, chosen.changes.items()))
+
+    def question(path: Path, instrument: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "path": path,
+            "name": instrument,
+            "scale": scale,
+            "origin": measuring.Origin(root=arguments.data_root),
+            "device": device,
+            "changes": {name: value for name, value in fields.items() if name != MASKS},
+            "masks": fields.get(MASKS, 1),
+        }
+
+    force = arguments.force
+    if executor is not None:
+        executors.ahead(executor, [(training.ensure, {**each, "quiet": True}) for each in trainings])
+        paths = [training.ensure(**each) for each in trainings]
+        ahead = [
+            (measuring.measure, {**question(path, instrument, fields), "force": force})
+            for path, (instrument, (_, fields)) in itertools.product(paths, variants)
+        ]
+        force = executors.ahead(executor, ahead, quiet=arguments.quiet) < len(ahead) and force
+    for network, wanted in zip(networks, trainings, strict=True):
+        path = training.ensure(**wanted)
+        for instrument, (variant, fields) in variants:
+            dataset, file = measuring.measured(measuring.ask(**question(path, instrument, fields)), force=force)
             if instrument in ("predictions", "training"):
                 # Figures need the curves alone, thousands of times smaller than the passes.
                 file = file.with_name(f"curves-{file.name}")

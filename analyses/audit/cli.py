@@ -7,8 +7,9 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from analyses import executors
 from analyses.kinds import PRESETS
 from landscape import command
 from landscape.errors import LandscapeError
@@ -59,6 +60,7 @@ def parser() -> command.Parser:
     how.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
     how.add_argument("--out", type=Path, metavar="DIR", help="folder of the report (default: results/audit/NAME)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    how.add_argument("--executor", metavar="ENGINE", help=executors.HELP)
     how.add_argument("--plan", action="store_true", help="print what will be trained and measured, and stop")
     how.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     how.add_argument("--quiet", action="store_true", help="no progress bar, no page")
@@ -87,7 +89,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if arguments.device == "auto" and not arguments.quiet:
         command.remark(f"on {command.described(command.device(arguments))}")
-    audit = _audited(arguments, given, device)
+    with executors.opened(arguments.executor) as executor:
+        audit = _audited(arguments, given, device, executor)
     page, facts = report.write(audit, folder, asked=" ".join(["python", "-m", "analyses.audit", *argv]))
     if arguments.json:
         print(command.to_strict_json(report.to_json(audit)))
@@ -112,7 +115,7 @@ def _check(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]]) ->
         raise LandscapeError("--until-decided trains further pairs: give --variant, not checkpoints")
 
 
-def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], device: str) -> Audit:
+def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], device: str, executor: Any) -> Audit:
     """The audit of trained or given networks; with ``--until-decided``, pairs are added until all is decided."""
     from analyses.audit import networks, panel
     from analyses.audit.claims import PANEL
@@ -138,6 +141,7 @@ def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], 
                 device=device,
                 quiet=arguments.quiet,
                 placebo=not arguments.no_placebo,
+                executor=executor,
             )
         else:
             paths = {role: [command.checkpoint_path(each, arguments) for each in some] for role, some in given.items()}
@@ -152,6 +156,7 @@ def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], 
             quiet=arguments.quiet,
             force=arguments.force and count in (LOOKS[0], arguments.seeds),
             sequential=arguments.until_decided,
+            executor=executor,
         )
         if panel.all_decided(audit.rows):
             break

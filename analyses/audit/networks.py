@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from analyses import executors
 from landscape import checkpoint, data, nets, training
 from landscape.compute.masks import Masks
 from landscape.errors import LandscapeError
@@ -119,8 +120,9 @@ def trained(
     device: str,
     quiet: bool,
     placebo: bool = True,
+    executor: Any = None,
 ) -> list[Network]:
-    """Baseline, variant and placebo for every seed, trained or found.
+    """Baseline, variant and placebo for every seed, trained or found; `executor` as in `analyses.executors`.
 
     Raises
     ------
@@ -130,15 +132,11 @@ def trained(
     planned = wanted(preset, layer, seeds, placebo=placebo)
     if any(training.find(each.recipe, seed=each.seed, cache=cache) is None for each in planned):
         step_seconds(recipe_of(preset, layer), root, images=2)
-    return [
-        Network(
-            each.role,
-            each.label,
-            each.pair,
-            training.ensure(each.recipe, seed=each.seed, cache=cache, root=root, device=device, quiet=quiet),
-        )
-        for each in planned
-    ]
+    common: dict[str, Any] = {"cache": cache, "root": root, "device": device, "quiet": quiet}
+    trainings = [{"wanted": each.recipe, "seed": each.seed, **common} for each in planned]
+    executors.ahead(executor, [(training.ensure, {**each, "quiet": True}) for each in trainings], quiet=quiet)
+    paths = [training.ensure(**each) for each in trainings]
+    return [Network(each.role, each.label, each.pair, path) for each, path in zip(planned, paths, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 import xarray
 from torch import nn
 
-from analyses import measuring
+from analyses import executors, measuring
 from analyses.audit.claims import NETWORK, PANEL, REPLICATES, Claim, Results
 from analyses.audit.networks import Network
 from analyses.audit.verdict import (
@@ -129,17 +129,25 @@ def run(
     quiet: bool = True,
     force: bool = False,
     sequential: bool = False,
+    executor: Any = None,
 ) -> Audit:
-    """Measure all claims on all networks and decide; `sequential` as in `decided`.
+    """Measure all claims on all networks and decide; `sequential` as in `decided`, `executor` as in `executors`.
 
     Killed at any moment, the same call goes on: each instrument's result of each network is kept, and long ones keep
     their finished pieces.
     """
     found: dict[Path, dict[str, xarray.Dataset]] = defaultdict(dict)
     work = pieces(networks, claims)
+    questions: list[dict[str, Any]] = [
+        {"path": network.path, "name": name, "scale": scale, "origin": _of(network, origin), "device": device}
+        for network, name in work
+    ]
+    ahead = [(measuring.measure, {**each, "force": force}) for each in questions]
+    if executors.ahead(executor, ahead, quiet=quiet) == len(work):
+        force = False
     with Progress(len(work), "panel", unit="result", quiet=quiet) as bar:
-        for network, instrument in work:
-            asked = measuring.ask(network.path, instrument, scale, origin=_of(network, origin), device=device)
+        for (network, instrument), question in zip(work, questions, strict=True):
+            asked = measuring.ask(**question)
             found[network.path][instrument], _ = measuring.measured(asked, force=force)
             bar.update(1, network=f"{network.role} {network.seed}", instrument=instrument)
     for of_network in found.values():
