@@ -28,6 +28,31 @@ def dense() -> Dense:
     return Dense(small_net(), small_images(), weight_decay=0.1)
 
 
+@pytest.mark.parametrize("memory", [None, 0])
+@pytest.mark.parametrize("where", ["graph", "product"])
+def test_out_of_memory_means_smaller_micro_batches(
+    dense: Dense, memory: int | None, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = CurvatureOperator._graph
+
+    def greedy(self: CurvatureOperator, place: int) -> object:
+        start, stop = self._ranges[place]
+
+        def fail(*_: object) -> None:
+            raise torch.OutOfMemoryError
+
+        if stop - start <= 2:
+            return build(self, place)
+        return fail() if where == "graph" else fail
+
+    operator = CurvatureOperator(objective(weight_decay=0.1, memory=memory))
+    monkeypatch.setattr(CurvatureOperator, "_graph", greedy)
+    vector = torch.randn(operator.size, generator=generator(0), dtype=torch.float64)
+    assert relative(operator @ vector, dense.hessian @ vector) < 1e-12
+    assert operator.plan.micro_batch == 2
+    assert operator.products == 1
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
 @pytest.mark.parametrize("kind", ["hessian", "ggn", "fisher"])
 @pytest.mark.parametrize("memory", [None, 0])

@@ -201,16 +201,24 @@ class CurvatureOperator(SymmetricOperator):
 
     @measurement
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Multiply flat vectors (P,) or (P, k); raises torch.OutOfMemoryError only below micro-batches of 1."""
+        """Multiply flat vectors (P,) or (P, k); out of memory, it goes on with smaller micro-batches, down to 1."""
         columns = vectors if vectors.dim() == 2 else vectors[:, None]
-        total = torch.zeros_like(columns)
-        for _, product in self.batch_products(columns):
-            total += product
-        total = self.objective.reduced(total)
+        total = self.objective.reduced(self._sum_of_batches(columns))
         self.products += columns.shape[1]
         if self.kind != "fisher":
             total += self.objective.l2_product([leaf.detach() for leaf in self._leaves], columns)
         return total if vectors.dim() == 2 else total[:, 0]
+
+    def _sum_of_batches(self, columns: Tensor) -> Tensor:
+        """What the examples of this process contribute to the product (P, k), without the L2 term."""
+        while True:
+            total = torch.zeros_like(columns)
+            try:
+                for _, product in self.batch_products(columns):
+                    total += product
+                return total
+            except torch.OutOfMemoryError:
+                self.halve()
 
     def batch_products(self, columns: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
         """Range (start, stop) and contribution (P, k) of each micro-batch to the product, without the L2 term."""
