@@ -26,6 +26,7 @@ from landscape.eigen import eigenpairs
 from landscape.objective import chunked
 from landscape.objective import objective as objective_module
 from landscape.objective.fit import fit
+from landscape.objective.losses import called
 from landscape.store.importing import named_object
 from landscape.surface import plane
 
@@ -541,5 +542,62 @@ def test_the_command_line_takes_any_network(tmp_path: Any, monkeypatch: pytest.M
     assert facts["mse"]["protocol_hash"] != facts["mine.py:absolute"]["protocol_hash"]
     assert len(list((tmp_path / "results").rglob("*.nc"))) == 2
     assert landscape.selfcheck.cli.main([*arguments[:4], "--loss", "mine.py:absolute", "--images", "6", "--quiet"]) == 0
+    for more in (["--diagonal", "5"], ["--at", "0", "--at-examples", "2"]):
+        assert landscape.hessian.cli.main([*arguments[:4], "--loss", "mse", "--json", "--quiet", *more]) == 0
+        assert len(json.loads(capsys.readouterr().out)["trace"]) == 4 if "--diagonal" in more else 2
     with pytest.raises(LandscapeError, match="looks at images with one class each"):
         landscape.fourier.cli.main([*arguments[:4], "--loss", "mse"])
+
+
+def test_diagonal_and_row_norms_are_exact_or_as_far_off_as_they_say() -> None:
+    measured = made(CASES["causal-untied"])
+    matrix = CurvatureOperator(measured)(torch.eye(measured.size, dtype=torch.float64))
+    truth = {"diagonal": matrix.diagonal().numpy(), "row_norm": matrix.norm(dim=1).numpy()}
+    exact = landscape.hessian.diagonal(measured, products=1000)
+    rough = landscape.hessian.diagonal(measured, products=64)
+    for name, value in truth.items():
+        assert np.allclose(exact[name], value, atol=1e-12)
+        assert not exact[f"{name}_stderr"].values.any()
+        uncertain = value > 1e-6
+        scores = (rough[name].values - value)[uncertain] / rough[f"{name}_stderr"].values[uncertain]
+        assert 0.6 < np.sqrt((scores**2).mean()) < 1.7
+    assert float(exact["trace"].sum()) == pytest.approx(float(matrix.trace()), rel=1e-12)
+    assert list(exact["parameter"].values) == measured.names
+    assert rough.attrs["products"] == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [("segmentation-bce", "0"), ("causal-tied", "norm"), ("second-output", "body")]
+)
+def test_curvature_in_an_activation_is_that_of_torch(name: str, at: str) -> None:
+    case = CASES[name]
+    measured = made(case)
+    torch.manual_seed(0)
+    net = case.network().double().eval()
+    result = landscape.hessian.activation_curvature(measured, at, top=2, examples=3)
+    for example in range(3):
+        operator = landscape.hessian.ActivationOperator(measured, at, example)
+        dense = operator(torch.eye(operator.size, dtype=torch.float64))
+        inputs, targets = measured.batch(example, example + 1), measured.labels(example, example + 1)
+
+        def loss(delta: Tensor, inputs: Any = inputs, targets: Any = targets) -> Tensor:
+            hook = net.get_submodule(at).register_forward_hook(lambda module, given, output: output + delta)
+            try:
+                return measured.loss(measured.network.select(called(net, inputs)), targets)
+            finally:
+                hook.remove()
+
+        with sdpa_kernel(SDPBackend.MATH):
+            truth = torch.autograd.functional.hessian(loss, torch.zeros(1, *operator.shape_of_map, dtype=torch.float64))
+        truth = truth.reshape(operator.size, operator.size)
+        assert torch.allclose(dense, truth, atol=1e-10)
+        values = torch.linalg.eigvalsh(truth).flip(0)[:2].numpy()
+        assert np.all(
+            np.abs(result["eigenvalue"].values[example] - values) <= result["residual"].values[example] + 1e-9
+        )
+        assert (
+            abs(float(result["trace"][example]) - float(truth.trace()))
+            <= 6 * float(result["trace_stderr"][example]) + 1e-9
+        )
+    with pytest.raises(LandscapeError, match=r"no such module: give one of its names, such as "):
+        landscape.hessian.activation_curvature(measured, "layer9")

@@ -6,7 +6,9 @@ from landscape import lazy
 
 if TYPE_CHECKING:
     from landscape.hessian import measurements, picture
+    from landscape.hessian.activations import ActivationOperator, activation_curvature
     from landscape.hessian.blocks import block_spectra
+    from landscape.hessian.diagonal import diagonal
     from landscape.hessian.image_groups import image_group_spectrum
     from landscape.hessian.mini_batches import mini_batch_spectra
     from landscape.hessian.over_masks import mask_spectra, mean_hessian_spectrum
@@ -16,8 +18,11 @@ if TYPE_CHECKING:
     from landscape.hessian.split import curvature_split
 
 __all__ = [
+    "ActivationOperator",
+    "activation_curvature",
     "block_spectra",
     "curvature_split",
+    "diagonal",
     "image_group_spectrum",
     "mask_spectra",
     "mean_hessian_spectrum",

@@ -96,6 +96,11 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="top eigenvalues, and what each group of N images adds to the first, for resampling",
     )
+    group.add_argument("--diagonal", type=command.positive, metavar="N", help="diagonal and row norms, from N products")
+    group.add_argument("--at", metavar="MODULE", help="curvature of each example in the output of a module")
+    group.add_argument(
+        "--at-examples", type=command.positive, default=16, metavar="N", help="of so many examples (default: 16)"
+    )
     group.add_argument("--ggn-split", action="store_true", help="eigenvalues split into GGN and residual")
     group.add_argument("--scale-free", action="store_true", help="eigenvalues in filter-normalised coordinates")
     group.add_argument("--sharpness", action="store_true", help="sharpness measures; may stand beside --scale-free")

@@ -14,7 +14,18 @@ from matplotlib.figure import Figure
 from landscape import command
 from landscape.data import Data
 from landscape.errors import LandscapeError
-from landscape.hessian import blocks, image_groups, mini_batches, over_masks, pyhessian_solver, sharpness, split
+from landscape.hessian import (
+    activations,
+    blocks,
+    image_groups,
+    mini_batches,
+    over_masks,
+    pyhessian_solver,
+    sharpness,
+    split,
+)
+from landscape.hessian.diagonal import diagonal
+from landscape.hessian.diagonal import table as diagonal_table
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.fit import fit
 from landscape.objective.objective import examples
@@ -143,7 +154,7 @@ def table(results: Sequence[xarray.Dataset], chosen: Measurement) -> str:
 
 def to_json(result: xarray.Dataset) -> dict[str, Any]:
     """Every variable and coordinate by name, and provenance, JSON-ready."""
-    facts = command.facts_of(result, without=())
+    facts = command.facts_of(result, without=("coordinate",))  # one number per weight
     # The names that all of this instrument's JSON shares.
     shared = {"products": "hvps", "eigenvalue": "eigenvalues", "residual": "residuals"}
     return {shared.get(name, name): value for name, value in facts.items()}
@@ -155,7 +166,7 @@ def notes(results: Sequence[xarray.Dataset]) -> list[str]:
     loss = json.loads(first["protocol"]).get("loss", "cross_entropy")
     of_what = "" if loss == "cross_entropy" else f", {loss},"
     lines = [
-        f"{MATRICES[first['operator']]}{of_what} on {first.get('sample', first['data'])}, "
+        f"{MATRICES.get(first['operator'], first['operator'])}{of_what} on {first.get('sample', first['data'])}, "
         f"protocol {first['protocol_hash']}."
     ]
     fits = {str(result.attrs["name"]): command.fit_in_words(result.attrs) for result in results}
@@ -306,6 +317,33 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         ),
         table=image_groups.table,
         products=lambda settings: _pairs(settings["top"]) + 2,
+        sharded=False,
+    ),
+    Measurement(
+        flag="--diagonal",
+        asked=lambda arguments: arguments.diagonal is not None,
+        settings=lambda arguments: {"products": arguments.diagonal, "operator": arguments.operator},
+        measure=lambda objective, settings, seed, quiet, journal: diagonal(
+            objective, **settings, seed=seed, quiet=quiet
+        ),
+        table=diagonal_table,
+        products=lambda settings: settings["products"],
+    ),
+    Measurement(
+        flag="--at",
+        asked=lambda arguments: arguments.at is not None,
+        settings=lambda arguments: {
+            "at": arguments.at,
+            "examples": arguments.at_examples,
+            "top": arguments.top,
+            "tolerance": arguments.tolerance,
+            "trace_products": arguments.trace_products,
+        },
+        measure=lambda objective, settings, seed, quiet, journal: activations.activation_curvature(
+            objective, **settings, seed=seed, quiet=quiet
+        ),
+        table=activations.table,
+        products=lambda settings: 1,
         sharded=False,
     ),
     Measurement(

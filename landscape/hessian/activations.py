@@ -1,0 +1,224 @@
+r"""Curvature in activations: the Hessian of each example's loss in a feature map, at a point of the network.
+
+.. math:: H_n = \frac{\partial^2 \ell_n}{\partial h_n^2}, \qquad h_n \text{ the output of a named module for example } n
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor, nn
+
+from landscape.compute.progress import Progress
+from landscape.compute.settings import math_attention, measurement
+from landscape.eigen import SymmetricOperator, eigenpairs, trace
+from landscape.errors import LandscapeError
+from landscape.objective import Objective
+from landscape.objective.convolution import CheapDoubleBackward
+from landscape.tables import columns
+
+
+class ActivationOperator(SymmetricOperator):
+    """Hessian of one example's loss in the output of a module, as an operator on flat vectors (d,) or (d, k).
+
+    Parameters
+    ----------
+    objective
+        Whose loss, at its own point.
+    at
+        Name of the module, as ``named_modules`` has it. Of several outputs, the first tensor counts.
+    example
+        Number of the example.
+    sample
+        Which draw of the dropout masks.
+
+    Attributes
+    ----------
+    shape_of_map
+        Shape of the feature map, without the example's dimension.
+    gradient
+        Of the loss in the feature map, flat (d,).
+
+    Raises
+    ------
+    LandscapeError
+        When there is no such module, it is not called or more than once, or returns no floating-point tensor.
+    """
+
+    @measurement
+    def __init__(self, objective: Objective, at: str, example: int, *, module: nn.Module | None = None) -> None:
+        module = objective.private_module() if module is None else module
+        self.dtype, self.device = objective.dtype, objective.device
+        self._moved: list[Tensor] = []
+
+        def move(_: nn.Module, arguments: Any, output: Any) -> Any:
+            return _moved(output, self._moved)
+
+        handle = _named(module, at).register_forward_hook(move)
+        try:
+            with torch.enable_grad(), CheapDoubleBackward(), math_attention:
+                inputs = objective.batch(example, example + 1)
+                share = objective.share(example, example + 1)
+                loss = objective.batch_loss_of(module, inputs, example, example + 1)
+                if len(self._moved) != 1:
+                    calls = "not called" if not self._moved else f"called {len(self._moved)} times"
+                    raise LandscapeError(
+                        f"--at {at}: the module is {calls} in a forward pass: name one that is called once"
+                    )
+                self._map = self._moved[0]
+                loss = loss / share if share else loss
+                (gradient,) = torch.autograd.grad(loss, self._map, create_graph=True, materialize_grads=True)
+        finally:
+            handle.remove()
+        self._gradient = gradient
+        self.gradient = gradient.detach().flatten()
+        self.shape_of_map = tuple(self._map.shape[1:])
+        self.size = self._map.numel()
+
+    @measurement
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Multiply a vector (d,) or columns (d, k)."""
+        if vectors.dim() == 1:
+            return self._product(vectors)
+        return torch.stack([self._product(column) for column in vectors.T], dim=1)
+
+    def _product(self, vector: Tensor) -> Tensor:
+        if not self._gradient.requires_grad:
+            return torch.zeros_like(vector)
+        with math_attention:
+            (found,) = torch.autograd.grad(
+                self._gradient, self._map, vector.view_as(self._map), retain_graph=True, materialize_grads=True
+            )
+        return found.flatten()
+
+
+def _named(module: nn.Module, at: str) -> nn.Module:
+    parts = dict(module.named_modules())
+    if at not in parts or not at:
+        near = ", ".join(difflib.get_close_matches(at, parts, n=3) or [name for name in parts if name][:5])
+        raise LandscapeError(f"--at {at}: the network has no such module: give one of its names, such as {near}")
+    return parts[at]
+
+
+def _moved(output: Any, moved: list[Tensor]) -> Any:
+    """The output with its first tensor replaced by one that is a leaf plus what it was."""
+    if isinstance(output, Tensor):
+        if not output.is_floating_point():
+            raise LandscapeError("--at names a module that returns whole numbers: name one that returns features")
+        moved.append(torch.zeros_like(output, requires_grad=True))
+        return output.detach() + moved[-1]
+    if isinstance(output, (tuple, list)) and output:
+        return type(output)([_moved(output[0], moved), *output[1:]])
+    if isinstance(output, dict) and output:
+        first = next(iter(output))
+        output[first] = _moved(output[first], moved)
+        return output
+    raise LandscapeError(f"--at names a module that returns a {type(output).__name__}: name one that returns a tensor")
+
+
+@measurement
+def activation_curvature(
+    objective: Objective,
+    at: str,
+    *,
+    top: int = 3,
+    examples: int = 16,
+    tolerance: float = 1e-3,
+    trace_products: int = 20,
+    seed: int = 0,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    """Top eigenvalues and trace of the Hessian in activations, example by example.
+
+    Parameters
+    ----------
+    objective
+        Whose network, loss and examples.
+    at
+        Name of the module whose output is the activation.
+    top
+        Eigenvalues per example.
+    examples
+        How many of the objective's examples, from the first on.
+    tolerance
+        Relative error of the eigenvalues.
+    trace_products
+        Products spent on each trace.
+    seed
+        Of starting vectors and probes.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``example``: ``eigenvalue`` (example, rank) with ``residual``, the true eigenvalue lies within it;
+        ``trace`` with ``trace_stderr``; ``gradient_norm``, the length of the loss's gradient in the activation.
+
+    Raises
+    ------
+    LandscapeError
+        As `ActivationOperator`.
+    """
+    count = min(examples, objective.images)
+    module = objective.private_module()
+    values: dict[str, np.ndarray] = {name: np.zeros((count, top)) for name in ("eigenvalue", "residual")}
+    values |= {name: np.zeros(count) for name in ("trace", "trace_stderr", "gradient_norm")}
+    products = 0
+    shape: tuple[int, ...] = ()
+    with Progress(count, f"curvature at {at}", unit="example", quiet=quiet) as bar:
+        for example in range(count):
+            operator = ActivationOperator(objective, at, example, module=module)
+            shape = operator.shape_of_map
+            pairs = eigenpairs(operator, min(top, operator.size), tolerance=tolerance, seed=seed, keep_space=True)
+            estimate = trace(operator, products=trace_products, seed=seed, space=pairs.space)
+            found = len(pairs.values)
+            values["eigenvalue"][example, :found], values["residual"][example, :found] = pairs.values, pairs.residuals
+            values["trace"][example], values["trace_stderr"][example] = estimate.value, estimate.stderr
+            values["gradient_norm"][example] = float(operator.gradient.norm())
+            products += pairs.products + trace_products
+            bar.update()
+    unit = objective.loss.unit
+    names = {
+        "eigenvalue": "eigenvalue in the activation",
+        "residual": "bound |lambda - eigenvalue|",
+        "trace": "trace in the activation",
+        "trace_stderr": "standard error of the trace",
+        "gradient_norm": "norm of the gradient in the activation",
+    }
+    return xarray.Dataset(
+        {
+            name: (("example", "rank")[: value.ndim], value, {"long_name": names[name], "units": unit})
+            for name, value in values.items()
+        },
+        {"example": np.arange(count), "rank": np.arange(1, top + 1)},
+        attrs={
+            "operator": "Hessian of each example's loss in the activation",
+            "at": at,
+            "shape": "x".join(map(str, shape)),
+            "products": products,
+            "parameters": int(np.prod(shape)),
+            "images": count,
+        },
+    )
+
+
+def table(results: Sequence[xarray.Dataset]) -> str:
+    """Quartiles over examples, a column per network."""
+    rows = []
+    for label, name in (
+        ("largest eigenvalue", "eigenvalue"),
+        ("trace", "trace"),
+        ("norm of the gradient", "gradient_norm"),
+    ):
+        row = [f"{label}, quartiles over examples"]
+        for result in results:
+            value = result[name].isel(rank=0) if "rank" in result[name].dims else result[name]
+            row.append(" ".join(f"{part:.4g}" for part in np.quantile(value.values, [0.25, 0.5, 0.75])))
+        rows.append(row)
+    rows.append(["examples", *[str(result.sizes["example"]) for result in results]])
+    rows.append(["activation", *[f"{result.attrs['at']} ({result.attrs['shape']})" for result in results]])
+    return columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows)

@@ -1,0 +1,161 @@
+r"""Diagonal and row norms of the curvature, coordinate by coordinate, without the matrix.
+
+With random signs *z*, :math:`E[z \circ A z] = \mathrm{diag}\,A` and :math:`E[(A z)^2_i] = \sum_j A_{ij}^2` (Bekas et
+al. 2007): one product per draw gives both, and the spread over draws their errors. Where there are no more coordinates
+than products, unit vectors give both exactly.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray
+
+from landscape.compute.progress import Progress
+from landscape.compute.randomness import generator
+from landscape.compute.settings import measurement
+from landscape.errors import LandscapeError
+from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.operators import Kind
+from landscape.tables import columns
+
+# Vectors that are multiplied together.
+_TOGETHER = 8
+
+
+@measurement
+def diagonal(
+    objective: Objective,
+    *,
+    operator: Kind = "hessian",
+    products: int = 100,
+    sample: int = 0,
+    seed: int = 0,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    r"""Diagonal entries and row norms of the curvature, each with a standard error, and their sums by parameter.
+
+    Parameters
+    ----------
+    objective
+        The function whose curvature is measured.
+    operator
+        ``hessian``, ``ggn`` or ``fisher``.
+    products
+        Random sign vectors, one product each. The error of a diagonal entry is :math:`\lVert A_{i,\ne i}\rVert /
+        \sqrt{m}` for *m* of them: a hundred give a tenth of the rest of its row.
+    sample
+        Which draw of the dropout masks.
+    seed
+        Seed of the signs.
+    quiet
+        No progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``coordinate``: ``diagonal`` and ``row_norm`` with their ``_stderr``, zero where they are exact. Over
+        ``parameter``, in the order of the coordinates: ``trace``, the sum of its diagonal entries, with
+        ``trace_stderr``; ``size``.
+
+    Raises
+    ------
+    LandscapeError
+        For fewer than two products.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import landscape
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    >>> objective = landscape.Objective(torch.nn.Linear(2, 1, bias=False), (x, x.sum(1)), loss="mse")
+    >>> landscape.hessian.diagonal(objective)["diagonal"].values  # of 2 X'X / N = [[2, 1], [1, 1]]
+    array([2., 1.])
+    """
+    if products < 2:
+        raise LandscapeError(f"diagonal of {products} product: give 2 or more, their spread is the error")
+    curvature = CurvatureOperator(objective, operator, sample=sample)
+    size, exact = objective.size, objective.size <= products
+    count = size if exact else products
+    slices = list(objective.space.slices().values())
+    # Sums of the estimates and of their squares: of diagonal entries, squared row norms, and traces by parameter.
+    sums, squares = (torch.zeros(2, size, dtype=torch.float64, device=objective.device) for _ in range(2))
+    traces: list[torch.Tensor] = []
+    source = generator(seed, "diagonal")
+    with Progress(count, "diagonal", unit="product", quiet=quiet) as bar:
+        for start in range(0, count, _TOGETHER):
+            width = min(_TOGETHER, count - start)
+            if exact:
+                vectors = torch.zeros(size, width)
+                vectors[torch.arange(start, start + width), torch.arange(width)] = 1
+            else:
+                vectors = torch.randint(2, (size, width), generator=source).float() * 2 - 1
+            vectors = vectors.to(device=objective.device, dtype=objective.dtype)
+            images = curvature(vectors)
+            for vector, image in zip(vectors.T, images.T, strict=True):
+                found = torch.stack([vector * image, image.square()]).double()
+                sums += found
+                squares += found.square()
+                traces.append(torch.stack([found[0, place].sum() for place in slices]))
+            bar.update(width)
+    if exact:
+        means, errors = sums, torch.zeros_like(sums)
+        of_parameter = torch.stack([sums[0, place].sum() for place in slices])
+        of_parameter_error = torch.zeros_like(of_parameter)
+    else:
+        means = sums / count
+        errors = ((squares / count - means.square()).clamp(min=0) / (count - 1)).sqrt()
+        stacked = torch.stack(traces)
+        of_parameter, of_parameter_error = stacked.mean(0), stacked.std(0) / count**0.5
+    norms = means[1].sqrt()
+    norm_errors = torch.where(norms > 0, errors[1] / (2 * norms), 0.0)
+
+    def plain(values: torch.Tensor) -> np.ndarray:
+        return values.cpu().numpy()
+
+    unit = f"{objective.loss.unit} per unit of weight squared" if objective.loss.unit != "1" else "1"
+    return xarray.Dataset(
+        {
+            "diagonal": ("coordinate", plain(means[0]), {"long_name": "diagonal entry", "units": unit}),
+            "diagonal_stderr": ("coordinate", plain(errors[0]), {"long_name": "its standard error", "units": unit}),
+            "row_norm": ("coordinate", plain(norms), {"long_name": "norm of a row", "units": unit}),
+            "row_norm_stderr": ("coordinate", plain(norm_errors), {"long_name": "its standard error", "units": unit}),
+            "trace": ("parameter", plain(of_parameter), {"long_name": "sum of diagonal entries", "units": unit}),
+            "trace_stderr": (
+                "parameter",
+                plain(of_parameter_error),
+                {"long_name": "its standard error", "units": unit},
+            ),
+            "size": ("parameter", np.array(objective.space.sizes), {"long_name": "coordinates", "units": "1"}),
+        },
+        {"parameter": objective.names},
+        attrs={
+            "operator": operator,
+            "products": curvature.products,
+            "parameters": size,
+            "images": objective.images,
+            "exact": int(exact),
+        },
+    )
+
+
+def table(results: Sequence[xarray.Dataset]) -> str:
+    """Trace of each parameter's diagonal entries, per coordinate."""
+    names = list(dict.fromkeys(str(name) for result in results for name in result["parameter"].values))
+    rows = []
+    for name in names:
+        row = [name]
+        for result in results:
+            if name not in result["parameter"].values:
+                row.append("")
+                continue
+            one = result.sel(parameter=name)
+            mean, error = (float(one[key]) / int(one["size"]) for key in ("trace", "trace_stderr"))
+            row.append(f"{mean:.4g} ± {error:.1g}")
+        rows.append(row)
+    rows.append(["products", *[f"{int(result.attrs['products']):,}" for result in results]])
+    note = (
+        "Mean diagonal entry of each parameter; ± is one standard error, for the random vectors. The result file holds "
+        "the entry and the norm of the row of every coordinate."
+    )
+    return columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows) + "\n" + note
