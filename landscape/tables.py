@@ -1,5 +1,6 @@
 """Tables as text."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,57 @@ def side_by_side(results: "Sequence[xarray.Dataset]", rows: Sequence[Row], notes
     """One column per network, one row per label and text of its result; `notes` below."""
     head = ["", *[str(result.attrs.get("name", "")) for result in results]]
     return "\n".join([columns(head, [[label, *map(cell, results)] for label, cell in rows]), *notes])
+
+
+def digits(value: float, error: float) -> str:
+    """A number with no more digits than its error leaves: down to the second digit of the error.
+
+    Examples
+    --------
+    >>> digits(193.4217, 5.8), digits(0.0312345, 0.00021), digits(1234567.0, 52000.0)
+    ('193.4', '0.03123', '1235000')
+    """
+    if not (math.isfinite(value) and math.isfinite(error)) or error <= 0:
+        return f"{value:.5g}"
+    places = 1 - math.floor(math.log10(error))
+    # A number much smaller than its error is as good as zero, and is shown to the error's own digits all the same.
+    return f"{round(value, places):.{max(0, places)}f}"
+
+
+def with_error(value: float, error: float) -> str:
+    """``value ± error``, both to the second digit of the error."""
+    if not math.isfinite(error) or error <= 0:
+        return f"{value:.5g} ± {error:.2g}"
+    return f"{digits(value, error)} ± {digits(error, error)}"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """``value [low, high]``, all three to the second digit of half the interval's width."""
+    half = (high - low) / 2
+    return f"{digits(value, half)} [{digits(low, half)}, {digits(high, half)}]"
+
+
+def compared(
+    what: str, names: Sequence[str], values: Sequence[float], intervals: Sequence[tuple[float, float]]
+) -> list[str]:
+    """One sentence for each network but the first: how it compares, and whether intervals tell them apart.
+
+    Intervals that overlap may still hide a difference that a paired comparison would find; the sentence claims no more
+    than that they overlap.
+    """
+    lines = []
+    for name, value, (low, high) in list(zip(names, values, intervals, strict=True))[1:]:
+        (first, *_), (first_low, first_high) = values, intervals[0]
+        if not (first > 0 and value > 0):
+            continue
+        factor = f"{what} of {name} is {value / first:.2g} times that of {names[0]}"
+        if not all(map(math.isfinite, (low, high, first_low, first_high))):
+            lines.append(f"{factor}; without intervals, nothing says whether other images would agree.")
+        elif low > first_high or high < first_low:
+            lines.append(f"{factor}: more than the choice of images explains, since the 95 % intervals do not meet.")
+        else:
+            lines.append(f"{factor}; the 95 % intervals overlap, so the choice of images alone may explain it.")
+    return lines
 
 
 def value(name: str, spec: str = ".5g", error: str | None = None, error_spec: str = ".1g", **at: object) -> Cell:

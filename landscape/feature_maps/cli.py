@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, feature_maps, look
+from landscape import command, feature_maps, look, tables
 
 if TYPE_CHECKING:
     import xarray
@@ -74,7 +74,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
                 continue
             point = result.sel(point=name)
             row[1] = feature_maps.tables.map_size(point, row[1])
-            row += [f"{float(point[what]):.4g}±{float(point[f'{what}_stderr']):.1g}" for what in quantities]
+            row += [tables.with_error(float(point[what]), float(point[f"{what}_stderr"])) for what in quantities]
             masks, images = float(point["variance_between_masks"]), float(point["variance_between_images"])
             row.append(f"{masks / (masks + images):.0%}" if masks + images > 0 else "-")
         rows.append(row)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, compute, hessian, objective, store, surface
+from landscape import command, compute, hessian, objective, store, surface, tables
 from landscape.errors import LandscapeError
 from landscape.hessian.choices import PARTS
 
@@ -250,7 +250,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         rows.append(["smallest eigenvalue", *[_smallest(result) for result in results]])
     if all("trace" in result for result in results):
         rows.append(
-            ["trace", *[f"{float(result['trace']):.5g} ± {float(result['trace_stderr']):.2g}" for result in results]]
+            ["trace", *[tables.with_error(float(result["trace"]), float(result["trace_stderr"])) for result in results]]
         )
         rows.append(["  of it the L2 term's", *[f"{float(result['l2_trace']):.5g}" for result in results]])
     for name, label in (("parameters", "parameters"), ("images", "images"), ("products", "products")):
@@ -258,7 +258,8 @@ def table(results: Sequence[xarray.Dataset]) -> str:
     rows.append(["seconds", *[f"{float(result.attrs['seconds']):.1f}" for result in results]])
     notes = [
         *hessian.measurements.notes(results),
-        *[note for result in results if "eigenvalue" in result for note in _sampling(result)],
+        *dict.fromkeys(note for result in results if "eigenvalue" in result for note in _sampling(result)),
+        *_reading(results),
         "± of the trace is one standard error, for its random vectors; of eigenvalues a bound of the numerical error.",
     ]
     if not all(bool(result["converged"].values.all()) for result in results if "converged" in result):
@@ -281,7 +282,7 @@ def _sampling(result: xarray.Dataset) -> list[str]:
             f"{hessian.sampling.FEWEST} or more."
         ]
     value, bias = float(result["eigenvalue"][0]), float(result["sampling_bias"][0])
-    notes = [f"{name}: in brackets, the 95 % interval of the whole population's eigenvalue, for the choice of images."]
+    notes = ["In brackets, the 95 % interval of the whole population's eigenvalue, for the choice of images."]
     if bias > 0.05 * abs(value):
         notes.append(f"{name}: so few images raise the first eigenvalue, on average by about {bias:.2g}.")
     return notes
@@ -291,12 +292,27 @@ def _eigenvalue(result: xarray.Dataset, place: int) -> str:
     if place >= result.sizes["rank"]:
         return ""
     value, low, high = (float(result[name][place]) for name in ("eigenvalue", "eigenvalue_low", "eigenvalue_high"))
-    text = f"{value:.5g}"
+    known = math.isfinite(low) and high > low
+    half = (high - low) / 2 if known else math.nan
+    text = tables.digits(value, half)
     if not bool(result["converged"][place]):
         text += f" ± {float(result['residual'][place]):.1g}*"
-    if math.isfinite(low) and high > low:
-        text += f" [{low:.3g}, {high:.3g}]"
+    if known:
+        text += f" [{tables.digits(low, half)}, {tables.digits(high, half)}]"
     return text
+
+
+def _reading(results: Sequence[xarray.Dataset]) -> list[str]:
+    """How the networks compare, in a sentence each."""
+    if len(results) < 2 or not all("eigenvalue" in result for result in results):
+        return []
+    ends = [(float(result["eigenvalue_low"][0]), float(result["eigenvalue_high"][0])) for result in results]
+    return tables.compared(
+        "the largest eigenvalue",
+        [str(result.attrs["name"]) for result in results],
+        [float(result["eigenvalue"][0]) for result in results],
+        ends,
+    )
 
 
 INSTRUMENT = command.Instrument(

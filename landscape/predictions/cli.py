@@ -201,15 +201,7 @@ def table(results: Sequence[xarray.Dataset], pairs: Sequence[xarray.Dataset] = (
         "[95 % interval over images and their masks; none where there is none that holds, such as for a mean of losses",
         "without any wrong prediction]. Few images raise the ECE: its interval and the debiased ECE take that off.",
     ]
-    for pair in pairs:
-        for size in dict.fromkeys([int(pair["size"][0]), int(pair["size"][-1])]):
-            cells = [
-                f"{metrics.METRICS[name].label} {_size(pair.sel(metric=name, size=size))}"
-                for name in ("nll", "accuracy", "ece")
-            ]
-            lines.append(
-                f"{pair.attrs['of']} is as good as {pair.attrs['against']} with {size}: at N = {', '.join(cells)}"
-            )
+    lines += [_worth(pair) for pair in pairs]
     return "\n".join(lines)
 
 
@@ -227,12 +219,21 @@ def _cell(row: xarray.Dataset, name: str) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def _size(entry: xarray.Dataset) -> str:
-    def number(value: float) -> str:
-        return "beyond" if math.isinf(value) else f"{value:.1f}"
+def _worth(pair: xarray.Dataset) -> str:
+    """What passes of one network are worth in passes of the other, as a sentence with its 95 % interval."""
+    size = int(pair["size"][-1])
 
-    found, low, high = (float(entry[name]) for name in ("effective_size", "low", "high"))
-    return f"{number(found)} [{number(low)}, {number(high)}]"
+    def number(value: float) -> str:
+        if not math.isfinite(value):
+            return "more than were measured" if math.isinf(value) else "unknown"
+        return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+    parts = []
+    for name in ("nll", "accuracy", "ece"):
+        entry = pair.sel(metric=name, size=size)
+        found, low, high = (float(entry[part]) for part in ("effective_size", "low", "high"))
+        parts.append(f"{number(found)} [{number(low)}, {number(high)}] by {metrics.METRICS[name].label}")
+    return f"{size} passes of {pair.attrs['against']} are worth, in passes of {pair.attrs['of']}: {', '.join(parts)}."
 
 
 INSTRUMENT = command.Instrument(
