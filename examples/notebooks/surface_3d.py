@@ -25,7 +25,7 @@ for _ in range(80):
 
 # %%
 objective = landscape.Objective(model, (images[:200], labels[:200]))
-surface = landscape.surface.plane(objective, points=21, seed=0).assign_attrs(name="my network")
+surface = landscape.surface.plane(objective, points=11, seed=0).assign_attrs(name="my network")
 landscape.surface.pictures.draw([surface], "surface_3d.png", view="3d")
 
 # %% [markdown]
