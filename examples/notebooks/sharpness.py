@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Sharpness along a training
 #
-# Above the threshold 2 / learning rate gradient descent is unstable. The monitor measures the largest eigenvalue beside it
-# while the training runs, to the same bits as without it.
+# Above the threshold 2 / learning rate gradient descent is unstable. The monitor measures the largest eigenvalue beside
+# it while the training runs, to the same bits as without it.
 #
-# Here, cross-entropy on digits that the network can fit, sharpness stays below the threshold and falls with the loss. With
-# squared error it rises to the threshold and hovers there (Cohen et al. 2021): `examples/edge_of_stability.py`.
+# Here, cross-entropy on digits that the network can fit, sharpness stays below the threshold and falls with the loss.
+# With squared error it rises to the threshold and hovers there (Cohen et al. 2021): `examples/edge_of_stability.py`.
 
 # %%
 import torch
