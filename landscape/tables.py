@@ -19,11 +19,11 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool =
     Names from files are shown harmless to a terminal (`printable`).
     """
     lines = [[printable(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(head))]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if place and right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.rjust(width) if index and right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
@@ -105,8 +105,8 @@ def attribute(name: str, spec: str = ",.0f") -> Cell:
 def by_rank(results: "Sequence[xarray.Dataset]", label: str, cell: Cell) -> Iterator[Row]:
     """One row per rank that all results have: ``label 1``, ``label 2`` and so on."""
 
-    def at(place: int) -> Cell:
-        return lambda result: cell(result.isel(rank=place))
+    def at(index: int) -> Cell:
+        return lambda result: cell(result.isel(rank=index))
 
-    for place in range(min(result.sizes["rank"] for result in results)):
-        yield f"{label} {place + 1}", at(place)
+    for index in range(min(result.sizes["rank"] for result in results)):
+        yield f"{label} {index + 1}", at(index)

@@ -177,7 +177,7 @@ def model_uncertainty(where: Callable[[xarray.Dataset], list[int]]) -> Callable[
         scale = np.sqrt(maps["power_of_image"].values)
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = maps["model_std_of_image"].values / scale
-        return _mean_of_logs([relative[place] for place in where(maps)])
+        return _mean_of_logs([relative[index] for index in where(maps)])
 
     return read
 
@@ -209,10 +209,10 @@ def high_frequencies(
     def read(own: Results, other: Results) -> Reading:
         mine, theirs = own["fourier"], other["fourier"]
         curves = []
-        for stage, place in enumerate(where(mine)):
+        for stage, index in enumerate(where(mine)):
             frequency = _equal_frequency(stage, mine, theirs)
             if frequency is not None:
-                curves.append(_at(mine, place, frequency, masks))
+                curves.append(_at(mine, index, frequency, masks))
         return mean(np.mean(curves, axis=0)) if curves else exactly(math.nan)
 
     return read
@@ -222,19 +222,19 @@ def _equal_frequency(stage: int, *spectra: xarray.Dataset) -> float | None:
     """The highest frequency below pi that all maps at the end of a stage have; None where one has a single pixel."""
     found = []
     for result in spectra:
-        for places in (_before(result), _behind(result)):
-            if stage >= len(places):
+        for indices in (_before(result), _behind(result)):
+            if stage >= len(indices):
                 return None
-            place = places[stage]
-            found.append(float(result["frequency"].values[place][int(result["end"].values[place])]))
+            index = indices[stage]
+            found.append(float(result["frequency"].values[index][int(result["end"].values[index])]))
     return min(found) if np.isfinite(found).all() else None
 
 
-def _at(spectra: xarray.Dataset, place: int, frequency: float, masks: str) -> np.ndarray:
+def _at(spectra: xarray.Dataset, index: int, frequency: float, masks: str) -> np.ndarray:
     """(images,), linear between the frequencies of the map."""
     modes = [str(mode) for mode in spectra["dropout"].values]
-    curve = spectra["delta_of_image"].values[modes.index(masks if masks in modes else "off"), place].astype(float)
-    known = spectra["frequency"].values[place]
+    curve = spectra["delta_of_image"].values[modes.index(masks if masks in modes else "off"), index].astype(float)
+    known = spectra["frequency"].values[index]
     upper = int(np.searchsorted(known[np.isfinite(known)], frequency - 1e-9))
     lower = max(upper - 1, 0)
     share = (frequency - known[lower]) / (known[upper] - known[lower]) if upper > lower else 0.0
@@ -270,8 +270,8 @@ def ensemble_metric(name: str, scale: float) -> Callable[[Results, Results], Rea
         made = own["curves"]
         values, drawn = made[name].values, made[f"{name}_replicate"].transpose("size", "replicate").values
         return {
-            f"N = {size}": Reading(scale * float(values[place]), scale * drawn[place])
-            for place, size in enumerate(made["size"].values)
+            f"N = {size}": Reading(scale * float(values[index]), scale * drawn[index])
+            for index, size in enumerate(made["size"].values)
         }
 
     return read

@@ -229,20 +229,20 @@ def decided(
     judged = {role: _judged(claims, some, len(seeds), sequential=sequential) for role, some in pairs.items()}
     variant, placebo = judged["variant"], judged.get("placebo")
     rows = []
-    for place, claim in enumerate(claims):
-        here = variant.effects[place]
-        own, other = (_mean(side, here.at) for side in zip(*pairs["variant"][place], strict=True))
+    for index, claim in enumerate(claims):
+        here = variant.effects[index]
+        own, other = (_mean(side, here.at) for side in zip(*pairs["variant"][index], strict=True))
         rows.append(
             Row(
                 claim=claim,
                 baseline=own,
                 variant=other,
                 effect=here,
-                adjusted=variant.adjusted[place],
-                verdict=variant.verdicts[place],
-                placebo=None if placebo is None else placebo.effects[place],
-                placebo_verdict=None if placebo is None else placebo.verdicts[place],
-                decided_at=variant.decided_at[place],
+                adjusted=variant.adjusted[index],
+                verdict=variant.verdicts[index],
+                placebo=None if placebo is None else placebo.effects[index],
+                placebo_verdict=None if placebo is None else placebo.verdicts[index],
+                decided_at=variant.decided_at[index],
             )
         )
     return rows
@@ -260,13 +260,13 @@ def _judged(
     for look in looks or [seeds]:
         effects = [_effect(of_claim[:look]) for of_claim in pairs]
         adjusted = _adjusted(claims, effects)
-        for place, claim in enumerate(claims):
+        for index, claim in enumerate(claims):
             # A claim with few finite seeds is judged by those that it has.
-            if verdicts[place] == "undecided" and len(effects[place].of_seed) >= FEWEST:
-                verdicts[place] = decide(
-                    effects[place].estimate, adjusted[place], claim.direction, LOOK_LEVEL if looks else LEVEL
+            if verdicts[index] == "undecided" and len(effects[index].of_seed) >= FEWEST:
+                verdicts[index] = decide(
+                    effects[index].estimate, adjusted[index], claim.direction, LOOK_LEVEL if looks else LEVEL
                 )
-                decided_at[place] = look if looks and verdicts[place] != "undecided" else None
+                decided_at[index] = look if looks and verdicts[index] != "undecided" else None
     effects = [_effect(of_claim) for of_claim in pairs]
     return _Judged(effects, _adjusted(claims, effects), verdicts, decided_at)
 
@@ -282,9 +282,9 @@ def _adjusted(claims: Sequence[Claim], effects: Sequence[Effect]) -> list[float]
     """Holm's p values, family by family."""
     adjusted = [math.nan] * len(claims)
     for family in {claim.family for claim in claims}:
-        places = [place for place, claim in enumerate(claims) if claim.family == family]
-        for place, p in zip(places, holm([effects[place].p for place in places]), strict=True):
-            adjusted[place] = p
+        indices = [index for index, claim in enumerate(claims) if claim.family == family]
+        for index, p in zip(indices, holm([effects[index].p for index in indices]), strict=True):
+            adjusted[index] = p
     return adjusted
 
 

@@ -164,8 +164,8 @@ def cost_rows(audit: Audit) -> list[list[str]]:
 
 def page(audit: Audit) -> str:
     """The printed page."""
-    head = [entry for place, entry in enumerate(HEAD) if place != 1]
-    rows = [[cell for place, cell in enumerate(cells(row)) if place != 1] for row in audit.rows]
+    head = [entry for column, entry in enumerate(HEAD) if column != 1]
+    rows = [[cell for column, cell in enumerate(cells(row)) if column != 1] for row in audit.rows]
     counts = ", ".join(f"{name} {count}" for name, count in images(audit).items())
     parts = [
         summary(audit),

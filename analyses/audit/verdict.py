@@ -191,21 +191,21 @@ def weakest(effects: Sequence[Effect], names: Sequence[str]) -> Effect:
     1982), which needs no correction. Effects of different signs agree in nothing: p is 1.
     """
     known = [np.inf if math.isnan(each.p) else each.p for each in effects]
-    place = int(np.argmax(known))
+    index = int(np.argmax(known))
     signs = {np.sign(each.estimate) for each in effects}
     disagree = len(signs) > 1
-    chosen = replace(effects[place], at=names[place])
+    chosen = replace(effects[index], at=names[index])
     return replace(chosen, p=1.0) if disagree and math.isfinite(chosen.p) else chosen
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
     """Holm's (1979) adjusted p values: familywise error over those that are numbers; others stay not a number."""
-    known = [place for place, p in enumerate(probabilities) if math.isfinite(p)]
+    known = [index for index, p in enumerate(probabilities) if math.isfinite(p)]
     adjusted = [math.nan] * len(probabilities)
     largest = 0.0
-    for rank, place in enumerate(sorted(known, key=lambda place: probabilities[place])):
-        largest = max(largest, min(1.0, (len(known) - rank) * probabilities[place]))
-        adjusted[place] = largest
+    for rank, index in enumerate(sorted(known, key=lambda index: probabilities[index])):
+        largest = max(largest, min(1.0, (len(known) - rank) * probabilities[index]))
+        adjusted[index] = largest
     return adjusted
 
 

@@ -200,16 +200,16 @@ def read_legacy(path: Path, size: int) -> Content:
             keys = interpreter.read(stream)
             if not isinstance(keys, list):
                 raise PickleError("its storages are not listed")
-            spans, place = {}, stream.tell()
+            spans, start = {}, stream.tell()
             for key in keys:
                 storage = interpreter.storages.get(str(key)) or Storage(str(key), "uint8", 0)
-                header = mapped[place : place + 8]
+                header = mapped[start : start + 8]
                 (count,) = struct.unpack("<q", header)
                 length = count * _width(storage.dtype)
-                if count < 0 or place + 8 + length > size:
+                if count < 0 or start + 8 + length > size:
                     raise PickleError("it ends too soon")
-                spans[storage.key] = (place + 8, length)
-                place += 8 + length
+                spans[storage.key] = (start + 8, length)
+                start += 8 + length
     except LandscapeError:
         raise
     except (PickleError, OSError, ValueError, struct.error, OverflowError) as error:

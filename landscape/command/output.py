@@ -39,7 +39,7 @@ def strict(facts: dict[str, Any]) -> dict[str, Any]:
             path = f"{array}{entry}"
             return {str(name): finite(each, f"{path}.{name}" if path else str(name)) for name, each in value.items()}
         if isinstance(value, (list, tuple)):
-            return [finite(each, array, f"{entry}[{place}]") for place, each in enumerate(value)]
+            return [finite(each, array, f"{entry}[{index}]") for index, each in enumerate(value)]
         return value
 
     known = finite(facts, "")

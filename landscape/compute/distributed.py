@@ -91,5 +91,5 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
 
 def shard(length: int) -> tuple[int, int]:
     """Start and stop of this process's contiguous share of `length` examples; shares differ by at most one."""
-    size, place = world_size(), rank()
-    return length * place // size, length * (place + 1) // size
+    size, number = world_size(), rank()
+    return length * number // size, length * (number + 1) // size

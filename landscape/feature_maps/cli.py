@@ -63,8 +63,8 @@ def table(results: Sequence[xarray.Dataset]) -> str:
     """One row a point; one group of columns a network; below, the paired comparison at the end of each stage."""
     quantities = {"model_std": "model std", "relative_model_std": "relative", "data_std": "data std"}
     head = ["point", "map"]
-    for place, _ in enumerate(results):
-        head += [f"{what} [{place + 1}]" for what in quantities.values()] + [f"masks' share [{place + 1}]"]
+    for index, _ in enumerate(results):
+        head += [f"{what} [{index + 1}]" for what in quantities.values()] + [f"masks' share [{index + 1}]"]
     rows = []
     for name in look.comparison.ordered_union([list(result["point"].values) for result in results]):
         row: list[str] = [name, ""]
@@ -78,7 +78,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
             masks, images = float(point["variance_between_masks"]), float(point["variance_between_images"])
             row.append(f"{masks / (masks + images):.0%}" if masks + images > 0 else "-")
         rows.append(row)
-    lines = [f"[{place + 1}] {feature_maps.tables.legend(result)}" for place, result in enumerate(results)]
+    lines = [f"[{index + 1}] {feature_maps.tables.legend(result)}" for index, result in enumerate(results)]
     lines += ["", command.columns(head, rows), "± standard error over images"]
     return "\n".join([*lines, *feature_maps.tables.compared(results, "model_std_of_image", "model std")])
 

@@ -65,30 +65,30 @@ def measure(
     streams, kept = Streams(), dict[int, list[Tensor]]()
     ends = runs.depths.stage_ends
 
-    def visit(sample: int, place: int, features: Tensor) -> None:
-        if place in ends:
-            streams.add(sample, place, features)
+    def visit(sample: int, index: int, features: Tensor) -> None:
+        if index in ends:
+            streams.add(sample, index, features)
             if sample < SHOWN:
-                kept.setdefault(place, []).append(features[0].clone())
+                kept.setdefault(index, []).append(features[0].clone())
 
     samples = range(passes if runs.dropout_calls else 1)
     pixels = runs.images(0, 1)
     runs.stochastic(pixels, 0, samples, visit)
     variables: dict[str, Any] = {"picture": (("channel_of_image", "row", "column"), pixels[0].cpu().numpy())}
     channels = []
-    for stage, place in enumerate(ends):
-        mean, variance = (moment[0] for moment in streams.moments(place, len(samples)))
+    for stage, index in enumerate(ends):
+        mean, variance = (moment[0] for moment in streams.moments(index, len(samples)))
         channel = int(mean.var(dim=(1, 2)).argmax())
         channels.append(channel)
         grid = (f"row_{stage}", f"column_{stage}")
         # A map that no mask reaches is shown once and is the same in every pass.
-        shown = [features[channel] for features in kept[place]]
+        shown = [features[channel] for features in kept[index]]
         shown += shown[:1] * (min(SHOWN, len(samples)) - len(shown))
         variables[f"pass_{stage}"] = (("pass", *grid), torch.stack(shown).cpu().numpy())
         variables[f"mean_{stage}"] = (grid, mean[channel].cpu().numpy())
         variables[f"std_{stage}"] = (grid, variance[channel].sqrt().cpu().numpy())
     variables |= {
-        "point": ("stage", [runs.depths.points[place].name for place in ends]),
+        "point": ("stage", [runs.depths.points[index].name for index in ends]),
         "channel": ("stage", channels),
     }
     result = xarray.Dataset(variables, coords={"stage": np.arange(len(ends))})

@@ -66,16 +66,16 @@ def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, rat
     lines = []
     name, sign = ("ratio", "/") if ratio else ("difference", "-")
     interval = "ratio_interval" if ratio else "interval"
-    for place, other in enumerate(results[1:], start=2):
+    for number, other in enumerate(results[1:], start=2):
         try:
             effect = look.comparison.paired(results[0], other, variable)
         except LandscapeError as error:
-            lines.append(f"{what} [{place}] against [1]: {error}")
+            lines.append(f"{what} [{number}] against [1]: {error}")
             continue
         cells = [
             f"{float(effect[name][stage]):.3f} ({low:.3f} to {high:.3f}; {float(effect['effect_size'][stage]):+.1f})"
             for stage, (low, high) in enumerate(effect[interval].values)
         ]
-        said = f"{what} [{place}] {sign} [1] after each stage (95 % over images; effect size d_z)"
+        said = f"{what} [{number}] {sign} [1] after each stage (95 % over images; effect size d_z)"
         lines.append(f"{said}: {', '.join(cells)}")
     return lines

@@ -128,7 +128,7 @@ class Streams:
         self.square: dict[int, Tensor] = {}
         self.spatial: dict[int, list[Tensor]] = {}
 
-    def add(self, sample: int, place: int, features: Tensor) -> None:
+    def add(self, sample: int, index: int, features: Tensor) -> None:
         """Take in the map of one pass."""
         if sample < DATA_PASSES:
             # Written out, since torch's own variance over positions is ten times slower on channels-last maps.
@@ -136,25 +136,25 @@ class Streams:
             centred = positions - positions.mean(1, keepdim=True)
             variance = centred.square_().mean(1).double()
             of_image = torch.stack([variance.sqrt().mean(1), variance.mean(1)])
-            self.spatial.setdefault(place, []).append(of_image)
-        if place not in self.first:
+            self.spatial.setdefault(index, []).append(of_image)
+        if index not in self.first:
             # Later layers may change a map in place.
-            self.first[place] = features.clone()
+            self.first[index] = features.clone()
             return
-        difference = features - self.first[place]
-        if place in self.sum:
-            self.sum[place] += difference
-            self.square[place].addcmul_(difference, difference)
+        difference = features - self.first[index]
+        if index in self.sum:
+            self.sum[index] += difference
+            self.square[index].addcmul_(difference, difference)
         else:
-            self.sum[place], self.square[place] = difference, difference.square()
+            self.sum[index], self.square[index] = difference, difference.square()
 
-    def moments(self, place: int, passes: int) -> tuple[Tensor, Tensor]:
+    def moments(self, index: int, passes: int) -> tuple[Tensor, Tensor]:
         """Mean over passes, and unbiased variance, (N, C, H, W). About the first pass, float32 sums lose nothing."""
-        first = self.first[place]
-        if place not in self.sum:
+        first = self.first[index]
+        if index not in self.sum:
             return first, torch.zeros_like(first)
-        total = self.sum[place]
-        variance = (self.square[place] - total.square() / passes) / (passes - 1)
+        total = self.sum[index]
+        variance = (self.square[index] - total.square() / passes) / (passes - 1)
         return first + total / passes, variance.clamp_(min=0)
 
 
@@ -175,9 +175,9 @@ def _share(runs: Passes, batches: Sequence[Range], *, passes: int) -> dict[str, 
         streams = Streams()
         runs.stochastic(runs.images(start, stop), start, samples, streams.add)
         here = slice(start - first, stop - first)
-        for place in range(points):
-            mean, variance = streams.moments(place, len(samples))
-            spatial = torch.stack(streams.spatial[place]).mean(0)
+        for index in range(points):
+            mean, variance = streams.moments(index, len(samples))
+            spatial = torch.stack(streams.spatial[index]).mean(0)
             # Of a mean square, the divisor is T; of an unbiased variance, T - 1.
             model_variance, square_of_mean = _mean(variance), _mean(mean.square())
             values = {
@@ -189,10 +189,10 @@ def _share(runs: Passes, batches: Sequence[Range], *, passes: int) -> dict[str, 
                 "square_of_mean": square_of_mean,
             }
             for name, value in values.items():
-                of_image[name][place, here] = value.cpu()
+                of_image[name][index, here] = value.cpu()
             for member in range(group_of[start], group_of[stop - 1] + 1):
                 inside = torch.from_numpy(group_of[start:stop] == member).to(mean.device)
-                key, total = f"sum of {place} in {member}", mean[inside].sum(0).double().cpu()
+                key, total = f"sum of {index} in {member}", mean[inside].sum(0).double().cpu()
                 sums[key] = sums[key] + total if key in sums else total
     return {name: value.numpy() for name, value in (of_image | sums).items()}
 
@@ -246,8 +246,8 @@ def _between_images(
     group_of = group(np.arange(images), images)
     groups = group_of[-1] + 1
     replicates = np.empty((groups + 1, points))
-    for place in range(points):
-        names = [f"sum of {place} in {member}" for member in range(groups)]
+    for index in range(points):
+        names = [f"sum of {index} in {member}" for member in range(groups)]
         sums = [np.sum([piece[name] for piece in pieces if name in piece], axis=0) for name in names]
         whole = np.sum(sums, axis=0)
         # The last row leaves nothing out.
@@ -256,10 +256,10 @@ def _between_images(
             count = kept.sum()
             total = whole if left_out == groups else whole - sums[left_out]
             spread = (
-                of_image["square_of_mean"][place, kept].mean() - np.square(total / count).mean() if count else np.nan
+                of_image["square_of_mean"][index, kept].mean() - np.square(total / count).mean() if count else np.nan
             )
             unbiased = spread * count / (count - 1) if count > 1 else np.nan
-            replicates[left_out, place] = unbiased - of_image["model_variance"][place, kept].mean() / passes
+            replicates[left_out, index] = unbiased - of_image["model_variance"][index, kept].mean() / passes
     if groups < 3:
         return replicates[-1], np.full(points, np.nan)
     deviations = replicates[:-1] - replicates[:-1].mean(0)

@@ -125,42 +125,42 @@ def _batch(
     first: dict[int, Tensor] = {}
     totals: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def along(place: int, amplitude: Tensor) -> Tensor:
-        return grids[place].read(log_amplitude(amplitude).mean(1, dtype=torch.float64))
+    def along(index: int, amplitude: Tensor) -> Tensor:
+        return grids[index].read(log_amplitude(amplitude).mean(1, dtype=torch.float64))
 
-    def off(place: int, features: Tensor) -> None:
-        values[f"off {place}"] = along(place, transform(features, window).abs())
+    def off(index: int, features: Tensor) -> None:
+        values[f"off {index}"] = along(index, transform(features, window).abs())
 
-    def on(sample: int, place: int, features: Tensor) -> None:
+    def on(sample: int, index: int, features: Tensor) -> None:
         spectrum = transform(features, window)
-        logarithm = along(place, spectrum.abs())
-        if place not in first:
-            first[place], values[f"on {place}"] = spectrum, logarithm
+        logarithm = along(index, spectrum.abs())
+        if index not in first:
+            first[index], values[f"on {index}"] = spectrum, logarithm
             return
-        values[f"on {place}"] += logarithm
+        values[f"on {index}"] += logarithm
         # About the first pass, so that small noise on a large signal loses no digits.
-        difference = spectrum - first[place]
-        if place in totals:
-            totals[place][0].add_(difference)
-            totals[place][1].add_(difference.abs().square_())
+        difference = spectrum - first[index]
+        if index in totals:
+            totals[index][0].add_(difference)
+            totals[index][1].add_(difference.abs().square_())
         else:
-            totals[place] = difference, difference.abs().square_()
+            totals[index] = difference, difference.abs().square_()
 
     runs.deterministic(images, off)
     if samples:
         passes = len(samples)
         runs.stochastic(images, start, samples, on)
-        for place, spectrum in first.items():
+        for index, spectrum in first.items():
             signal, power = spectrum, torch.zeros_like(spectrum.abs())
-            if place in totals:
-                values[f"on {place}"] /= passes
-                total, square = totals[place]
+            if index in totals:
+                values[f"on {index}"] /= passes
+                total, square = totals[index]
                 signal = spectrum + total / passes
                 power = ((square - total.abs().square() / passes) / (passes - 1)).clamp_(min=0)
             for component, squared in (("signal", signal.abs().square()), ("noise", power)):
                 root = squared.mean(1, dtype=torch.float64).sqrt()
-                values[f"{component} {place}"] = grids[place].read(log_amplitude(root))
-            values[f"variance {place}"] = _parseval(grids[place], power)
+                values[f"{component} {index}"] = grids[index].read(log_amplitude(root))
+            values[f"variance {index}"] = _parseval(grids[index], power)
     return {name: value.cpu().numpy() for name, value in values.items()}
 
 
@@ -171,9 +171,9 @@ def _delta_of_image(
     images = len(of_image[f"{modes[0]} 0"])
     found = np.full((len(modes), len(grids), max(grid.count for grid in grids), images), np.nan, dtype=np.float32)
     for kind, mode in enumerate(modes):
-        for place, grid in enumerate(grids):
-            curve = of_image[f"{mode} {place}"][:, 0]
-            found[kind, place, : grid.count] = (curve - curve[:, :1]).T
+        for index, grid in enumerate(grids):
+            curve = of_image[f"{mode} {index}"][:, 0]
+            found[kind, index, : grid.count] = (curve - curve[:, :1]).T
     return ("dropout", "point", "bin", "image"), found
 
 
@@ -187,8 +187,8 @@ def _whole(runs: Passes, grids: Sequence[Grid], of_image: Mapping[str, np.ndarra
     """The result out of the values of single images."""
     images, points, bins = len(runs), len(grids), max(grid.count for grid in grids)
     frequency = np.full((points, bins), np.nan)
-    for place, grid in enumerate(grids):
-        frequency[place, : grid.count] = grid.frequencies().numpy()
+    for index, grid in enumerate(grids):
+        frequency[index, : grid.count] = grid.frequencies().numpy()
     variables: dict[str, Any] = {"frequency": (("point", "bin"), frequency, {"units": "pi"})}
 
     def keep(name: str, values: Sequence[Sequence[np.ndarray]], dims: tuple[str, ...], what: str) -> None:
@@ -196,17 +196,17 @@ def _whole(runs: Passes, grids: Sequence[Grid], of_image: Mapping[str, np.ndarra
         mean = np.full((len(values), 2, points, bins), np.nan)
         stderr = mean.copy()
         for kind, by_point in enumerate(values):
-            for place, value in enumerate(by_point):
-                mean[kind, :, place, : value.shape[2]] = value.mean(0)
+            for index, value in enumerate(by_point):
+                mean[kind, :, index, : value.shape[2]] = value.mean(0)
                 if images > 1:
-                    stderr[kind, :, place, : value.shape[2]] = value.std(0, ddof=1) / np.sqrt(images)
+                    stderr[kind, :, index, : value.shape[2]] = value.std(0, ddof=1) / np.sqrt(images)
         if dims[0] == "path":
             mean, stderr = mean[0], stderr[0]
         variables[name] = (dims, mean, {"long_name": what})
         variables[f"{name}_stderr"] = (dims, stderr, {"long_name": f"standard error over images of: {what}"})
 
     modes = MODES if stochastic else MODES[:1]
-    logs = [[of_image[f"{mode} {place}"] for place in range(points)] for mode in modes]
+    logs = [[of_image[f"{mode} {index}"] for index in range(points)] for mode in modes]
     deltas = [[value - value[:, :, :1] for value in by_point] for by_point in logs]
     by_mode = ("dropout", "path", "point", "bin")
     keep("log_amplitude", logs, by_mode, "log amplitude")
@@ -224,19 +224,19 @@ def _whole(runs: Passes, grids: Sequence[Grid], of_image: Mapping[str, np.ndarra
         effect = [on - off for off, on in zip(*deltas, strict=True)]
         keep("dropout_effect", [effect], paths, "relative log amplitude, masks on minus off")
         # Where no mask reaches there is no noise, and its logarithm is not a number.
-        noisy = [of_image[f"variance {place}"].max() > 0 for place in range(points)]
+        noisy = [of_image[f"variance {index}"].max() > 0 for index in range(points)]
         parts = [
             [
-                value if component == "signal" or noisy[place] else np.full_like(value, np.nan)
-                for place in range(points)
-                for value in [of_image[f"{component} {place}"]]
+                value if component == "signal" or noisy[index] else np.full_like(value, np.nan)
+                for index in range(points)
+                for value in [of_image[f"{component} {index}"]]
             ]
             for component in COMPONENTS
         ]
         keep("component_log_amplitude", parts, ("component", *paths), "log root-mean-square amplitude")
         ratio = [noise - signal for signal, noise in zip(*parts, strict=True)]
         keep("noise_to_signal", [ratio], paths, "log amplitude, noise minus signal")
-        variance = np.array([of_image[f"variance {place}"].mean() for place in range(points)])
+        variance = np.array([of_image[f"variance {index}"].mean() for index in range(points)])
         variables["noise_variance"] = ("point", variance, {"long_name": "variance over masks, by Parseval's theorem"})
     coordinates = runs.depths.coordinates() | {
         "dropout": list(modes),

@@ -84,9 +84,9 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
 def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
     """Delta log A(pi) of every point, masks off and on, and the noise against the signal there."""
     head = ["point", "map"]
-    for place, result in enumerate(results):
-        head += [f"masks {mode} [{place + 1}]" for mode in result["dropout"].values]
-        head += [f"noise/signal at pi [{place + 1}]"] if "noise_to_signal" in result else []
+    for index, result in enumerate(results):
+        head += [f"masks {mode} [{index + 1}]" for mode in result["dropout"].values]
+        head += [f"noise/signal at pi [{index + 1}]"] if "noise_to_signal" in result else []
     rows = []
     for name in look.comparison.ordered_union([list(result["point"].values) for result in results]):
         row: list[str] = [name, ""]
@@ -106,7 +106,7 @@ def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
                 noise = float(point["noise_to_signal"][int(point["end"])])
                 row.append("-" if math.isnan(noise) else f"{noise:+.2f}")
         rows.append(row)
-    lines = [f"[{place + 1}] {feature_maps.tables.legend(result)}" for place, result in enumerate(results)]
+    lines = [f"[{index + 1}] {feature_maps.tables.legend(result)}" for index, result in enumerate(results)]
     lines += ["", command.columns(head, rows)]
     lines.append(f"Delta log A(pi) on the {path.replace('_', ' ')}, natural logarithm, ± standard error over images")
     ends = [result.sel(path=path).isel(dropout=-1) for result in results]
@@ -119,13 +119,13 @@ def transfer_table(results: Sequence[xarray.Dataset]) -> str:
     """Gain at a few frequencies, relative to the lowest, along the diagonal."""
     shown = [0, 2, 4, 6, 8]
     head = ["network", "up to", "gain at 0"]
-    head += [f"{float(results[0]['frequency'][place]):.2g} pi" for place in shown[1:]]
+    head += [f"{float(results[0]['frequency'][index]):.2g} pi" for index in shown[1:]]
     rows = []
     for result in results:
         along = result.sel(direction="diagonal")
-        for place, name in enumerate(result["point"].values):
-            relative = along["relative_gain"].values[place]
-            first = f"{float(along['gain'][place, 0]):.3g}"
+        for index, name in enumerate(result["point"].values):
+            relative = along["relative_gain"].values[index]
+            first = f"{float(along['gain'][index, 0]):.3g}"
             rows.append([str(result.attrs["name"]), name, first, *(f"{relative[step]:.3f}" for step in shown[1:])])
     note = "gain of the stretch from the point before, both axes at that frequency, relative to the gain at 0"
     return "\n".join([command.columns(head, rows), note])

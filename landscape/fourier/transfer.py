@@ -88,9 +88,9 @@ def measure(
     channel_vectors = [torch.randn(count, width, generator=source, dtype=torch.float64).to(pixels) for width in widths]
     with Progress(shape[0] * shape[2], "transfer", unit="frequency", quiet=quiet) as bar:
         for direction, axes in enumerate(DIRECTIONS.values()):
-            for place, frequency in enumerate(frequencies):
+            for index, frequency in enumerate(frequencies):
                 omega = (math.pi * frequency * axes[0], math.pi * frequency * axes[1])
-                here = (direction, slice(None), place)
+                here = (direction, slice(None), index)
                 gain[here], total[here] = _gains(runs, pixels, channel_vectors, omega)
                 bar.update()
     variables: dict[str, Any] = {}
@@ -116,17 +116,17 @@ def _gains(
     shape = (len(runs.depths), len(pixels))
     gain, total = np.full(shape, np.nan), np.full(shape, np.nan)
     sizes = [tuple(pixels.shape[2:]), *((point.height, point.width) for point in runs.depths.points)]
-    for place, response in real.items():
-        energy = channel_vectors[place].double().square().sum(1)
-        before, after = sizes[place], sizes[place + 1]
+    for index, response in real.items():
+        energy = channel_vectors[index].double().square().sum(1)
+        before, after = sizes[index], sizes[index + 1]
         out = tuple(w * _stride(a, b) for w, a, b in zip(omega, before, after, strict=True))
         wave, quadrature = (_wave(after, out, phase, pixels) for phase in (0.0, -math.pi / 2))
         inside = tuple(slice(side // 8, side - side // 8) for side in after)
         carrier = torch.complex(wave, quadrature)[inside]
-        arrived = torch.complex(response.double(), imaginary[place].double())[:, :, inside[0], inside[1]]
+        arrived = torch.complex(response.double(), imaginary[index].double())[:, :, inside[0], inside[1]]
         projected = (arrived * carrier.conj()).mean((2, 3))
-        gain[place] = (projected.abs().square().sum(1) / energy).cpu().numpy()
-        total[place] = (arrived.abs().square().mean((2, 3)).sum(1) / energy).cpu().numpy()
+        gain[index] = (projected.abs().square().sum(1) / energy).cpu().numpy()
+        total[index] = (arrived.abs().square().mean((2, 3)).sum(1) / energy).cpu().numpy()
     return gain, total
 
 
@@ -152,21 +152,21 @@ def _responses(
     arrived: dict[int, Tensor] = {}
     points = runs.depths.points
     modules = dict(runs.network.module.named_modules())
-    order = {point.name: place for place, point in enumerate(points)}
+    order = {point.name: index for index, point in enumerate(points)}
     calls: dict[str, int] = {}
 
     def hook(name: str) -> Any:
         def after(module: nn.Module, arguments: Any, output: Any) -> Any:
             calls[name] = calls.get(name, 0) + 1
-            place = order.get(name if calls[name] == 1 else f"{name}:{calls[name]}")
+            index = order.get(name if calls[name] == 1 else f"{name}:{calls[name]}")
             features = first_tensor(output)
-            if place is None or features is None:
+            if index is None or features is None:
                 return None
-            point = points[place]
+            point = points[index]
             plain, reached = forward_ad.unpack_dual(features)
             if reached is not None:
-                arrived[place] = point.as_map(reached).detach().clone()
-            following = tangent((point.height, point.width), channel_vectors[place + 1])
+                arrived[index] = point.as_map(reached).detach().clone()
+            following = tangent((point.height, point.width), channel_vectors[index + 1])
             dual = forward_ad.make_dual(plain.contiguous(), point.as_output(following, plain).contiguous())
             return _replaced(output, dual)
 

@@ -76,13 +76,13 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
 def table(results: Sequence[xarray.Dataset]) -> str:
     """Accuracy drop of every band at both strengths, one column a network; then the differences to the first."""
     lines = [
-        f"[{place + 1}] {feature_maps.tables.legend(result)}: accuracy {float(result['clean_accuracy']):.2%}, "
+        f"[{index + 1}] {feature_maps.tables.legend(result)}: accuracy {float(result['clean_accuracy']):.2%}, "
         f"NLL {float(result['clean_nll']):.4f} without noise"
-        for place, result in enumerate(results)
+        for index, result in enumerate(results)
     ]
     head = ["frequency"]
     for energy in frequency_noise.robustness.ENERGIES:
-        head += [f"drop, {energy} [{place + 1}]" for place, _ in enumerate(results)]
+        head += [f"drop, {energy} [{index + 1}]" for index, _ in enumerate(results)]
     rows = []
     for band, frequency in enumerate(results[0]["frequency"].values):
         row = [f"{frequency:g} pi"]
@@ -92,11 +92,11 @@ def table(results: Sequence[xarray.Dataset]) -> str:
                 row.append(f"{100 * drop:.2f}±{100 * stderr:.2f}")
         rows.append(row)
     lines += ["", command.columns(head, rows), "accuracy lost in percentage points, ± standard error over images"]
-    for place, other in enumerate(results[1:], start=2):
+    for index, other in enumerate(results[1:], start=2):
         try:
             effect = frequency_noise.drops_compared(results[0], other)
         except LandscapeError as error:
-            lines.append(f"[{place}] against [1]: {error}")
+            lines.append(f"[{index}] against [1]: {error}")
             continue
         for number, strength in enumerate(frequency_noise.robustness.ENERGIES):
             cells = [
@@ -108,7 +108,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
                     strict=True,
                 )
             ]
-            lines.append(f"drop [{place}] - [1], {strength}, points, 95 % paired over images: {', '.join(cells)}")
+            lines.append(f"drop [{index}] - [1], {strength}, points, 95 % paired over images: {', '.join(cells)}")
     return "\n".join(lines)
 
 

@@ -145,7 +145,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
                 f"{float(one['block_trace']):.4g} ± {float(one['block_trace_stderr']):.1g}",
                 *[f"{float(share):.1%}" for share in one["share"]],
             ]
-            for one in (result.isel(block=place) for place in range(result.sizes["block"]))
+            for one in (result.isel(block=index) for index in range(result.sizes["block"]))
         ]
         values = ", ".join(f"{value:.4g}" for value in result["eigenvalue"].values)
         tables.append(columns(head, rows) + f"\neigenvalues of the whole: {values}")

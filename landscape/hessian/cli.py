@@ -172,7 +172,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
 
 def save_vectors(of: Objective, pairs: Eigenpairs, path: Path) -> None:
     """Keep eigenvectors by parameter name (``rank/name``), in the format that surfaces take their directions from."""
-    facts = {f"eigenvalue_{place + 1}": float(value) for place, value in enumerate(pairs.values)}
+    facts = {f"eigenvalue_{index + 1}": float(value) for index, value in enumerate(pairs.values)}
     found = surface.Directions(vectors=pairs.vectors.T.contiguous(), kind="hessian", facts=facts)
     surface.saved_directions.save(found, of, path)
 
@@ -245,8 +245,8 @@ def table(results: Sequence[xarray.Dataset]) -> str:
     head = ["", *[str(result.attrs["name"]) for result in results]]
     rows: list[list[str]] = []
     if all("eigenvalue" in result for result in results):
-        for place in range(max(result.sizes["rank"] for result in results)):
-            rows.append([f"eigenvalue {place + 1}", *[_eigenvalue(result, place) for result in results]])
+        for index in range(max(result.sizes["rank"] for result in results)):
+            rows.append([f"eigenvalue {index + 1}", *[_eigenvalue(result, index) for result in results]])
         rows.append(["smallest eigenvalue", *[_smallest(result) for result in results]])
     if all("trace" in result for result in results):
         rows.append(
@@ -288,15 +288,15 @@ def _sampling(result: xarray.Dataset) -> list[str]:
     return notes
 
 
-def _eigenvalue(result: xarray.Dataset, place: int) -> str:
-    if place >= result.sizes["rank"]:
+def _eigenvalue(result: xarray.Dataset, index: int) -> str:
+    if index >= result.sizes["rank"]:
         return ""
-    value, low, high = (float(result[name][place]) for name in ("eigenvalue", "eigenvalue_low", "eigenvalue_high"))
+    value, low, high = (float(result[name][index]) for name in ("eigenvalue", "eigenvalue_low", "eigenvalue_high"))
     known = math.isfinite(low) and high > low
     half = (high - low) / 2 if known else math.nan
     text = tables.digits(value, half)
-    if not bool(result["converged"][place]):
-        text += f" ± {float(result['residual'][place]):.1g}*"
+    if not bool(result["converged"][index]):
+        text += f" ± {float(result['residual'][index]):.1g}*"
     if known:
         text += f" [{tables.digits(low, half)}, {tables.digits(high, half)}]"
     return text

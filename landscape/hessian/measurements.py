@@ -237,7 +237,7 @@ def _measure_sharpness(
         given = {}
         if settings["along"] is not None:
             loaded = saved_directions.load(settings["along"], objective)
-            given = {f"direction {place + 1}": vector for place, vector in enumerate(loaded.vectors)}
+            given = {f"direction {index + 1}": vector for index, vector in enumerate(loaded.vectors)}
         found.append(
             sharpness.sharpness_measures(
                 objective,

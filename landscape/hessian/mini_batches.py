@@ -115,10 +115,10 @@ def mini_batch_spectra(
             f"{objective.images} images do not fill a mini-batch of {per_batch}: take more images or smaller batches"
         )
     batches = filled if batches is None else min(batches, filled)
-    places = {f"mini-batch {place}": place for place in range(batches)}
+    numbers = {f"mini-batch {number}": number for number in range(batches)}
 
     def of(key: str) -> Arrays:
-        first = places[key] * per_batch
+        first = numbers[key] * per_batch
         parts = [
             CurvatureOperator(
                 objective, operator, first=first, last=first + per_batch, sample=mask, micro_batch=per_batch
@@ -131,7 +131,7 @@ def mini_batch_spectra(
             top,
             which="LM",
             tolerance=tolerance,
-            seed=derived_seed(seed, "mini-batch", places[key]),
+            seed=derived_seed(seed, "mini-batch", numbers[key]),
             confidence=0,
         )
         order = np.argsort(-pairs.values)
@@ -142,7 +142,7 @@ def mini_batch_spectra(
     with math_attention:
         done = dict(
             pieces(
-                list(places),
+                list(numbers),
                 of,
                 journal=journal,
                 what="mini-batches",
@@ -153,8 +153,8 @@ def mini_batch_spectra(
                 each=lambda compute, keys: workers.each(compute, keys, objective.device, one_core=len(keys)),
             )
         )
-    found = np.stack([done[key]["pairs"] for key in places])
-    products = sum(int(done[key]["products"][0]) for key in places)
+    found = np.stack([done[key]["pairs"] for key in numbers])
+    products = sum(int(done[key]["products"][0]) for key in numbers)
     dataset = xarray.Dataset(
         {
             "eigenvalue": (("batch", "rank"), found[:, 0], {"long_name": "eigenvalue", "units": "nats"}),
@@ -268,8 +268,8 @@ def tail_index(largest: np.ndarray, share: float = TAIL_SHARE) -> float:
 def _kernel_density(values: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
     """Gaussian kernel estimate on an even grid, by counting values in cells first: a thousand replicates are quick."""
     step = grid[1] - grid[0]
-    place = np.clip((values - grid[0]) / step, 0, len(grid) - 1 - 1e-9)
-    cell, part = place.astype(int), place % 1
+    position = np.clip((values - grid[0]) / step, 0, len(grid) - 1 - 1e-9)
+    cell, part = position.astype(int), position % 1
     # Linear binning: each value is shared between the two grid points around it.
     counts = np.bincount(cell, 1 - part, len(grid)) + np.bincount(cell + 1, part, len(grid))
     reach = np.arange(-len(grid) + 1, len(grid)) * step / width

@@ -265,10 +265,10 @@ def ascent(
     """
     rises = []
     step = farthest(gradient)
-    for place in range(steps):
+    for number in range(steps):
         at = objective.point + step
         rises.append(objective.value(at, sample=sample).loss - loss)
-        if place + 1 == steps:
+        if number + 1 == steps:
             break
         following = farthest(objective.gradient(at, sample=sample))
         if torch.equal(following, step):

@@ -98,9 +98,9 @@ def curvature_split(
         variables |= {"ggn_eigenvalue": ("rank", own.values), "ggn_residual": ("rank", own.residuals)}
         bar.update()
         extremes = eigenpairs(rest, 2, which="BE", tolerance=tolerance, seed=seed, keep_space=True)
-        for place, name in enumerate(("largest", "smallest")):
-            variables[f"residual_{name}"] = ((), float(extremes.values[place]))
-            variables[f"residual_{name}_bound"] = ((), float(extremes.residuals[place]))
+        for index, name in enumerate(("largest", "smallest")):
+            variables[f"residual_{name}"] = ((), float(extremes.values[index]))
+            variables[f"residual_{name}_bound"] = ((), float(extremes.residuals[index]))
         bar.update()
         for name, operator, found in (("hessian", hessian, pairs), ("ggn", ggn, own), ("residual", rest, extremes)):
             estimate = trace(operator, products=trace_products, seed=seed, space=found.space)

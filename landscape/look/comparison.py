@@ -12,9 +12,9 @@ from landscape.metrics import confidence
 def stage_ends(result: xarray.Dataset) -> list[int]:
     """Index of the last block or smoothing layer of each stage, in order."""
     ends: dict[int, int] = {}
-    for place, (stage, kind) in enumerate(zip(result["stage"].values, result["kind"].values, strict=True)):
+    for index, (stage, kind) in enumerate(zip(result["stage"].values, result["kind"].values, strict=True)):
         if kind != "subsampling":
-            ends[int(stage)] = place
+            ends[int(stage)] = index
     return list(ends.values())
 
 
@@ -23,7 +23,7 @@ def last_blocks(result: xarray.Dataset) -> list[int]:
     ends = stage_ends(result)
     stages, kinds = result["stage"].values, result["kind"].values
     blocks = [
-        [place for place in range(end + 1) if stages[place] == stages[end] and kinds[place] == "block"] for end in ends
+        [index for index in range(end + 1) if stages[index] == stages[end] and kinds[index] == "block"] for end in ends
     ]
     return [inside[-1] if inside else end for inside, end in zip(blocks, ends, strict=True)]
 
@@ -87,11 +87,11 @@ def ordered_union(names: Sequence[Sequence[str]]) -> list[str]:
     """All names, each once, in an order that keeps the order of every list."""
     union: list[str] = []
     for some in names:
-        place = 0
+        index = 0
         for name in some:
             if name in union:
-                place = union.index(name) + 1
+                index = union.index(name) + 1
             else:
-                union.insert(place, name)
-                place += 1
+                union.insert(index, name)
+                index += 1
     return union

@@ -96,15 +96,15 @@ class Depths:
     @property
     def blocks(self) -> list[int]:
         """Indices of the points that are blocks."""
-        return [place for place, point in enumerate(self.points) if point.kind == "block"]
+        return [number for number, point in enumerate(self.points) if point.kind == "block"]
 
     @property
     def stage_ends(self) -> list[int]:
         """Index of the last point of each stage that is a block or a smoothing layer."""
         ends: dict[int, int] = {}
-        for place, point in enumerate(self.points):
+        for number, point in enumerate(self.points):
             if point.kind != "subsampling":
-                ends[point.stage] = place
+                ends[point.stage] = number
         return list(ends.values())
 
     def coordinates(self) -> dict[str, tuple[str, Any]]:
@@ -204,7 +204,7 @@ def find(model: nn.Module, images: Tensor, *, blocks: str | None = None) -> Dept
 @contextmanager
 def watch(model: nn.Module, depths: Depths, visit: Callable[[int, Tensor], None]) -> Iterator[None]:
     """While this holds, every forward pass calls ``visit(place, map)`` at each point, map (N, C, H, W), detached."""
-    places = {point.name: place for place, point in enumerate(depths.points)}
+    numbers = {point.name: number for number, point in enumerate(depths.points)}
     calls: dict[str, int] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
 
@@ -212,11 +212,11 @@ def watch(model: nn.Module, depths: Depths, visit: Callable[[int, Tensor], None]
         def after(module: nn.Module, arguments: Any, output: Any) -> None:
             index = calls.get(name, 0)
             calls[name] = index + 1
-            place = places.get(name if index == 0 else f"{name}:{index + 1}")
-            if place is not None:
+            number = numbers.get(name if index == 0 else f"{name}:{index + 1}")
+            if number is not None:
                 features = first_tensor(output)
                 assert features is not None
-                visit(place, depths.points[place].as_map(features.detach()))
+                visit(number, depths.points[number].as_map(features.detach()))
 
         return after
 
@@ -456,12 +456,12 @@ def _placed(points: Sequence[tuple[_Call, Kind]], shapes: _Shapes) -> Iterator[P
             block, between = block + 1, 0
         else:
             between += 1
-        place = block + (0 if kind == "block" else between / (gaps[block + 1] + 1))
+        position = block + (0 if kind == "block" else between / (gaps[block + 1] + 1))
         yield Point(
             name=call.label,
             kind=kind,
             stage=stage,
-            depth=place / max(blocks - 1, 1),
+            depth=position / max(blocks - 1, 1),
             channels=channels,
             height=height,
             width=width,

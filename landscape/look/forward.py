@@ -130,15 +130,15 @@ class Passes:
         samples
             Numbers of the mask draws.
         visit
-            ``visit(sample, place, map)`` sees the map at each point; maps that no mask reaches are shown in the first
+            ``visit(sample, index, map)`` sees the map at each point; maps that no mask reaches are shown in the first
             pass alone.
         """
         outputs: list[Tensor] = []
         constant: set[int] = set()
 
-        def seen(place: int, features: Tensor) -> None:
-            if visit is not None and place not in constant:
-                visit(sample, place, features)
+        def seen(index: int, features: Tensor) -> None:
+            if visit is not None and index not in constant:
+                visit(sample, index, features)
 
         module, masked = self.network.module, Masks.addressed(seed=self.protocol.mask_seed)
         with self._running, masked as masks, prefix.shared(module, masks) as kept, self._watched(visit and seen):
@@ -147,7 +147,7 @@ class Passes:
                 outputs.append(self.network(images))
                 if not constant:
                     constant |= {
-                        place for place, point in enumerate(self.depths.points) if kept.covers(point.module_name)
+                        index for index, point in enumerate(self.depths.points) if kept.covers(point.module_name)
                     }
         return torch.stack(outputs)
 

@@ -100,8 +100,8 @@ def of_mean(values: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np
     stderr = values.std(-1, ddof=1) / np.sqrt(count) if count > 1 else np.full(mean.shape, np.nan)
     skews = skewness(values, axis=-1)
     ends = [
-        skewed(float(mean[place]), float(stderr[place]), float(skews[place]), count, level=level)
-        for place in np.ndindex(mean.shape)
+        skewed(float(mean[index]), float(stderr[index]), float(skews[index]), count, level=level)
+        for index in np.ndindex(mean.shape)
     ]
     low, high = np.array(ends).reshape(*mean.shape, 2).transpose(-1, *range(mean.ndim))
     return low, high
@@ -159,9 +159,9 @@ def absolute_sum(
     values = np.abs(paths).sum(1)
     means = np.empty(len(paths))
     ends = np.empty((len(paths), 2))
-    for place, gaps in enumerate(paths):
+    for index, gaps in enumerate(paths):
         law = np.abs(gaps + deviations).sum(1)
-        means[place], ends[place] = law.mean(), np.quantile(law, tails(level))
+        means[index], ends[index] = law.mean(), np.quantile(law, tails(level))
 
     def where(curve: np.ndarray) -> float:
         # Curves fall along the path; rounding and finitely many draws may leave a step up.

@@ -172,5 +172,5 @@ def bin_of(rounded: Tensor, bins: int) -> Tensor:
 
 def authors_bin_of(rounded: Tensor, bins: int) -> Tensor:
     """Number of the bin [lower, upper) to which the authors' code adds a confidence; `bins` (none) for exactly 1."""
-    place = torch.bucketize(rounded, edges(bins, rounded.device), right=True)
-    return torch.where(rounded >= 1, bins, place)
+    bin_index = torch.bucketize(rounded, edges(bins, rounded.device), right=True)
+    return torch.where(rounded >= 1, bins, bin_index)

@@ -131,8 +131,8 @@ class Intervals:
         if count < 2:
             return np.full(3, np.nan)
         confidences = batch.confidence.cpu().numpy()
-        place = definitions.bin_of(batch.rounded, BINS).cpu().numpy()
-        calibrated = np.bincount(place, confidences * (1 - confidences), minlength=BINS) / count**2
+        bin_index = definitions.bin_of(batch.rounded, BINS).cpu().numpy()
+        calibrated = np.bincount(bin_index, confidences * (1 - confidences), minlength=BINS) / count**2
         scale = np.sqrt(np.maximum(gaps.var(0, ddof=1) / count, calibrated))
         estimate, (low, high) = confidence.absolute_sum(gaps.mean(0), self._draws[:, :BINS] * scale)
         return np.array([estimate, low, high])
@@ -140,10 +140,10 @@ class Intervals:
 
 def gap_terms(batch: Examples, binning: Binning = "right") -> Tensor:
     """What each example adds to the sum of confidence minus correctness of each bin (N, B), float64."""
-    place = definitions.bin_of(batch.rounded, BINS)
-    adds = place if binning == "right" else definitions.authors_bin_of(batch.rounded, BINS)
-    numbers = torch.arange(BINS, device=place.device)
-    correct = (place[:, None] == numbers).double() * batch.correct.double()[:, None]
+    bin_index = definitions.bin_of(batch.rounded, BINS)
+    adds = bin_index if binning == "right" else definitions.authors_bin_of(batch.rounded, BINS)
+    numbers = torch.arange(BINS, device=bin_index.device)
+    correct = (bin_index[:, None] == numbers).double() * batch.correct.double()[:, None]
     return (adds[:, None] == numbers).double() * batch.confidence[:, None] - correct
 
 
@@ -182,8 +182,8 @@ def _of_iou(batch: Examples, chosen: Tensor) -> Tensor:
     """The linear term of the mean IoU; `MetricSet` has the same in closed form from its counts."""
     size = batch.classes + 1
 
-    def counts(place: Tensor, weight: Tensor) -> Tensor:
-        return torch.zeros(size, dtype=torch.float64, device=place.device).index_add_(0, place, weight)
+    def counts(bin_index: Tensor, weight: Tensor) -> Tensor:
+        return torch.zeros(size, dtype=torch.float64, device=bin_index.device).index_add_(0, bin_index, weight)
 
     hits = counts(batch.labels, chosen * batch.correct)
     labels, predictions = counts(batch.labels, chosen), counts(batch.predicted, chosen)

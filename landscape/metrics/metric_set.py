@@ -85,8 +85,8 @@ class MetricSet:
         """Add examples."""
         rounded, correct = batch.rounded, batch.correct
         confident = (rounded > torch.tensor(CUTOFF, dtype=torch.float32)).long()
-        place = (confident * self.classes + batch.labels) * (self.classes + 1) + batch.predicted
-        self._confusion.index_add_(0, place, torch.ones_like(place))
+        entry = (confident * self.classes + batch.labels) * (self.classes + 1) + batch.predicted
+        self._confusion.index_add_(0, entry, torch.ones_like(entry))
         self._in_top += batch.in_top.sum()
         # Products with indicator matrices add in a fixed order on every device, which atomic additions do not.
         member = _indicator(definitions.bin_of(rounded, BINS))
@@ -198,9 +198,9 @@ class MetricSet:
 _STATE = ("_confusion", "_in_top", "_bins", "_bin_confidence", "_moments", "_excess")
 
 
-def _indicator(place: Tensor) -> Tensor:
+def _indicator(bin_index: Tensor) -> Tensor:
     """(N, B) float64, 1 where an example is in a bin."""
-    return (place[:, None] == torch.arange(BINS, device=place.device)).double()
+    return (bin_index[:, None] == torch.arange(BINS, device=bin_index.device)).double()
 
 
 def _of_mean(mean: float, square: float, count: float) -> float:

@@ -34,17 +34,17 @@ def weighted_sums(batch: Examples, weights: Tensor, *, binning: Binning = "right
     # Rows of it are added up: each must lie together in memory.
     of_example = weights.T.contiguous()
 
-    def by_class(place: Tensor, of_those: Tensor) -> Tensor:
+    def by_class(column: Tensor, of_those: Tensor) -> Tensor:
         total = torch.zeros(2 * columns, len(weights), dtype=torch.float64)
-        total.index_add_(0, confident * columns + place, of_those)
+        total.index_add_(0, confident * columns + column, of_those)
         return total.T.reshape(len(weights), 2, columns)[..., :-1]
 
     numbers = torch.arange(BINS)
-    place = definitions.bin_of(rounded, BINS)
-    member = (place[:, None] == numbers).double()
+    bin_index = definitions.bin_of(rounded, BINS)
+    member = (bin_index[:, None] == numbers).double()
     if binning == "authors":
-        place = definitions.authors_bin_of(rounded, BINS)
-    adds = (place[:, None] == numbers).double()
+        bin_index = definitions.authors_bin_of(rounded, BINS)
+    adds = (bin_index[:, None] == numbers).double()
     binned = weights @ torch.cat([member, member * correct.double()[:, None], adds * batch.confidence[:, None]], dim=1)
     bin_count, bin_correct, bin_confidence = binned.split(BINS, dim=1)
     sums = Sums(

@@ -44,14 +44,14 @@ def find_places(trace: Trace) -> tuple[dict[tuple[Side, str], tuple[int, list[in
     for group in _groups(trace, wanted):
         for operations in _together(trace, group):
             source = trace.common([_source(trace, each) for each in operations])
-            place = _boundary(trace, source, operations)
-            if place is None:
+            boundary = _boundary(trace, source, operations)
+            if boundary is None:
                 left_out += [
                     LeftOut(label(trace.nodes[each]), "no module begins or ends at the map that it reads")
                     for each in operations
                 ]
             else:
-                side, name, node_index = place
+                side, name, node_index = boundary
                 places.setdefault((side, name), (node_index, []))[1].extend(operations)
     return places, left_out
 

@@ -183,8 +183,8 @@ class ResidualNet(nn.Module):
         inputs = width
         for stage, depth in enumerate(depths):
             planes, blocks = width * 2**stage, []
-            for place in range(depth):
-                stride = 2 if stage > 0 and place == 0 else 1
+            for block_index in range(depth):
+                stride = 2 if stage > 0 and block_index == 0 else 1
                 blocks.append(block(BlockShape(inputs, planes, stride, groups, base_width, dropout)))
                 inputs = planes * block.expansion
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))

@@ -300,8 +300,8 @@ def _inserted_in_order(
     """Put a layer beside a member of a Sequential, or at its beginning or end; the members keep their names."""
     key = _free(sequence, f"smooth_{side}_{anchor}" if anchor else "smooth")
     members = list(sequence._modules.items())
-    place = [name for name, _ in members].index(anchor) if anchor else (0 if side == "before" else len(members) - 1)
-    members.insert(place + (side == "after"), (key, layer))
+    index = [name for name, _ in members].index(anchor) if anchor else (0 if side == "before" else len(members) - 1)
+    members.insert(index + (side == "after"), (key, layer))
     sequence._modules.clear()
     sequence._modules.update(members)
     return f"{sequence_name}.{key}" if sequence_name else key

@@ -80,18 +80,18 @@ def curves(
     pooled = [MetricSet(logs.shape[2], binning=binning) for _ in usable]
     for resample in range(resamples):
         order = torch.randperm(count, generator=generator(seed, "resample", resample))
-        for place, batch in enumerate(_ensembles(logs[order], labels, usable)):
+        for index, batch in enumerate(_ensembles(logs[order], labels, usable)):
             metric_set = MetricSet(batch.classes, binning=binning)
             metric_set.add(batch)
             for name, value in metric_set.values().items():
-                values[name][place, resample] = value
-            pooled[place].merge(metric_set)
+                values[name][index, resample] = value
+            pooled[index].merge(metric_set)
             # All passes make one ensemble, whatever their order.
-            if usable[place] < count or resample == 0:
-                intervals[place].add(batch)
-                share = resamples if usable[place] < count else 1
+            if usable[index] < count or resample == 0:
+                intervals[index].add(batch)
+                share = resamples if usable[index] < count else 1
                 for name, replicated in metrics.bootstrap(batch, weights, binning=binning).items():
-                    drawn[name][place] += replicated / share
+                    drawn[name][index] += replicated / share
     return _dataset(passes, usable, values, intervals, drawn, pooled)
 
 
@@ -101,9 +101,9 @@ def _ensembles(logs: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[Examp
     for start in range(0, len(labels), _CHUNK):
         chunk = logs[:, start : start + _CHUNK].double()
         total, before = torch.full(chunk.shape[1:], -torch.inf, dtype=torch.float64), 0
-        for place, size in enumerate(sizes):
+        for index, size in enumerate(sizes):
             total = torch.logaddexp(total, chunk[before:size].logsumexp(0))
-            found[place].append(total - np.log(size))
+            found[index].append(total - np.log(size))
             before = size
     return [metrics.examples(torch.cat(parts), labels) for parts in found]
 

@@ -99,18 +99,18 @@ def crossing(sizes: np.ndarray, curves: np.ndarray, targets: np.ndarray, *, extr
         the comparison is undefined.
     """
     reached = curves <= targets
-    place = reached.argmax(0)
+    index = reached.argmax(0)
     columns = np.arange(curves.shape[1])
-    before = np.maximum(place - 1, 0)
-    above, below = curves[before, columns], curves[place, columns]
+    before = np.maximum(index - 1, 0)
+    above, below = curves[before, columns], curves[index, columns]
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(place > 0, (above - targets) / (above - below), 1.0)
-    inverse = 1 / sizes[before] + share * (1 / sizes[place] - 1 / sizes[before])
+        share = np.where(index > 0, (above - targets) / (above - below), 1.0)
+    inverse = 1 / sizes[before] + share * (1 / sizes[index] - 1 / sizes[before])
     if extrapolate and len(sizes) > 1:
         fall = (curves[0] - curves[-1]) / (1 / sizes[0] - 1 / sizes[-1])
         with np.errstate(invalid="ignore", divide="ignore"):
             beyond = np.where(fall > 0, (targets - curves[0]) / fall, 0.0)
-        inverse += np.where(place == 0, np.maximum(beyond, 0.0), 0.0)
+        inverse += np.where(index == 0, np.maximum(beyond, 0.0), 0.0)
     result = np.where(reached.any(0), 1 / inverse, np.inf)
     result[np.isnan(curves).all(0) | np.isnan(targets)] = np.nan
     return result

@@ -188,8 +188,8 @@ def measure(
     predictor = Predictor(model, chosen, protocol=protocol, batch=batch, device=device)
     samples = range(passes if predictor.stochastic else 1)
     ranges = {
-        f"piece {place}": (start, min(start + PIECE, len(chosen)))
-        for place, start in enumerate(range(0, len(chosen), PIECE))
+        f"piece {index}": (start, min(start + PIECE, len(chosen)))
+        for index, start in enumerate(range(0, len(chosen), PIECE))
     }
 
     def compute(key: str) -> Arrays:
@@ -261,7 +261,7 @@ def deep_ensemble(members: Sequence[xarray.Dataset]) -> xarray.Dataset:
         metrics.log_mean_exp(torch.from_numpy(member["log_probability"].values)).float().numpy() for member in members
     ]
     first = members[0]
-    names = [str(member.attrs.get("name", place)) for place, member in enumerate(members)]
+    names = [str(member.attrs.get("name", index)) for index, member in enumerate(members)]
     return xarray.Dataset(
         {"log_probability": (("pass", "image", "class"), np.stack(averages)), "label": first["label"]},
         attrs={

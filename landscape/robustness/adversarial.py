@@ -120,8 +120,8 @@ def attacked(
         # Image by image, so that it does not matter how they are grouped into batches.
         noise = torch.stack(
             [
-                torch.rand(raw.shape[1:], generator=generator(seed, "attack", offset + place), dtype=torch.float64)
-                for place in range(start, stop)
+                torch.rand(raw.shape[1:], generator=generator(seed, "attack", offset + index), dtype=torch.float64)
+                for index in range(start, stop)
             ]
         )
         changed = (raw + radius * (2 * noise - 1).to(raw)).clamp(low, high)

@@ -282,10 +282,10 @@ def _corruption_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
 
 def _attack_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
     rows = []
-    for place, (kind, radius) in enumerate(zip(entries[0]["kind"].values, entries[0]["epsilon"].values, strict=True)):
+    for index, (kind, radius) in enumerate(zip(entries[0]["kind"].values, entries[0]["epsilon"].values, strict=True)):
         label = "clean" if kind == "none" else f"{str(kind).upper()}, radius {255 * radius:.3g}/255"
         cells = [
-            f"{100 * float(entry['accuracy'][place]):.2f} ± {100 * float(entry['accuracy_stderr'][place]):.2f}"
+            f"{100 * float(entry['accuracy'][index]):.2f} ± {100 * float(entry['accuracy_stderr'][index]):.2f}"
             for entry in entries
         ]
         rows.append([label, *cells])
@@ -318,23 +318,23 @@ def _relative_table(head: Sequence[str], relative: Sequence[xarray.Dataset]) -> 
         [
             str(measure),
             *[
-                f"{100 * float(entry['value'][place]):.1f} [{100 * float(entry['low'][place]):.1f}, "
-                f"{100 * float(entry['high'][place]):.1f}]"
+                f"{100 * float(entry['value'][index]):.1f} [{100 * float(entry['low'][index]):.1f}, "
+                f"{100 * float(entry['high'][index]):.1f}]"
                 for entry in relative
             ],
         ]
-        for place, measure in enumerate(relative[0]["measure"].values)
+        for index, measure in enumerate(relative[0]["measure"].values)
     ]
     names = ", ".join(map(str, relative[0]["corruption"].values))
     lines = [command.columns(head, rows), f"% of {relative[0].attrs['baseline']}, 95 % over images; mean over {names}"]
-    for place, entry in enumerate(relative[1:], start=1):
+    for index, entry in enumerate(relative[1:], start=1):
         change = robustness.corrupted.difference(relative[0], entry)
         cells = [
             f"{measure} {100 * float(change['difference'][row]):+.2f} "
             f"[{100 * float(change['low'][row]):+.2f}, {100 * float(change['high'][row]):+.2f}]"
             for row, measure in enumerate(entry["measure"].values)
         ]
-        lines.append(f"{head[place + 1]} minus {head[1]}, paired over images: {', '.join(cells)}")
+        lines.append(f"{head[index + 1]} minus {head[1]}, paired over images: {', '.join(cells)}")
     return "\n".join(lines)
 
 

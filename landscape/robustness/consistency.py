@@ -107,14 +107,14 @@ def measure(
         return {"values": torch.stack(sequence_consistency(average.view(stop - start, frames, -1))).cpu().numpy()}
 
     whole = dict(pieces(list(ranges), compute, journal=journal, what="perturbations", quiet=quiet))
-    values = {place: whole[key]["values"] for place, key in enumerate(ranges)}
+    values = {index: whole[key]["values"] for index, key in enumerate(ranges)}
     return _dataset(source.names, [entry[0] for entry in work], values, len(samples))
 
 
 def _dataset(names: Sequence[str], owners: Sequence[str], pieces: dict[int, np.ndarray], passes: int) -> xarray.Dataset:
     rows = []
     for name in names:
-        values = np.concatenate([pieces[place] for place, owner in enumerate(owners) if owner == name], axis=1)
+        values = np.concatenate([pieces[index] for index, owner in enumerate(owners) if owner == name], axis=1)
         count = values.shape[1]
         stderr = values.std(1, ddof=1) / math.sqrt(count) if count > 1 else np.full(2, np.nan)
         rows.append([*values.mean(1), *stderr])

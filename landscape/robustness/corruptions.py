@@ -101,9 +101,9 @@ def _saturate(images: np.ndarray, source: np.random.Generator, factor: float, ri
 def _by_picture(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     """Change 8-bit pictures one by one."""
     changed = np.empty_like(images)
-    for place, pixels in enumerate((images * 255).round().astype(np.uint8)):
+    for index, pixels in enumerate((images * 255).round().astype(np.uint8)):
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        changed[place] = np.asarray(change(picture)).reshape(pixels.shape) / 255
+        changed[index] = np.asarray(change(picture)).reshape(pixels.shape) / 255
     return changed
 
 

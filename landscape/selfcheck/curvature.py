@@ -86,7 +86,7 @@ def _by_example(exact: Objective) -> Check:
             return exact.outputs(weights.parameters, start, end, statistics=weights.statistics)
 
     together = outputs(0, stop)
-    single = torch.cat([outputs(place, place + 1) for place in range(stop)])
+    single = torch.cat([outputs(index, index + 1) for index in range(stop)])
     # Statistics of each batch are what that protocol asks for.
     mixes = exact.protocol.batch_norm == "batch"
     return Check(
@@ -265,6 +265,6 @@ def _along_gradient(objective: Objective, gradient: Tensor, seed: int) -> Tensor
     return gradient / size if 0 < size < math.inf else _unit(objective, seed, 4)
 
 
-def _unit(objective: Objective, seed: int, place: int) -> Tensor:
-    vector = torch.randn(objective.size, generator=generator(seed, "selfcheck", place), dtype=objective.dtype)
+def _unit(objective: Objective, seed: int, index: int) -> Tensor:
+    vector = torch.randn(objective.size, generator=generator(seed, "selfcheck", index), dtype=objective.dtype)
     return (vector / vector.norm()).to(objective.device)

@@ -35,26 +35,26 @@ def _digest(work: bytes, payload: bytes) -> bytes:
     return digest.digest()
 
 
-def _read(handle: int, place: int, length: int) -> bytes:
+def _read(handle: int, offset: int, length: int) -> bytes:
     """So many bytes from an open file, fewer at its end; a single read gives at most 2 GiB."""
     parts = []
-    while length and (part := os.pread(handle, length, place)):
+    while length and (part := os.pread(handle, length, offset)):
         parts.append(part)
-        place, length = place + len(part), length - len(part)
+        offset, length = offset + len(part), length - len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _record(handle: int, place: int, work: bytes | None) -> tuple[int, bytes] | None:
-    """End and payload of the record at `place`, None where there is no whole one; without `work`, of a header."""
-    frame = _read(handle, place, _FRAME.size)
+def _record(handle: int, offset: int, work: bytes | None) -> tuple[int, bytes] | None:
+    """End and payload of the record at `offset`, None where there is no whole one; without `work`, of a header."""
+    frame = _read(handle, offset, _FRAME.size)
     if len(frame) < _FRAME.size:
         return None
     length, digest = _FRAME.unpack(frame)
-    end = place + _FRAME.size + length
+    end = offset + _FRAME.size + length
     # A crash of the machine may leave anything behind the last record, zeros above all.
     if not length or end > os.fstat(handle).st_size:
         return None
-    payload = _read(handle, place + _FRAME.size, length)
+    payload = _read(handle, offset + _FRAME.size, length)
     if work is None:
         work = hashlib.sha256(payload).digest()
     return (end, payload) if _digest(work, payload) == digest else None
@@ -169,24 +169,24 @@ class Journal:
 
     def _append(self, payload: bytes) -> None:
         left = memoryview(_FRAME.pack(len(payload), _digest(self._work, payload)) + payload)
-        place = self._end
+        offset = self._end
         try:
             while left:
-                written = os.pwrite(self._handle, left, place)
-                left, place = left[written:], place + written
+                written = os.pwrite(self._handle, left, offset)
+                left, offset = left[written:], offset + written
             os.fsync(self._handle)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._handle, self._end)
             raise
-        self._end = place
+        self._end = offset
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
     def __getitem__(self, key: str) -> dict[str, np.ndarray]:
-        handle, place = self._places[key]
-        record = _record(handle, place, self._work)
+        handle, offset = self._places[key]
+        record = _record(handle, offset, self._work)
         if record is not None:
             name, body = _split(record[1])
             if name == key:
@@ -198,13 +198,13 @@ class Journal:
 
     def write(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Append one finished piece; raises LandscapeError when the disk is full, what is finished stays."""
-        place = self._end
+        offset = self._end
         try:
             self._append(_encode(key, arrays))
         except OSError as error:
             reason = error.strerror or errno.errorcode.get(error.errno or 0, "")
             raise LandscapeError(f"cannot write the journal {self.path}: {reason}; free some space") from None
-        self._places[key] = (self._handle, place)
+        self._places[key] = (self._handle, offset)
 
     def close(self) -> None:
         """Close the files; without a single piece of our own, our file is deleted, and folders made for it."""

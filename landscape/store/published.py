@@ -105,7 +105,7 @@ def _columns(path: Path, layouts: dict[int, tuple[str, ...]]) -> dict[str, list[
             f"{' or '.join(map(str, layouts))}: it is not the published file, or cut off"
         )
     names = layouts[counts[0]]
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    return {name: [row[column] for row in rows] for column, name in enumerate(names)}
 
 
 def _numbers(texts: list[str], name: str, path: Path | str) -> np.ndarray:
@@ -138,11 +138,11 @@ def _grid(coordinates: dict[str, np.ndarray], columns: dict[str, list[str]], pat
         order = np.argsort(first) if given.dtype.kind == "U" else np.arange(len(axis))
         axes[name] = axis[order]
         places.append(np.argsort(order)[inverse])
-    place = tuple(places)
+    indices = tuple(places)
     shape = tuple(len(axis) for axis in axes.values())
-    rows = len(place[0])
+    rows = len(indices[0])
     # Counted before a grid is made of them: every row may have coordinates of its own.
-    if math.prod(shape) != rows or len(np.unique(np.ravel_multi_index(place, shape))) != rows:
+    if math.prod(shape) != rows or len(np.unique(np.ravel_multi_index(indices, shape))) != rows:
         raise LandscapeError(
             f"{path} has {rows} rows for a grid of {' x '.join(map(str, shape))}: rows are missing or repeated"
         )
@@ -150,6 +150,6 @@ def _grid(coordinates: dict[str, np.ndarray], columns: dict[str, list[str]], pat
     source = printable(path.name)
     for name, given in values.items():
         table = np.empty(shape)
-        table[place] = given
+        table[indices] = given
         variables[name] = (tuple(axes), table)
     return xarray.Dataset(variables, coords=dict(axes), attrs={"name": f"published: {source}", "source": source})

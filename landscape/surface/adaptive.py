@@ -106,14 +106,14 @@ def refine(values: np.ndarray, evaluate: Evaluate, tolerance: float, *, seed: in
             measure([corner for box in parts for corner in _corners(box)])
             boxes = parts
         for box, surplus in accepted.items():
-            place = tuple(slice(low, high + 1) for low, high in box)
-            error[place] = np.maximum(error[place], surplus)
+            region = tuple(slice(low, high + 1) for low, high in box)
+            error[region] = np.maximum(error[region], surplus)
         rest = np.argwhere(~known)
         checks = min(len(rest), max(_FEWEST_CHECKS, round(_CHECKED * len(rest))))
         if checks == 0:
             return Refinement(np.where(known, 0.0, error), 0, float("nan"))
         order = numpy_generator(seed, "surface", "check", rounds).permutation(len(rest))[:checks]
-        cells = [tuple(int(part) for part in rest[place]) for place in order]
+        cells = [tuple(int(part) for part in rest[index]) for index in order]
         predicted = interpolated(values, known, cells)
         measure(cells)
         off = np.array([abs(values[cell] - prediction) for cell, prediction in zip(cells, predicted, strict=True)])

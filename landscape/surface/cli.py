@@ -134,11 +134,11 @@ def surfaces(arguments: argparse.Namespace, subject: command.Subject) -> list[xa
     if arguments.frames > 1 and subject.protocol.dropout == "off":
         raise LandscapeError("--frames redraws dropout masks, which are off: give --dropout fresh or fixed")
     made = []
-    for place in range(max(arguments.planes, arguments.frames)):
+    for index in range(max(arguments.planes, arguments.frames)):
         one = subject
         seed = arguments.seed
-        if arguments.frames > 1 and place:
-            mask_seed = subject.protocol.mask_seed + place
+        if arguments.frames > 1 and index:
+            mask_seed = subject.protocol.mask_seed + index
             one = command.Subject(
                 checkpoint=subject.checkpoint,
                 data=subject.data,
@@ -146,8 +146,8 @@ def surfaces(arguments: argparse.Namespace, subject: command.Subject) -> list[xa
                 weight_decay=subject.weight_decay,
             )
         elif arguments.planes > 1:
-            seed += place
-        label = "" if place == 0 else f"{'plane' if arguments.planes > 1 else 'frame'}-{place + 1}"
+            seed += index
+        label = "" if index == 0 else f"{'plane' if arguments.planes > 1 else 'frame'}-{index + 1}"
         made.append(measured(arguments, one, seed=seed, label=label))
     return made
 
@@ -311,20 +311,20 @@ def draw(arguments: argparse.Namespace, outcome: Outcome) -> list[Path]:
     if arguments.html is not None:
         drawn.append(surface.html.write(outcome.surfaces, arguments.html, **options))
     if arguments.vtp is not None:
-        for place, result in enumerate(outcome.surfaces):
-            path = _numbered(arguments.vtp, place, len(outcome.surfaces))
+        for index, result in enumerate(outcome.surfaces):
+            path = _numbered(arguments.vtp, index, len(outcome.surfaces))
             surface.vtp.write(result, path, variable=arguments.quantity)
             drawn.append(path)
     if arguments.gif is not None:
-        for place, frames in enumerate(outcome.measured):
-            path = _numbered(arguments.gif, place, len(outcome.measured))
+        for index, frames in enumerate(outcome.measured):
+            path = _numbered(arguments.gif, index, len(outcome.measured))
             surface.pictures.animate(frames, path, **options)
             drawn.append(path)
     return drawn
 
 
-def _numbered(path: Path, place: int, count: int) -> Path:
-    return path if count == 1 else path.with_name(f"{path.stem}-{place + 1}{path.suffix}")
+def _numbered(path: Path, index: int, count: int) -> Path:
+    return path if count == 1 else path.with_name(f"{path.stem}-{index + 1}{path.suffix}")
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:

@@ -70,7 +70,7 @@ def over_cells(
         not a number where the loss is not finite.
     """
     worker = Worker(Cells(objective, directions), coordinates, journal, quiet)
-    keys = [f"curvature/{place}" for place in range(int(np.prod(worker.shape)))]
+    keys = [f"curvature/{number}" for number in range(int(np.prod(worker.shape)))]
 
     def compute(key: str) -> dict[str, np.ndarray]:
         index = tuple(int(part) for part in np.unravel_index(int(key.partition("/")[2]), worker.shape))

@@ -85,9 +85,9 @@ def random_directions(objective: Objective, count: int = 2, *, seed: int = 0) ->
         names share draws.
     """
     parts = []
-    for place in range(count):
+    for index in range(count):
         drawn = [
-            torch.randn(shape, generator=generator(seed, "direction", place, name), dtype=torch.float64)
+            torch.randn(shape, generator=generator(seed, "direction", index, name), dtype=torch.float64)
             for name, shape in zip(objective.space.names, objective.space.shapes, strict=True)
         ]
         parts.append(normalized(objective, drawn))
@@ -133,7 +133,7 @@ def hessian_directions(objective: Objective, count: int = 2, *, seed: int = 0) -
     pairs = eigenpairs(CurvatureOperator(objective), count, seed=seed, tolerance=1e-3)
     length = objective.point.double().norm()
     facts: dict[str, float | str] = {
-        f"eigenvalue_{place + 1}": float(value) for place, value in enumerate(pairs.values)
+        f"eigenvalue_{index + 1}": float(value) for index, value in enumerate(pairs.values)
     }
     return Directions(vectors=(pairs.vectors.T * length).to(objective.point), kind="hessian", facts=facts)
 

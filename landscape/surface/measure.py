@@ -408,7 +408,7 @@ def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], s
     pilot = min(total, _PILOT_IMAGES)
     cells = math.prod(worker.shape)
     order = numpy_generator(seed, "surface", "pilot").permutation(cells)[:_PILOT_CELLS]
-    indices = [tuple(int(part) for part in np.unravel_index(place, worker.shape)) for place in sorted(order)]
+    indices = [tuple(int(part) for part in np.unravel_index(cell, worker.shape)) for cell in sorted(order)]
     measured = dict(worker.measure(indices, controls[:pilot], pilot, what="pilot"))
     regression = Regression(controls, pilot)
     estimates = [
@@ -438,7 +438,7 @@ def _precision_error(worker: Worker, images: int) -> float:
         rough, full = (of.losses(coordinates, number=number, images=images).mean() for of in (cells, exact))
         return {"off": (rough - full if bool(full.isfinite()) else full - full).abs().cpu().numpy()}
 
-    keys = [f"precision/{images}/{place}" for place in range(len(places))]
+    keys = [f"precision/{images}/{cell}" for cell in range(len(places))]
     found = dict(worker.pieces(keys, compute, images=2 * images, what="error of the precision"))
     errors = np.array([found[key]["off"].item() for key in keys])
     return float(np.nanmax(errors)) if np.isfinite(errors).any() else math.nan

@@ -28,13 +28,13 @@ _FACT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,60}")
 def save(axes: Directions, objective: Objective, path: Path | str) -> Path:
     """Keep directions in a safetensors file, by parameter name, whole or not at all."""
     tensors = {}
-    for place, vector in enumerate(axes.vectors):
+    for index, vector in enumerate(axes.vectors):
         for name, part in zip(objective.space.names, objective.space.split(vector), strict=True):
-            tensors[f"{place}/{name}"] = part.cpu().contiguous()
+            tensors[f"{index}/{name}"] = part.cpu().contiguous()
     header = {
         "kind": axes.kind,
         "facts": json.dumps(dict(axes.facts)),
-        "marks": json.dumps({name: list(place) for name, place in axes.marks.items()}),
+        "marks": json.dumps({name: list(position) for name, position in axes.marks.items()}),
         "path": json.dumps(None if axes.path is None else axes.path.tolist()),
     }
     header["sha256"] = _digest(header, tensors)
@@ -66,8 +66,8 @@ def load(path: Path | str, objective: Objective) -> Directions:
                     path, "is damaged (its content does not match its sha256)", "save the directions again"
                 )
             vectors = [
-                _vector(file, f"{place}/", objective, path, normalize=given.kind == "random")
-                for place in range(_count(file.keys(), path))
+                _vector(file, f"{index}/", objective, path, normalize=given.kind == "random")
+                for index in range(_count(file.keys(), path))
             ]
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
         reason = printable(error, 100)
@@ -112,7 +112,7 @@ def _digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 def _count(names: Sequence[str], path: Path) -> int:
     """Number of directions in a file: its tensors are named ``0/...``, ``1/...`` and so on."""
     first = {name.partition("/")[0] for name in names}
-    if not first or first != {str(place) for place in range(len(first))}:
+    if not first or first != {str(index) for index in range(len(first))}:
         raise LandscapeError(f"{path} holds no directions 0/..., 1/...: give a file that --save-directions wrote")
     return len(first)
 
@@ -188,8 +188,8 @@ class _Header:
         if not isinstance(found, dict):
             raise self._error("marks")
         return {
-            printable(name, _LONGEST_NAME): tuple(self._places([place], axes, "marks")[0])
-            for name, place in found.items()
+            printable(name, _LONGEST_NAME): tuple(self._places([position], axes, "marks")[0])
+            for name, position in found.items()
         }
 
     def path(self, axes: int) -> np.ndarray | None:
@@ -200,10 +200,14 @@ class _Header:
     def _places(self, places: Any, axes: int, name: str) -> list[list[float]]:
         if not isinstance(places, list) or not places:
             raise self._error(name)
-        for place in places:
-            if not isinstance(place, list) or len(place) != axes or not all(_is_number(entry) for entry in place):
+        for position in places:
+            if (
+                not isinstance(position, list)
+                or len(position) != axes
+                or not all(_is_number(entry) for entry in position)
+            ):
                 raise self._error(name)
-        return [[float(entry) for entry in place] for place in places]
+        return [[float(entry) for entry in position] for position in places]
 
 
 def _is_number(value: Any) -> bool:
