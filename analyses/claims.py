@@ -69,10 +69,10 @@ class Comparison:
     labels: tuple[str, str] | None = None
 
 
-PANEL = ("C1", "C2", "C3", "C4", "C6", "C7", "C8", "C9", "C10")
+SMOOTHING_CLAIMS = ("C1", "C2", "C3", "C4", "C6", "C7", "C8", "C9", "C10")
 GAP, MLP = "MC dropout, GAP head", "MC dropout, MLP head"
 COMPARISONS = (
-    Comparison("smooth", "mcdo", "mcdo-smooth", PANEL),
+    Comparison("smooth", "mcdo", "mcdo-smooth", SMOOTHING_CLAIMS),
     Comparison("dropout", "dnn", "mcdo", ("C5",)),
     Comparison("mlp-head", "mcdo", "mcdo-mlp", ("C11",), labels=(GAP, MLP)),
     Comparison("gap-head", "mcdo-mlp", "mcdo", GENERALISED, "C12", (MLP, GAP)),
@@ -80,7 +80,7 @@ COMPARISONS = (
         "pre-activation", "mcdo", "mcdo-preact", GENERALISED, "C12", ("MC dropout", "MC dropout, pre-activation")
     ),
     Comparison("relu6", "mcdo", "mcdo-relu6", GENERALISED, "C12", ("MC dropout", "MC dropout, ReLU6 after stages")),
-    Comparison("deterministic", "dnn", "dnn-smooth", PANEL, "C13"),
+    Comparison("deterministic", "dnn", "dnn-smooth", SMOOTHING_CLAIMS, "C13"),
 )
 # Comparison whose measured effects those that stand for C12 are held against, beside the paper's directions.
 SMOOTHING = "smooth"
@@ -88,31 +88,31 @@ SMOOTHING = "smooth"
 
 def parser() -> command.Parser:
     """Arguments."""
-    made = command.Parser("analyses.claims", __doc__ or "")
-    made.add_argument("--measure", action="store_true", help="measure what trained networks allow, and keep it")
-    made.add_argument("--preset", choices=PRESETS, default="cifar100-small", help="whose networks")
-    made.add_argument("--seeds", type=command.positive, default=4, metavar="N", help="at most so many (default: 4)")
-    made.add_argument(
+    parser = command.Parser("analyses.claims", __doc__ or "")
+    parser.add_argument("--measure", action="store_true", help="measure what trained networks allow, and keep it")
+    parser.add_argument("--preset", choices=PRESETS, default="cifar100-small", help="whose networks")
+    parser.add_argument("--seeds", type=command.positive, default=4, metavar="N", help="at most so many (default: 4)")
+    parser.add_argument(
         "--until-decided",
         action="store_true",
         help="train the next pairs too, with looks at 1 %% after 4, 6, 8, 10 and 12, until every claim is decided",
     )
-    made.add_argument("--only", nargs="+", choices=[each.name for each in COMPARISONS], help="default: all")
-    made.add_argument("--cifar-c", type=Path, metavar="DIR", help="published CIFAR-C files, for mCE in C10")
-    made.add_argument(
+    parser.add_argument("--only", nargs="+", choices=[each.name for each in COMPARISONS], help="default: all")
+    parser.add_argument("--cifar-c", type=Path, metavar="DIR", help="published CIFAR-C files, for mCE in C10")
+    parser.add_argument(
         "--corruption-baseline",
         type=Path,
         metavar="CSV",
         help="errors of the network that is 100 %% of mCE (AlexNet's)",
     )
-    made.add_argument("--reports", type=Path, metavar="DIR", help="default: reference/PRESET/claims")
-    made.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
-    made.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
-    made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    made.add_argument("--executor", metavar="ENGINE", help=executors.HELP)
-    made.add_argument("--out", type=Path, default=Path("CLAIMS.md"), metavar="FILE", help="the page to write")
-    made.add_argument("--quiet", action="store_true", help="no progress bar")
-    return made
+    parser.add_argument("--reports", type=Path, metavar="DIR", help="default: reference/PRESET/claims")
+    parser.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    parser.add_argument("--executor", metavar="ENGINE", help=executors.HELP)
+    parser.add_argument("--out", type=Path, default=Path("CLAIMS.md"), metavar="FILE", help="the page to write")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -150,12 +150,12 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str, e
     from analyses.audit import panel, report
     from analyses.audit.claims import relative_claims
     from analyses.audit.verdict import LOOKS
-    from analyses.measuring import SCALES, Origin
+    from analyses.measuring import SAMPLE_SIZES, Origin
     from landscape.robustness.corrupted import read_baseline
 
-    scale, claims = SCALES[arguments.preset], chosen_claims(comparison)
+    sizes, claims = SAMPLE_SIZES[arguments.preset], chosen_claims(comparison)
     if arguments.cifar_c is not None:
-        scale = dataclasses.replace(scale, cifar_c=str(arguments.cifar_c))
+        sizes = dataclasses.replace(sizes, cifar_c=str(arguments.cifar_c))
         relative = relative_claims(read_baseline(arguments.corruption_baseline))
         claims = [claim for claim in claims if claim.name != "C10"]
         claims += relative if "C10" in comparison.claims else ()
@@ -165,7 +165,7 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str, e
             return
         audit = panel.run(
             networks,
-            scale,
+            sizes,
             claims=claims,
             origin=Origin(root=arguments.data_root),
             device=device,
@@ -173,12 +173,12 @@ def measure(comparison: Comparison, arguments: Any, folder: Path, device: str, e
             sequential=arguments.until_decided,
             executor=executor,
         )
-        asked = ["python", "-m", "analyses.claims", "--measure", "--preset", arguments.preset]
-        asked += ["--only", comparison.name]
+        command_line = ["python", "-m", "analyses.claims", "--measure", "--preset", arguments.preset]
+        command_line += ["--only", comparison.name]
         if arguments.cifar_c is not None:
-            asked += ["--cifar-c", "DIR", "--corruption-baseline", arguments.corruption_baseline.name]
-        asked += ["--until-decided"] if arguments.until_decided else ["--seeds", str(audit.seeds)]
-        facts = {"command": shlex.join(asked), "sequential": arguments.until_decided, **report.to_json(audit)}
+            command_line += ["--cifar-c", "DIR", "--corruption-baseline", arguments.corruption_baseline.name]
+        command_line += ["--until-decided"] if arguments.until_decided else ["--seeds", str(audit.seeds)]
+        facts = {"command": shlex.join(command_line), "sequential": arguments.until_decided, **report.to_json(audit)}
         files.write_json(folder / f"{comparison.name}.json", facts)
         if panel.all_decided(audit.rows):
             return

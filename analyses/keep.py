@@ -27,13 +27,13 @@ LEFT_OUT = (
 
 def main(argv: Sequence[str]) -> int:
     """Copy listings and the results that they name, and say how much that is."""
-    made = command.Parser("analyses.keep", __doc__ or "")
-    made.add_argument("--preset", choices=PRESETS, default="cifar100-small", help="whose results")
-    made.add_argument(
+    parser = command.Parser("analyses.keep", __doc__ or "")
+    parser.add_argument("--preset", choices=PRESETS, default="cifar100-small", help="whose results")
+    parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="where the studies keep theirs"
     )
-    made.add_argument("--reference", type=Path, default=studies.REFERENCE, metavar="DIR", help="where they go")
-    arguments = made.parse_args(argv)
+    parser.add_argument("--reference", type=Path, default=studies.REFERENCE, metavar="DIR", help="where they go")
+    arguments = parser.parse_args(argv)
     listings = sorted((arguments.results / "studies").glob(f"*-{arguments.preset}.json"))
     if not listings:
         raise LandscapeError(

@@ -19,7 +19,7 @@ BASELINES = {
 
 
 @dataclass(frozen=True)
-class Kind:
+class NetworkKind:
     """A kind of network.
 
     Attributes
@@ -28,52 +28,52 @@ class Kind:
         For tables and legends.
     model
         Arguments of `nets.build` that differ from the baseline's.
-    share
+    fraction
         Of the training's epochs after which it is stopped: 1 for a finished one.
     """
 
     label: str
     model: Mapping[str, Any] = field(default_factory=dict)
-    share: float = 1.0
+    fraction: float = 1.0
 
 
 SMOOTH = "resnet_mcdo_smoothing_18"
 # An early moment of the training, long before the learning rate falls.
 EARLY = 0.25
-KINDS: dict[str, Kind] = {
-    "mcdo": Kind("MC dropout"),
-    "mcdo-smooth": Kind("MC dropout + smooth", {"name": SMOOTH}),
-    "dnn": Kind("deterministic", {"name": "resnet_dnn_18"}),
-    "dnn-smooth": Kind("deterministic + smooth", {"name": "resnet_dnn_smoothing_18"}),
-    "mcdo-early": Kind("MC dropout, early", share=EARLY),
-    "mcdo-smooth-early": Kind("MC dropout + smooth, early", {"name": SMOOTH}, share=EARLY),
+KINDS: dict[str, NetworkKind] = {
+    "mcdo": NetworkKind("MC dropout"),
+    "mcdo-smooth": NetworkKind("MC dropout + smooth", {"name": SMOOTH}),
+    "dnn": NetworkKind("deterministic", {"name": "resnet_dnn_18"}),
+    "dnn-smooth": NetworkKind("deterministic + smooth", {"name": "resnet_dnn_smoothing_18"}),
+    "mcdo-early": NetworkKind("MC dropout, early", fraction=EARLY),
+    "mcdo-smooth-early": NetworkKind("MC dropout + smooth, early", {"name": SMOOTH}, fraction=EARLY),
     # What else the paper explains as smoothing.
-    "mcdo-preact": Kind("pre-activation", {"name": "preresnet_mcdo_18"}),
-    "mcdo-relu6": Kind("ReLU6 alone", {"smoothing": "relu6"}),
-    "mcdo-relu6-blur": Kind("ReLU6 + blur", {"smoothing": "relu6-blur"}),
-    "mcdo-tanh": Kind("tanh alone", {"smoothing": "tanh"}),
-    "mcdo-blur": Kind("blur alone", {"smoothing": "blur"}),
-    "mcdo-preact-smooth": Kind("pre-activation + smooth", {"name": "preresnet_mcdo_smoothing_18"}),
+    "mcdo-preact": NetworkKind("pre-activation", {"name": "preresnet_mcdo_18"}),
+    "mcdo-relu6": NetworkKind("ReLU6 alone", {"smoothing": "relu6"}),
+    "mcdo-relu6-blur": NetworkKind("ReLU6 + blur", {"smoothing": "relu6-blur"}),
+    "mcdo-tanh": NetworkKind("tanh alone", {"smoothing": "tanh"}),
+    "mcdo-blur": NetworkKind("blur alone", {"smoothing": "blur"}),
+    "mcdo-preact-smooth": NetworkKind("pre-activation + smooth", {"name": "preresnet_mcdo_smoothing_18"}),
     **{
-        f"mcdo-t{temperature}": Kind(f"t = {temperature}", {"smoothing": f"tanh-blur(t={temperature})"})
+        f"mcdo-t{temperature}": NetworkKind(f"t = {temperature}", {"smoothing": f"tanh-blur(t={temperature})"})
         for temperature in (1, 3, 30)
     },
     **{
-        f"mcdo-kernel{kernel}": Kind(f"kernel {kernel}", {"smoothing": f"tanh-blur(kernel={kernel})"})
+        f"mcdo-kernel{kernel}": NetworkKind(f"kernel {kernel}", {"smoothing": f"tanh-blur(kernel={kernel})"})
         for kernel in ("1-2-1", "1-3-3-1", "1-4-6-4-1")
     },
     **{
-        f"mcdo-stage{stage}": Kind(
+        f"mcdo-stage{stage}": NetworkKind(
             f"smooth after stage {stage} only",
             {"name": SMOOTH, "stages": [int(stage == other) for other in range(1, 5)]},
         )
         for stage in range(1, 5)
     },
-    "mcdo-mlp": Kind("MLP head", {"head": "mlp"}),
-    "mcdo-gap-mlp": Kind("GAP + MLP head", {"head": "gap-mlp"}),
-    "mcdo-max": Kind("global maximum head", {"head": "global-max"}),
-    "mcdo-median": Kind("global median head", {"head": "global-median"}),
-    "mcdo-clipped": Kind("clipped GAP head", {"head": "clipped-gap"}),
+    "mcdo-mlp": NetworkKind("MLP head", {"head": "mlp"}),
+    "mcdo-gap-mlp": NetworkKind("GAP + MLP head", {"head": "gap-mlp"}),
+    "mcdo-max": NetworkKind("global maximum head", {"head": "global-max"}),
+    "mcdo-median": NetworkKind("global median head", {"head": "global-median"}),
+    "mcdo-clipped": NetworkKind("clipped GAP head", {"head": "clipped-gap"}),
 }
 
 
@@ -84,12 +84,12 @@ def recipe(kind: str, preset: str) -> "Recipe":
     chosen = KINDS[kind]
     base = training.recipe(BASELINES[preset])
     model = {**base.model, **chosen.model}
-    made = base if model == dict(base.model) else base.replace(name=f"{preset}-{kind}", model=model)
+    result = base if model == dict(base.model) else base.replace(name=f"{preset}-{kind}", model=model)
     listed = [*training.RECIPES.values()]
     if preset == "paper" and set(chosen.model) == {"name"}:
         listed.append(training.recipe(f"cifar100-paper-{chosen.model['name']}"))
-    without_name = made.header(0) | {"recipe": ""}
-    made = next((each for each in listed if each.header(0) | {"recipe": ""} == without_name), made)
-    if chosen.share < 1:
-        made = made.replace(stop_after=max(1, round(chosen.share * made.total_epochs)))
-    return made
+    without_name = result.header(0) | {"recipe": ""}
+    result = next((each for each in listed if each.header(0) | {"recipe": ""} == without_name), result)
+    if chosen.fraction < 1:
+        result = result.replace(stop_after=max(1, round(chosen.fraction * result.total_epochs)))
+    return result

@@ -26,7 +26,7 @@ from landscape.surface import cli as surface
 
 
 @dataclass(frozen=True)
-class Scale:
+class SampleSizes:
     """How much is measured.
 
     Attributes
@@ -65,13 +65,13 @@ class Scale:
     cifar_c: str = ""
 
 
-SCALES: dict[str, Scale] = {
+SAMPLE_SIZES: dict[str, SampleSizes] = {
     # Three networks of three seeds in minutes; the error bars say what the small samples cost.
-    "digits": Scale(128, 8, 2, 128, 7, 160, 8, 360, 20, 2, 120, 4),
-    "cifar100-small": Scale(256, 96, 2, 128, 21, 256, 8, 2000, 20, 4, 256, 4),
+    "digits": SampleSizes(128, 8, 2, 128, 7, 160, 8, 360, 20, 2, 120, 4),
+    "cifar100-small": SampleSizes(256, 96, 2, 128, 21, 256, 8, 2000, 20, 4, 256, 4),
     # About 5 minutes of one core a network: more of its 5,000 and 1,000 images than above where they are cheap.
-    "converged": Scale(512, 128, 2, 192, 21, 500, 10, 1000, 50, 4, 500, 4),
-    "paper": Scale(2000, 200, 5, 2000, 21, 1000, 50, 10_000, 50, 10, 2000, 10, span=1.0),
+    "converged": SampleSizes(512, 128, 2, 192, 21, 500, 10, 1000, 50, 4, 500, 4),
+    "paper": SampleSizes(2000, 200, 5, 2000, 21, 1000, 50, 10_000, 50, 10, 2000, 10, span=1.0),
 }
 
 # The training objective as it was trained: L2, augmented images and, in MC-dropout networks, masks (one draw, kept).
@@ -94,9 +94,9 @@ class Request:
     instrument
         The record that is asked.
     protocol
-        With the numbers of images of a scale.
+        (sizes) -> protocol, with the numbers of images.
     flags
-        (scale, draws of the masks that curvature and loss are the mean of) -> flags of the instrument.
+        (sizes, draws of the masks that curvature and loss are the mean of) -> flags of the instrument.
     answer
         (arguments, subject) -> dataset, one of several that an instrument keeps; its result by default.
     earlier
@@ -104,9 +104,9 @@ class Request:
     """
 
     instrument: command.Instrument
-    protocol: Callable[[Scale], Protocol]
-    flags: Callable[[Scale, int], Sequence[str]]
-    earlier: Callable[[Scale, int], Mapping[str, Any]]
+    protocol: Callable[[SampleSizes], Protocol]
+    flags: Callable[[SampleSizes, int], Sequence[str]]
+    earlier: Callable[[SampleSizes, int], Mapping[str, Any]]
     answer: Callable[[Namespace, Subject], xarray.Dataset] | None = None
 
 
@@ -119,91 +119,91 @@ def _flags(**values: object) -> list[str]:
     ]
 
 
-def _corruption_flags(scale: Scale, masks: int) -> list[str]:
-    passes = _flags(only="corruptions", passes=scale.corruption_passes)
-    if not scale.cifar_c:
+def _corruption_flags(sizes: SampleSizes, masks: int) -> list[str]:
+    passes = _flags(only="corruptions", passes=sizes.corruption_passes)
+    if not sizes.cifar_c:
         return [*passes, *_flags(severities="1,3,5")]
-    names = [name for name in corruptions.STANDARD if (Path(scale.cifar_c) / f"{name}.npy").is_file()]
-    return [*passes, *_flags(cifar_c=scale.cifar_c), *(_flags(corruptions=",".join(names)) if names else [])]
+    names = [name for name in corruptions.STANDARD if (Path(sizes.cifar_c) / f"{name}.npy").is_file()]
+    return [*passes, *_flags(cifar_c=sizes.cifar_c), *(_flags(corruptions=",".join(names)) if names else [])]
 
 
-def _corruptions_earlier(scale: Scale, masks: int) -> Mapping[str, Any]:
-    if scale.cifar_c:
-        return {"severities": choices.SEVERITIES, "passes": scale.corruption_passes, "cifar_c": scale.cifar_c}
-    return {"severities": (1, 3, 5), "passes": scale.corruption_passes}
+def _corruptions_earlier(sizes: SampleSizes, masks: int) -> Mapping[str, Any]:
+    if sizes.cifar_c:
+        return {"severities": choices.SEVERITIES, "passes": sizes.corruption_passes, "cifar_c": sizes.cifar_c}
+    return {"severities": (1, 3, 5), "passes": sizes.corruption_passes}
 
 
 REQUESTS: dict[str, Request] = {
     "hessian": Request(
         hessian.INSTRUMENT,
-        lambda scale: TRAINED.replace(images=scale.curvature_images),
-        lambda scale, masks: _flags(image_groups=QUOTIENT_GROUP, top=1, tolerance=TOLERANCE),
-        lambda scale, masks: {"top": 1, "group": QUOTIENT_GROUP},
+        lambda sizes: TRAINED.replace(images=sizes.curvature_images),
+        lambda sizes, masks: _flags(image_groups=QUOTIENT_GROUP, top=1, tolerance=TOLERANCE),
+        lambda sizes, masks: {"top": 1, "group": QUOTIENT_GROUP},
     ),
     # Of the loss without its L2 term, whose part is told apart.
     "curvature": Request(
         hessian.INSTRUMENT,
-        lambda scale: TRAINED.replace(images=scale.curvature_images, l2="none"),
-        lambda scale, masks: _flags(mean_hessian=masks, tolerance=TOLERANCE),
-        lambda scale, masks: {"masks": masks},
+        lambda sizes: TRAINED.replace(images=sizes.curvature_images, l2="none"),
+        lambda sizes, masks: _flags(mean_hessian=masks, tolerance=TOLERANCE),
+        lambda sizes, masks: {"masks": masks},
     ),
     "mini_batches": Request(
         hessian.INSTRUMENT,
         # A seeded sample stands in random order: consecutive images make mini-batches.
-        lambda scale: TRAINED.replace(images=scale.mini_batches * MINI_BATCH),
-        lambda scale, masks: _flags(
+        lambda sizes: TRAINED.replace(images=sizes.mini_batches * MINI_BATCH),
+        lambda sizes, masks: _flags(
             per_batch=MINI_BATCH,
-            batches=scale.mini_batches,
+            batches=sizes.mini_batches,
             consecutive=True,
-            top=scale.eigenvalues,
+            top=sizes.eigenvalues,
             masks=masks,
             tolerance=TOLERANCE,
         ),
-        lambda scale, masks: {"per_batch": MINI_BATCH, "top": scale.eigenvalues, "masks": masks},
+        lambda sizes, masks: {"per_batch": MINI_BATCH, "top": sizes.eigenvalues, "masks": masks},
     ),
     "surface": Request(
         surface.INSTRUMENT,
-        lambda scale: TRAINED.replace(images=scale.surface_images, dropout="fresh"),
-        lambda scale, masks: _flags(points=scale.points, span=scale.span, passes=masks, keep_losses=True),
-        lambda scale, masks: {"points": scale.points, "span": scale.span, "passes": masks, "keep_losses": True},
+        lambda sizes: TRAINED.replace(images=sizes.surface_images, dropout="fresh"),
+        lambda sizes, masks: _flags(points=sizes.points, span=sizes.span, passes=masks, keep_losses=True),
+        lambda sizes, masks: {"points": sizes.points, "span": sizes.span, "passes": masks, "keep_losses": True},
         lambda arguments, subject: surface.measured(arguments, subject, seed=arguments.seed),
     ),
     # Predictions on the training set, augmented as in training: whether a network fits worse, not generalises worse.
     "training": Request(
         predictions.INSTRUMENT,
-        lambda scale: STOCHASTIC.replace(images=scale.prediction_images, split="train", augmentation="frozen"),
-        lambda scale, masks: _flags(passes=2),
-        lambda scale, masks: {"passes": 2},
+        lambda sizes: STOCHASTIC.replace(images=sizes.prediction_images, split="train", augmentation="frozen"),
+        lambda sizes, masks: _flags(passes=2),
+        lambda sizes, masks: {"passes": 2},
         predictions.passed,
     ),
     "feature_maps": Request(
         feature_maps.INSTRUMENT,
-        lambda scale: STOCHASTIC.replace(images=scale.test_images),
-        lambda scale, masks: _flags(passes=scale.passes),
-        lambda scale, masks: {"passes": scale.passes},
+        lambda sizes: STOCHASTIC.replace(images=sizes.test_images),
+        lambda sizes, masks: _flags(passes=sizes.passes),
+        lambda sizes, masks: {"passes": sizes.passes},
     ),
     "fourier": Request(
         fourier.INSTRUMENT,
-        lambda scale: STOCHASTIC.replace(images=scale.test_images),
-        lambda scale, masks: _flags(passes=scale.passes, keep_curves=True),
-        lambda scale, masks: {"passes": scale.passes, "of_image": True},
+        lambda sizes: STOCHASTIC.replace(images=sizes.test_images),
+        lambda sizes, masks: _flags(passes=sizes.passes, keep_curves=True),
+        lambda sizes, masks: {"passes": sizes.passes, "of_image": True},
     ),
     "frequency_noise": Request(
         frequency_noise.INSTRUMENT,
-        lambda scale: STOCHASTIC.replace(images=scale.test_images),
-        lambda scale, masks: _flags(passes=scale.noise_passes),
-        lambda scale, masks: {"passes": scale.noise_passes},
+        lambda sizes: STOCHASTIC.replace(images=sizes.test_images),
+        lambda sizes, masks: _flags(passes=sizes.noise_passes),
+        lambda sizes, masks: {"passes": sizes.noise_passes},
     ),
     "predictions": Request(
         predictions.INSTRUMENT,
-        lambda scale: STOCHASTIC.replace(images=scale.prediction_images),
-        lambda scale, masks: _flags(passes=scale.prediction_passes),
-        lambda scale, masks: {"passes": scale.prediction_passes},
+        lambda sizes: STOCHASTIC.replace(images=sizes.prediction_images),
+        lambda sizes, masks: _flags(passes=sizes.prediction_passes),
+        lambda sizes, masks: {"passes": sizes.prediction_passes},
         predictions.passed,
     ),
     "corruptions": Request(
         robustness.INSTRUMENT,
-        lambda scale: STOCHASTIC.replace(images=scale.corruption_images),
+        lambda sizes: STOCHASTIC.replace(images=sizes.corruption_images),
         _corruption_flags,
         _corruptions_earlier,
         lambda arguments, subject: robustness.part_measured(arguments, subject, "corruptions"),
@@ -260,8 +260,8 @@ def _images(source: str, split: str, root: Path | None) -> Images:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request to one network at one scale.
+class Measurement:
+    """A request to one network.
 
     Attributes
     ----------
@@ -284,14 +284,14 @@ class Asked:
 def ask(
     path: Path,
     name: str,
-    scale: Scale,
+    sizes: SampleSizes,
     *,
     origin: Origin | None = None,
     device: str = "cpu",
     changes: Mapping[str, Any] | None = None,
     masks: int = 1,
-) -> Asked:
-    """What a request at a scale asks of a checkpoint.
+) -> Measurement:
+    """What a request asks of a checkpoint.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ def ask(
         The checkpoint.
     name
         One of `REQUESTS`.
-    scale
+    sizes
         How much is measured; counts beyond what the data hold mean all images.
     origin
         What the checkpoint does not say of itself.
@@ -311,22 +311,22 @@ def ask(
         Draws of the masks that curvature and loss are the mean of.
     """
     request = REQUESTS[name]
-    protocol = request.protocol(scale).replace(**{"device": device, **dict(changes or {})})
+    protocol = request.protocol(sizes).replace(**{"device": device, **dict(changes or {})})
     subject = (origin or Origin()).subject(path, protocol)
-    arguments = request.instrument.arguments([str(path), "--device", device, "--quiet", *request.flags(scale, masks)])
-    earlier = {"measure": name, **request.earlier(scale, masks)}
-    return Asked(name, subject, arguments, Question(request.instrument.name, subject, earlier, seed=0))
+    arguments = request.instrument.arguments([str(path), "--device", device, "--quiet", *request.flags(sizes, masks)])
+    earlier = {"measure": name, **request.earlier(sizes, masks)}
+    return Measurement(name, subject, arguments, Question(request.instrument.name, subject, earlier, seed=0))
 
 
-def measured(asked: Asked, *, force: bool = False) -> tuple[xarray.Dataset, Path]:
+def measured(measurement: Measurement, *, force: bool = False) -> tuple[xarray.Dataset, Path]:
     """The dataset and its file, from the cache or measured now: interrupted anywhere, the next call resumes."""
     # Results of this version that were saved before studies and commands shared one cache.
-    known = None if force else result.cached(asked.earlier.path, asked.earlier.key)
+    known = None if force else result.cached(measurement.earlier.path, measurement.earlier.key)
     if known is not None:
-        return known.assign_attrs(name=asked.subject.name), asked.earlier.path
-    arguments = Namespace(**{**vars(asked.arguments), "force": force, "saved": []})
-    request = REQUESTS[asked.name]
-    dataset = (request.answer or request.instrument.result)(arguments, asked.subject)
+        return known.assign_attrs(name=measurement.subject.name), measurement.earlier.path
+    arguments = Namespace(**{**vars(measurement.arguments), "force": force, "saved": []})
+    request = REQUESTS[measurement.name]
+    dataset = (request.answer or request.instrument.result)(arguments, measurement.subject)
     return dataset, arguments.saved[-1]
 
 

@@ -38,7 +38,7 @@ class Study:
         Protocol variants by name, each the fields that it changes; ``masks`` besides, draws of the masks that curvature
         and loss are the mean of.
     lighter
-        Fields of the scale that it replaces, for a study of many variants.
+        Fields of the sample sizes that it replaces, for a study of many variants.
     conclude
         What the listed results say together: facts for the listing, and text for the terminal.
     """
@@ -70,18 +70,18 @@ def listed(name: str, results: Path) -> Path:
 
 def parser(chosen: Study) -> command.Parser:
     """Arguments of a study."""
-    made = command.Parser(f"analyses {chosen.name}", chosen.question)
-    made.add_argument("--preset", choices=PRESETS, default="digits")
-    made.add_argument("--seeds", type=command.positive, default=1, metavar="N")
-    made.add_argument("--trained-only", action="store_true", help="leave out networks that would have to be trained")
-    made.add_argument("--list", action="store_true", help="show networks and results, and stop")
-    made.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
-    made.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
-    made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    made.add_argument("--executor", metavar="ENGINE", help=executors.HELP)
-    made.add_argument("--quiet", action="store_true", help="no progress, no table")
-    made.add_argument("--force", action="store_true", help="measure again what is cached")
-    return made
+    parser = command.Parser(f"analyses {chosen.name}", chosen.question)
+    parser.add_argument("--preset", choices=PRESETS, default="digits")
+    parser.add_argument("--seeds", type=command.positive, default=1, metavar="N")
+    parser.add_argument("--trained-only", action="store_true", help="leave out networks that would have to be trained")
+    parser.add_argument("--list", action="store_true", help="show networks and results, and stop")
+    parser.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    parser.add_argument("--executor", metavar="ENGINE", help=executors.HELP)
+    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
+    parser.add_argument("--force", action="store_true", help="measure again what is cached")
+    return parser
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _measured(
     from landscape.store import result
 
     device = command.device(arguments).type
-    scale = dataclasses.replace(measuring.SCALES[arguments.preset], **chosen.lighter)
+    sizes = dataclasses.replace(measuring.SAMPLE_SIZES[arguments.preset], **chosen.lighter)
     common = {"cache": arguments.cache, "root": arguments.data_root, "device": device, "quiet": arguments.quiet}
     trainings = [{"wanted": network.recipe, "seed": network.seed, **common} for network in networks]
     variants = list(itertools.product(chosen.instruments, chosen.changes.items()))
@@ -156,7 +156,7 @@ def _measured(
         return {
             "path": path,
             "name": instrument,
-            "scale": scale,
+            "sizes": sizes,
             "origin": measuring.Origin(root=arguments.data_root),
             "device": device,
             "changes": {name: value for name, value in fields.items() if name != MASKS},

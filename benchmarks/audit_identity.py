@@ -18,15 +18,15 @@ from analyses.audit import networks, panel
 from analyses.audit.claims import PANEL, Claim
 from analyses.audit.networks import Network, Preset
 from analyses.audit.verdict import FEWEST, LEVEL, NO_VERDICT, power, seeds_needed
-from analyses.measuring import SCALES, Scale
+from analyses.measuring import SAMPLE_SIZES, SampleSizes
 from landscape import training
 
 # Two channels and three epochs: a training takes about a second.
 PRESET = Preset("digits-plain", epochs=3, width=2)
-SCALE = Scale(64, 4, 2, 64, 5, 64, 4, 180, 6, 2, 48, 2)
+SIZES = SampleSizes(64, 4, 2, 64, 5, 64, 4, 180, 6, 2, 48, 2)
 PAIRS = FEWEST
-NOISE = "analyses.audit.absurd:AddedNoise"
-PLANTED = "analyses.audit.absurd:FaintNoise"
+NOISE = "analyses.audit.added_noise:AddedNoise"
+PLANTED = "analyses.audit.added_noise:FaintNoise"
 FIRST_VARIANT = 10_000
 FIRST_PLANTED = 20_000
 PILOT = 24
@@ -40,7 +40,7 @@ def audit(
     *,
     pairs: int = PAIRS,
     preset: Preset = PRESET,
-    scale: Scale = SCALE,
+    sizes: SampleSizes = SIZES,
     claims: Sequence[Claim] = PANEL,
 ) -> panel.Audit:
     """Pairs from seed `first` on, baseline against a layer; the variants have seeds of their own."""
@@ -53,7 +53,7 @@ def audit(
             recipe = networks.recipe_of(preset, smooth)
             path = training.ensure(recipe, seed=seed, cache=cache, quiet=True)
             compared.append(Network(role, layer if smooth else "plain", pair, path))
-    return panel.run(compared, scale, claims=claims)
+    return panel.run(compared, sizes, claims=claims)
 
 
 def decided(made: panel.Audit) -> list[str]:
@@ -100,7 +100,7 @@ def main() -> None:
             print(json.dumps(line), flush=True)
         summary |= {"undecided_audits": clean, "of": arguments.audits}
     if "noise" in wanted:
-        noisy = audit(0, NOISE, arguments.cache, preset=networks.PRESETS["digits"], scale=SCALES["digits"])
+        noisy = audit(0, NOISE, arguments.cache, preset=networks.PRESETS["digits"], sizes=SAMPLE_SIZES["digits"])
         summary["noise"] = decided(noisy)
     if "planted" in wanted:
         summary["planted"] = planted(arguments.audits, arguments.cache)

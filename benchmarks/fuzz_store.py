@@ -37,7 +37,7 @@ import xarray
 from landscape import checkpoint, command, data, nets
 from landscape.eigen import dense
 from landscape.errors import LandscapeError
-from landscape.hessian import replay
+from landscape.hessian import journaled_operator
 from landscape.objective import Objective
 from landscape.store import files, result
 from landscape.store.journal import Journal
@@ -203,10 +203,10 @@ def products(count: int, folder: Path, rng: random.Random) -> Count:
 
     def work(path: Path, half: torch.Tensor, identity: str) -> torch.Tensor:
         with Journal(path, {"key": identity}) as kept:
-            operator = replay.Replayed(dense(half + half.T), kept)
+            operator = journaled_operator.JournaledOperator(dense(half + half.T), kept)
             return torch.stack([operator(vector) for vector in vectors])
 
-    replay.WORTH_KEEPING = 0.0
+    journaled_operator.WORTH_KEEPING = 0.0
     truth = work(folder / "products", halves[0], "a")
     work(folder / "foreign", halves[1], "b")
     content, foreign, counted = (folder / "products").read_bytes(), (folder / "foreign").read_bytes(), Count()
@@ -255,7 +255,7 @@ def start(name: str, folder: Path, output: Path, *more: str) -> int:
         os.dup2(handle, 2)
         if name in COMMANDS:
             faulthandler.dump_traceback_later(LONGEST - 2)
-        replay.WORTH_KEEPING = 0.0
+        journaled_operator.WORTH_KEEPING = 0.0
         module, *arguments = COMMANDS.get(name, ("analyses.audit", "--quiet", "--device", "cpu"))
         module = module if "." in module else f"landscape.{module}"
         status = command.run(f"{module}.cli", [*arguments, *more])

@@ -16,18 +16,18 @@ import xarray
 from analyses import claims as claims_page
 from analyses import kinds, measuring, protocol_sweep
 from analyses.audit import claims, networks, panel, report
-from analyses.audit.absurd import AddedNoise
+from analyses.audit.added_noise import AddedNoise
 from analyses.audit.cli import main
 from analyses.audit.networks import Network, Preset
 from analyses.audit.verdict import LEVEL, Effect, Reading, decide, effect, holm, power, seeds_needed, weakest
-from analyses.measuring import Scale
+from analyses.measuring import SampleSizes
 from landscape import command, training
 from landscape.compute.masks import Masks
 from landscape.errors import LandscapeError
 from landscape.predictions.efficiency import crossing
 from landscape.store import result
 
-TINY = Scale(32, 2, 3, 32, 5, 16, 2, 48, 4, 2, 16, 2)
+TINY = SampleSizes(32, 2, 3, 32, 5, 16, 2, 48, 4, 2, 16, 2)
 
 
 def readings(values, replicates=None):
@@ -243,7 +243,9 @@ def audit_of(verdicts):
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
-    page, facts = report.write(audit_of(["supported", "against", "undecided"]), tmp_path, asked="python -m x <y>")
+    page, facts = report.write(
+        audit_of(["supported", "against", "undecided"]), tmp_path, command_line="python -m x <y>"
+    )
     text = page.read_text()
     assert not re.search(r"<(script|link|iframe|img)\b", text)
     # The only addresses are names of XML dialects and licences inside the pictures, which nothing fetches.
@@ -266,7 +268,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser installed")
 def test_the_report_fits_a_phone(tmp_path):
-    page, _ = report.write(audit_of(["supported", "against", "undecided"]), tmp_path, asked="python -m x")
+    page, _ = report.write(audit_of(["supported", "against", "undecided"]), tmp_path, command_line="python -m x")
     picture = tmp_path / "phone.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
     flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -306,7 +308,7 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
 ):
     folder, (baseline, variant) = trained
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(measuring.SCALES, "digits", TINY)
+    monkeypatch.setitem(measuring.SAMPLE_SIZES, "digits", TINY)
     some = (claims_page.Comparison("smooth", "mcdo", "mcdo-smooth", ("C4", "C8")), *claims_page.COMPARISONS[1:])
     monkeypatch.setattr(claims_page, "COMPARISONS", some)
     paths = {"digits-plain": baseline.path, "digits-smooth": variant.path}
@@ -331,7 +333,7 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
 
 
 def test_every_preset_has_networks_and_a_scale():
-    assert set(kinds.PRESETS) == set(kinds.BASELINES) == set(networks.PRESETS) == set(measuring.SCALES)
+    assert set(kinds.PRESETS) == set(kinds.BASELINES) == set(networks.PRESETS) == set(measuring.SAMPLE_SIZES)
     assert kinds.recipe("mcdo-relu6", "converged").name == "converged-mcdo-relu6"
 
 
@@ -509,7 +511,7 @@ def test_networks_of_strangers_are_audited(tmp_path: Path, monkeypatch: pytest.M
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (80, 8, 8, 1), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=images, labels=rng.integers(0, 3, 80))
-    monkeypatch.setitem(measuring.SCALES, "digits", TINY)
+    monkeypatch.setitem(measuring.SAMPLE_SIZES, "digits", TINY)
     files = [
         "--baseline-checkpoints",
         "plain-0.pt",

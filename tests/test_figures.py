@@ -13,15 +13,15 @@ from PIL import Image
 
 from analyses import cli, kinds, measuring, protocol_sweep, studies
 from analyses.catalogue import STUDIES
-from analyses.kinds import Kind
-from analyses.measuring import Scale
+from analyses.kinds import NetworkKind
+from analyses.measuring import SampleSizes
 from figures import explain, fig2, sources
 from figures.cli import FIGURES, main
 from landscape import command, plotting, training
 from landscape.errors import LandscapeError
 from landscape.training import recipes
 
-TINY = Scale(32, 2, 3, 32, 5, 16, 2, 32, 3, 2, 16, 2)
+TINY = SampleSizes(32, 2, 3, 32, 5, 16, 2, 32, 3, 2, 16, 2)
 SHOWN = ("mcdo", "mcdo-smooth", "mcdo-early", "mcdo-smooth-early", "mcdo-relu6", "mcdo-max")
 CHOSEN = ("augmentation frozen, masks fixed", "augmentation none, masks averaged")
 
@@ -36,10 +36,12 @@ def measured(tmp_path_factory):
         patch.chdir(folder)
         patch.setitem(recipes.RECIPES, tiny.name, tiny)
         patch.setitem(kinds.BASELINES, "digits", tiny.name)
-        patch.setitem(measuring.SCALES, "digits", TINY)
+        patch.setitem(measuring.SAMPLE_SIZES, "digits", TINY)
         # Networks and protocols enough to see everything.
-        patch.setitem(kinds.KINDS, "mcdo-early", Kind("early", share=0.5))
-        patch.setitem(kinds.KINDS, "mcdo-smooth-early", Kind("early smooth", {"name": kinds.SMOOTH}, share=0.5))
+        patch.setitem(kinds.KINDS, "mcdo-early", NetworkKind("early", fraction=0.5))
+        patch.setitem(
+            kinds.KINDS, "mcdo-smooth-early", NetworkKind("early smooth", {"name": kinds.SMOOTH}, fraction=0.5)
+        )
         some = {name: protocol_sweep.VARIANTS[name] for name in CHOSEN}
         patch.setattr(protocol_sweep, "VARIANTS", some)
         for name, study in STUDIES.items():
@@ -75,7 +77,7 @@ def test_a_study_that_ran_before_measures_nothing(measured, monkeypatch):
     base = recipes.RECIPES["digits-plain"]
     monkeypatch.setitem(recipes.RECIPES, "tiny", base.replace(name="tiny", epochs=2, model={**base.model, "width": 2}))
     monkeypatch.setitem(kinds.BASELINES, "digits", "tiny")
-    monkeypatch.setitem(measuring.SCALES, "digits", TINY)
+    monkeypatch.setitem(measuring.SAMPLE_SIZES, "digits", TINY)
     study = STUDIES["ensemble_size"]
     monkeypatch.setitem(STUDIES, study.name, dataclasses.replace(study, kinds=("mcdo", "mcdo-smooth")))
     listing = studies.listing(Path("results"), study.name, "digits")

@@ -120,8 +120,8 @@ def test_means_of_symmetric_values_get_students_interval() -> None:
 
 def test_wilsons_interval() -> None:
     # Brown, Cai & DasGupta 2001: closed form.
-    assert confidence.share(0.0, 10) == pytest.approx((0.0, 0.27753), abs=1e-4)
-    assert confidence.share(0.5, 20) == pytest.approx((0.29930, 0.70070), abs=1e-4)
-    assert confidence.share(1.0, 2000)[1] == 1.0
-    assert confidence.share(0.0, 2000)[0] == 0.0
-    assert np.isnan(confidence.share(np.nan, 0)).all()
+    assert confidence.of_proportion(0.0, 10) == pytest.approx((0.0, 0.27753), abs=1e-4)
+    assert confidence.of_proportion(0.5, 20) == pytest.approx((0.29930, 0.70070), abs=1e-4)
+    assert confidence.of_proportion(1.0, 2000)[1] == 1.0
+    assert confidence.of_proportion(0.0, 2000)[0] == 0.0
+    assert np.isnan(confidence.of_proportion(np.nan, 0)).all()

@@ -117,7 +117,7 @@ def test_no_field_of_a_header_runs_what_it_names(folder, field, monkeypatch):
         recipe = changed(RECIPE, at, name) if part == "recipe" else RECIPE
         history = changed(HISTORY, at, name) if part == "history" else HISTORY
         path = write(folder / "net.safetensors", recipe, history)
-        lines = [_line(checkpoint.load, path), _line(measuring.ask, path, "hessian", measuring.SCALES["digits"])]
+        lines = [_line(checkpoint.load, path), _line(measuring.ask, path, "hessian", measuring.SAMPLE_SIZES["digits"])]
         assert all(line is None or "\n" not in line for line in lines)
         checkpoint.read_recipe(path)
         assert not (folder / "ran").exists()

@@ -18,7 +18,7 @@ from nets_for_tests import small_images, small_net
 
 from landscape.eigen import dense
 from landscape.errors import LandscapeError
-from landscape.hessian import replay
+from landscape.hessian import journaled_operator
 from landscape.objective import Objective
 from landscape.store import cli as check
 from landscape.store import files, journal, result
@@ -199,13 +199,13 @@ def test_no_damaged_journal_gives_another_number(tmp_path: Path, caplog: pytest.
 
 
 def test_no_damaged_product_is_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(journaled_operator, "WORTH_KEEPING", 0.0)
     matrix = torch.arange(8, dtype=torch.float64).outer(torch.arange(8, dtype=torch.float64)).cos()
     vectors = torch.eye(8, dtype=torch.float64)
 
     def products(path: Path) -> torch.Tensor:
         with Journal(path, WORK) as kept:
-            operator = replay.Replayed(dense(matrix), kept)
+            operator = journaled_operator.JournaledOperator(dense(matrix), kept)
             return torch.stack([operator(vectors[place]) for place in range(8)])
 
     path, rng = tmp_path / "products", random.Random(3)

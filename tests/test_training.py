@@ -57,7 +57,7 @@ def same_bits(one, other):
 class TestSchedules:
     def test_paper_steps(self):
         steps = training.recipe("cifar100-paper-resnet_mcdo_18").schedule
-        rates = [0.1 * steps.share(step, 10, 200) for step in range(2010)]
+        rates = [0.1 * steps.multiplier(step, 10, 200) for step in range(2010)]
         assert rates[:10] == pytest.approx([0.01 * step for step in range(10)])
         for epoch, rate in {
             1: 0.1,
@@ -73,10 +73,10 @@ class TestSchedules:
 
     def test_a_shorter_run_keeps_the_shape(self):
         steps = Steps(shares=(0.5,), factor=0.1, warmup_epochs=0)
-        assert [round(steps.share(epoch, 1, 4), 3) for epoch in range(4)] == [1, 1, 0.1, 0.1]
+        assert [round(steps.multiplier(epoch, 1, 4), 3) for epoch in range(4)] == [1, 1, 0.1, 0.1]
 
     def test_one_cycle_rises_to_one_and_falls_to_zero(self):
-        shares = [OneCycle(rise=0.25).share(step, 100, 4) for step in range(400)]
+        shares = [OneCycle(rise=0.25).multiplier(step, 100, 4) for step in range(400)]
         peak = shares.index(max(shares))
         assert 95 <= peak <= 105
         assert max(shares) == pytest.approx(1, abs=1e-2)

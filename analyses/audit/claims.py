@@ -237,8 +237,8 @@ def _at(spectra: xarray.Dataset, index: int, frequency: float, masks: str) -> np
     known = spectra["frequency"].values[index]
     upper = int(np.searchsorted(known[np.isfinite(known)], frequency - 1e-9))
     lower = max(upper - 1, 0)
-    share = (frequency - known[lower]) / (known[upper] - known[lower]) if upper > lower else 0.0
-    return np.asarray(curve[lower] + share * (curve[upper] - curve[lower]))
+    fraction = (frequency - known[lower]) / (known[upper] - known[lower]) if upper > lower else 0.0
+    return np.asarray(curve[lower] + fraction * (curve[upper] - curve[lower]))
 
 
 def own_part(
@@ -267,11 +267,11 @@ def ensemble_metric(name: str, scale: float) -> Callable[[Results, Results], Rea
     """C8: a metric of the averaged prediction, for every ensemble size."""
 
     def read(own: Results, other: Results) -> Readings:
-        made = own["curves"]
-        values, drawn = made[name].values, made[f"{name}_replicate"].transpose("size", "replicate").values
+        curve_set = own["curves"]
+        values, drawn = curve_set[name].values, curve_set[f"{name}_replicate"].transpose("size", "replicate").values
         return {
             f"N = {size}": Reading(scale * float(values[index]), scale * drawn[index])
-            for index, size in enumerate(made["size"].values)
+            for index, size in enumerate(curve_set["size"].values)
         }
 
     return read

@@ -29,8 +29,8 @@ Interrupted or killed at any moment, the same command goes on."""
 
 def parser() -> command.Parser:
     """Arguments."""
-    made = command.Parser("analyses.audit", DESCRIPTION)
-    who = made.add_argument_group("what is compared")
+    parser = command.Parser("analyses.audit", DESCRIPTION)
+    who = parser.add_argument_group("what is compared")
     who.add_argument("--variant", default=None, metavar="NAME|FILE.py:CLASS", help="layer to audit")
     who.add_argument("--preset", choices=PRESETS, default="digits", help="networks and how much is measured")
     who.add_argument("--seeds", type=command.positive, default=4, metavar="N", help="trainings of each (default: 4)")
@@ -46,7 +46,7 @@ def parser() -> command.Parser:
     who.add_argument("--smoothing", metavar="FILE.py:CLASS", help="layer of your own that these were trained with")
     who.add_argument("--no-placebo", action="store_true", help="train no placebo")
     who.add_argument("--data", metavar="NAME|PATH|MODULE:FACTORY", help="images; default: those trained on")
-    foreign = made.add_argument_group("advanced: checkpoints that do not say what they are")
+    foreign = parser.add_argument_group("advanced: checkpoints that do not say what they are")
     foreign.add_argument("--model", metavar="NAME|FILE.py:FACTORY", help="network that the weights belong to")
     for role in ("variant", "placebo"):
         foreign.add_argument(
@@ -55,7 +55,7 @@ def parser() -> command.Parser:
     foreign.add_argument("--num-classes", type=command.positive, metavar="N", help="classes of these networks")
     foreign.add_argument("--mean", type=command.numbers, metavar="R,G,B", help="mean of each channel, for uint8 images")
     foreign.add_argument("--std", type=command.numbers, metavar="R,G,B", help="standard deviation of each channel")
-    how = made.add_argument_group("how it is computed and kept")
+    how = parser.add_argument_group("how it is computed and kept")
     how.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
     how.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained networks")
     how.add_argument("--out", type=Path, metavar="DIR", help="folder of the report (default: results/audit/NAME)")
@@ -65,7 +65,7 @@ def parser() -> command.Parser:
     how.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     how.add_argument("--quiet", action="store_true", help="no progress bar, no page")
     how.add_argument("--force", action="store_true", help="measure again what is cached")
-    return made
+    return parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
         command.remark(f"on {command.described(command.device(arguments))}")
     with executors.opened(arguments.executor) as executor:
         audit = _audited(arguments, given, device, executor)
-    page, facts = report.write(audit, folder, asked=" ".join(["python", "-m", "analyses.audit", *argv]))
+    page, facts = report.write(audit, folder, command_line=" ".join(["python", "-m", "analyses.audit", *argv]))
     if arguments.json:
         print(command.to_strict_json(report.to_json(audit)))
     elif not arguments.quiet:
@@ -120,7 +120,7 @@ def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], 
     from analyses.audit import networks, panel
     from analyses.audit.claims import PANEL
     from analyses.audit.verdict import LOOKS
-    from analyses.measuring import SCALES, Origin
+    from analyses.measuring import SAMPLE_SIZES, Origin
 
     origin = Origin(
         data=arguments.data,
@@ -149,7 +149,7 @@ def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], 
             compared = networks.given(paths, models)
         audit = panel.run(
             compared,
-            SCALES[arguments.preset],
+            SAMPLE_SIZES[arguments.preset],
             claims=PANEL,
             origin=origin,
             device=device,
@@ -169,11 +169,11 @@ def _plan(arguments: argparse.Namespace, variants: Sequence[str]) -> list[str]:
     from analyses.audit.claims import PANEL
     from analyses.audit.report import power_line
     from analyses.audit.verdict import LOOKS
-    from analyses.measuring import REQUESTS, SCALES
+    from analyses.measuring import REQUESTS, SAMPLE_SIZES
     from landscape import training
 
     needed = [name for name in REQUESTS if any(name in claim.needs for claim in PANEL)]
-    measured = f"{len(needed)} instruments on each: {', '.join(needed)}; {SCALES[arguments.preset]}"
+    measured = f"{len(needed)} instruments on each: {', '.join(needed)}; {SAMPLE_SIZES[arguments.preset]}"
     if arguments.variant is None:
         return [f"{2 * len(variants)} checkpoints; {measured}", power_line()]
     preset, seeds = networks.PRESETS[arguments.preset], arguments.seeds

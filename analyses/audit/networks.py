@@ -215,8 +215,8 @@ def given(roles: Mapping[str, Sequence[Path]], models: Mapping[str, str | None] 
     """
     counts = {role: len(paths) for role, paths in roles.items() if paths}
     if len(set(counts.values())) != 1:
-        told = ", ".join(f"{count} of the {role}" for role, count in counts.items())
-        raise LandscapeError(f"checkpoints are paired in order, but there are {told}: give as many of each")
+        counted = ", ".join(f"{count} of the {role}" for role, count in counts.items())
+        raise LandscapeError(f"checkpoints are paired in order, but there are {counted}: give as many of each")
     return [
         Network(role, _told(path), seed, path, (models or {}).get(role))
         for role, paths in roles.items()

@@ -30,7 +30,7 @@ from analyses.audit.verdict import (
     holm,
     weakest,
 )
-from analyses.measuring import Origin, Scale
+from analyses.measuring import Origin, SampleSizes
 from landscape.compute.masks import Masks
 from landscape.compute.progress import Progress
 from landscape.predictions.curves import curves
@@ -121,7 +121,7 @@ def pieces(networks: Sequence[Network], claims: Sequence[Claim]) -> list[tuple[N
 
 def run(
     networks: Sequence[Network],
-    scale: Scale,
+    sizes: SampleSizes,
     *,
     claims: Sequence[Claim] = PANEL,
     origin: Origin | None = None,
@@ -139,7 +139,7 @@ def run(
     found: dict[Path, dict[str, xarray.Dataset]] = defaultdict(dict)
     work = pieces(networks, claims)
     questions: list[dict[str, Any]] = [
-        {"path": network.path, "name": name, "scale": scale, "origin": _of(network, origin), "device": device}
+        {"path": network.path, "name": name, "sizes": sizes, "origin": _of(network, origin), "device": device}
         for network, name in work
     ]
     ahead = [(measuring.measure, {**each, "force": force}) for each in questions]
@@ -147,8 +147,8 @@ def run(
         force = False
     with Progress(len(work), "panel", unit="result", quiet=quiet) as bar:
         for (network, instrument), question in zip(work, questions, strict=True):
-            asked = measuring.ask(**question)
-            found[network.path][instrument], _ = measuring.measured(asked, force=force)
+            measurement = measuring.ask(**question)
+            found[network.path][instrument], _ = measuring.measured(measurement, force=force)
             bar.update(1, network=f"{network.role} {network.seed}", instrument=instrument)
     for of_network in found.values():
         if "predictions" in of_network:
@@ -168,8 +168,8 @@ def about(networks: Sequence[Network], origin: Origin | None = None) -> list[dic
         recipe = loaded[0].recipe or {}
         last = [each.history[-1] for each in loaded if each.history]
 
-        def ended(name: str, scale: float = 1.0, last: Sequence[Mapping[str, Any]] = last) -> float:
-            values = [scale * float(epoch[name]) for epoch in last if name in epoch]
+        def ended(name: str, sizes: float = 1.0, last: Sequence[Mapping[str, Any]] = last) -> float:
+            values = [sizes * float(epoch[name]) for epoch in last if name in epoch]
             return float(np.mean(values)) if values else math.nan
 
         training = recipe.get("training", {})

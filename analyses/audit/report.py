@@ -78,30 +78,30 @@ def summary(audit: Audit) -> str:
     """One sentence."""
     rows = [row for row in audit.rows if row.claim.family == NETWORK]
     counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count or verdict != NO_VERDICT)
+    lines = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count or verdict != NO_VERDICT)
     about = " This is about these two networks, not about other trainings of them." if audit.seeds == 1 else ""
-    return f"{audit.label('variant')} against {audit.label('baseline')}: of {len(rows)} measures {told}.{about}"
+    return f"{audit.label('variant')} against {audit.label('baseline')}: of {len(rows)} measures {lines}.{about}"
 
 
 def cautions(audit: Audit) -> list[str]:
     """What a reader must know before believing the table."""
-    told = []
+    lines = []
     if audit.seeds == 1:
-        told.append(
+        lines.append(
             "One pair of networks: intervals are over images alone and speak of these two networks, not of other "
             f"trainings. A verdict takes {FEWEST} pairs."
         )
     elif audit.seeds < FEWEST:
-        told.append(
+        lines.append(
             f"{audit.seeds} pairs of networks: Student's t has so few degrees of freedom that only effects many times "
             f"the spread between trainings could be decided. A verdict takes {FEWEST} pairs."
         )
     elif audit.seeds < 8:
-        told.append(f"{audit.seeds} pairs of networks: 'undecided' is not 'no effect'. {power_line()}")
+        lines.append(f"{audit.seeds} pairs of networks: 'undecided' is not 'no effect'. {power_line()}")
     moved = [row.claim.statement for row in audit.rows if row.placebo_verdict in ("supported", "against")]
     if moved:
-        told.append(f"The placebo, which does nothing, came out significant in: {', '.join(moved)}. Distrust these.")
-    return told
+        lines.append(f"The placebo, which does nothing, came out significant in: {', '.join(moved)}. Distrust these.")
+    return lines
 
 
 def power_line(sizes: Sequence[float] = (1.0, 2.0, 3.0)) -> str:
@@ -262,7 +262,7 @@ def protocols(audit: Audit) -> dict[str, Any]:
     }
 
 
-def page_html(audit: Audit, *, asked: str) -> str:
+def page_html(audit: Audit, *, command_line: str) -> str:
     """The report as one file that needs nothing else: pictures are inside, no script, no font, no network."""
     drawn = [
         (Markup(svg(figure, name, caption)), printable(caption), *pictures.numbers(figure))
@@ -292,7 +292,7 @@ def page_html(audit: Audit, *, asked: str) -> str:
             for network in audit.networks
         ],
         protocols=[f"{name}: {_short(facts)}" for name, facts in protocols(audit).items()],
-        command=printable(asked),
+        command=printable(command_line),
     )
 
 
@@ -315,8 +315,8 @@ def svg(drawn: Figure, name: str, caption: str) -> str:
     return text
 
 
-def write(audit: Audit, folder: Path, *, asked: str) -> tuple[Path, Path]:
+def write(audit: Audit, folder: Path, *, command_line: str) -> tuple[Path, Path]:
     """Write ``report.html`` and ``report.json`` into a folder, whole or not at all."""
-    write_whole(folder / "report.html", page_html(audit, asked=asked).encode())
-    write_json(folder / "report.json", command.strict({"command": asked, **to_json(audit)}))
+    write_whole(folder / "report.html", page_html(audit, command_line=command_line).encode())
+    write_json(folder / "report.json", command.strict({"command": command_line, **to_json(audit)}))
     return folder / "report.html", folder / "report.json"

@@ -42,14 +42,14 @@ def from_factory(model: str, num_classes: int | None) -> nn.Module:
     try:
         # Initial weights are drawn from the global generator, which is the user's: put it back.
         with torch.random.fork_rng():
-            made = factory(**arguments)
+            model = factory(**arguments)
     except Exception as error:
         raise LandscapeError(
             f"{model} failed to build a network: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
-    if not isinstance(made, nn.Module):
-        raise LandscapeError(f"{model} returned a {type(made).__name__}: return a torch.nn.Module")
-    return made
+    if not isinstance(model, nn.Module):
+        raise LandscapeError(f"{model} returned a {type(model).__name__}: return a torch.nn.Module")
+    return model
 
 
 def _takes(factory: Any, parameter: str) -> bool:
@@ -94,7 +94,7 @@ def from_folder(content: Content) -> nn.Module:
 
     state = content.states[0]
     network: Any
-    told: Any
+    report: Any
     try:
         settings = transformers.CONFIG_MAPPING[kind].from_dict(config, attn_implementation="eager")
         with torch.device("meta"):
@@ -109,7 +109,7 @@ def from_folder(content: Content) -> nn.Module:
             both: Any = architecture.from_pretrained(
                 None, config=settings, state_dict=tensors, output_loading_info=True
             )
-        network, told = both
+        network, report = both
     except LandscapeError:
         raise
     except Exception as error:
@@ -117,7 +117,7 @@ def from_folder(content: Content) -> nn.Module:
             f"{path}: {name} cannot be built from its config.json ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}): copy the folder again"
         ) from error
-    lacking = sorted(map(str, told["missing_keys"])) + [str(each) for each in told["mismatched_keys"]]
+    lacking = sorted(map(str, report["missing_keys"])) + [str(each) for each in report["mismatched_keys"]]
     if lacking:
         raise LandscapeError(
             f"{path} has no {printable(lacking[0], 100)} that fits; {len(lacking)} tensors of {name} are missing: "
@@ -126,8 +126,8 @@ def from_folder(content: Content) -> nn.Module:
     for key, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise LandscapeError(f"{key} of {path} is not finite: the training diverged; use an earlier checkpoint")
-    if told["unexpected_keys"]:
-        _LOG.warning("%s: not used: %d tensors that %s has no place for", path, len(told["unexpected_keys"]), name)
+    if report["unexpected_keys"]:
+        _LOG.warning("%s: not used: %d tensors that %s has no place for", path, len(report["unexpected_keys"]), name)
     return network
 
 

@@ -213,8 +213,8 @@ class Interpreter:
                 arguments = tuple(to_mark())
                 stack.append(self._called(self._global(*argument.split(" ", 1)), arguments))
             elif name == "OBJ":
-                made, *rest = to_mark()
-                stack.append(self._called(made, tuple(rest)))
+                called, *rest = to_mark()
+                stack.append(self._called(called, tuple(rest)))
             elif name == "BUILD":
                 state = stack.pop()
                 if isinstance(stack[-1], Opaque) and isinstance(state, dict):
@@ -237,20 +237,20 @@ class Interpreter:
 
     def _called(self, function: Any, arguments: Any) -> Any:
         """What a call stands for."""
-        made = self._plain(function, arguments)
-        if isinstance(made, Opaque):
-            self.opaque.append(made.name)
-        return made
+        value = self._plain(function, arguments)
+        if isinstance(value, Opaque):
+            self.opaque.append(value.name)
+        return value
 
     def _plain(self, function: Any, arguments: Any) -> Any:
         name = function.name if isinstance(function, (Global, Opaque)) else type(function).__name__
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             return Opaque(name)
         if name in _DICTIONARIES:
-            made: dict[Any, Any] = {}
+            contents: dict[Any, Any] = {}
             if arguments and isinstance(arguments[-1], list):
-                _set_items(made, [part for pair in arguments[-1] for part in pair])
-            return made
+                _set_items(contents, [part for pair in arguments[-1] for part in pair])
+            return contents
         if name == "torch.Size":
             return tuple(arguments[0])
         if name in _PARAMETERS:
@@ -265,14 +265,17 @@ class Interpreter:
 
     def _stored(self, identity: Any) -> Any:
         """The storage that a persistent identity names, or an Opaque for types that are no plain numbers."""
-        kind, made, key, _, count, *view = identity
+        kind, dtype, key, _, count, *view = identity
         if kind != "storage" or (view and view[0] is not None):
             raise PickleError("it refers to something that is no storage")
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise PickleError("it has a storage of no size")
-        short = made.name.removeprefix("torch.").removeprefix("cuda.").removeprefix("storage.").removesuffix("Storage")
+        short = dtype.name
+        for prefix in ("torch.", "cuda.", "storage."):
+            short = short.removeprefix(prefix)
+        short = short.removesuffix("Storage")
         if short not in _STORAGES:
-            return Opaque(made.name)
+            return Opaque(dtype.name)
         storage = Storage(str(key), _STORAGES[short], count)
         if self.storages.setdefault(storage.key, storage) != storage:
             raise PickleError(f"storage {storage.key} is described twice, unlike")

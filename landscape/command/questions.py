@@ -80,7 +80,7 @@ def question(arguments: argparse.Namespace, instrument: str, subject: Subject, s
     )
 
 
-def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: bool = False) -> "xarray.Dataset":
+def answer(question: Question, measure: Callable[[], "xarray.Dataset"], *, force: bool = False) -> "xarray.Dataset":
     """The result from the cache, or measured now and kept; under torchrun rank 0 writes.
 
     Parameters
@@ -97,46 +97,46 @@ def answer(asked: Question, measure: Callable[[], "xarray.Dataset"], *, force: b
     from landscape.store import journal, result
     from landscape.store.vocabulary import described
 
-    require_writable(asked.path)
-    asked.saved.append(asked.path)
-    known = None if force else result.cached(asked.path, asked.key)
+    require_writable(question.path)
+    question.saved.append(question.path)
+    known = None if force else result.cached(question.path, question.key)
     if known is not None:
         if distributed.is_main():
             # What a process that was killed as soon as its result was whole has left.
-            journal.remove(asked.journal, before=asked.path.stat().st_mtime)
+            journal.remove(question.journal, before=question.path.stat().st_mtime)
         # The checkpoint may have been renamed since.
-        known.attrs["name"] = asked.subject.name
+        known.attrs["name"] = question.subject.name
         return described(known)
     distributed.barrier()
-    while asked.remarks:
-        remark(asked.remarks.pop())
+    while question.remarks:
+        remark(question.remarks.pop())
     started = time.perf_counter()
     dataset = measure()
     dataset.attrs |= result.provenance(
-        instrument=asked.instrument,
-        protocol=asked.subject.protocol,
-        settings=asked.settings,
-        checkpoint_sha256=asked.subject.checkpoint.sha256,
-        data_sha256=asked.subject.data.sha256,
-        seed=asked.seed,
+        instrument=question.instrument,
+        protocol=question.subject.protocol,
+        settings=question.settings,
+        checkpoint_sha256=question.subject.checkpoint.sha256,
+        data_sha256=question.subject.data.sha256,
+        seed=question.seed,
         seconds=time.perf_counter() - started + dataset.attrs.pop("seconds_before", 0.0),
     )
     dataset.attrs |= {
-        "key": asked.key,
-        "name": printable(asked.subject.name),
-        "data": asked.subject.data.title,
-        "sample": asked.subject.data.described(asked.subject.protocol.images),
-        "weight_decay": asked.subject.weight_decay,
+        "key": question.key,
+        "name": printable(question.subject.name),
+        "data": question.subject.data.title,
+        "sample": question.subject.data.described(question.subject.protocol.images),
+        "weight_decay": question.subject.weight_decay,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     dataset = described(dataset)
     if distributed.is_main():
-        result.save(dataset, asked.path)
+        result.save(dataset, question.path)
     distributed.barrier()
     return dataset
 
 
-def journaled(asked: Question, measure: "Callable[[Journal], xarray.Dataset]", *, force: bool) -> "xarray.Dataset":
+def journaled(question: Question, measure: "Callable[[Journal], xarray.Dataset]", *, force: bool) -> "xarray.Dataset":
     """The answer to a question, measured piece by piece with a journal that is removed when the result is stored."""
     from landscape.compute import distributed
     from landscape.store.journal import Journal
@@ -145,10 +145,11 @@ def journaled(asked: Question, measure: "Callable[[Journal], xarray.Dataset]", *
         journals: list[Journal] = []
 
         def begin() -> "xarray.Dataset":
-            journals.append(stack.enter_context(Journal(asked.journal, {"key": asked.key}, process=distributed.rank())))
+            journal = Journal(question.journal, {"key": question.key}, process=distributed.rank())
+            journals.append(stack.enter_context(journal))
             return measure(journals[0])
 
-        dataset = answer(asked, begin, force=force)
+        dataset = answer(question, begin, force=force)
         for journal in journals:
             journal.remove()
     return dataset

@@ -84,7 +84,7 @@ def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def share(items: Sequence[Item]) -> Sequence[Item]:
+def partition(items: Sequence[Item]) -> Sequence[Item]:
     """The items that fall to this process, round-robin."""
     return items[rank() :: world_size()]
 

@@ -10,7 +10,7 @@ from landscape.eigen.estimate import Estimate, widening
 from landscape.errors import LandscapeError
 from landscape.metrics.confidence import Z
 
-Scale = Literal["linear", "symlog"]
+GridScale = Literal["linear", "symlog"]
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class SpectralDensity:
         rows = []
         for nodes, weights, residuals in measures:
             missing = length - len(nodes)
-            share = (size - len(points)) / size
+            fraction = (size - len(points)) / size
             rows.append(
                 (
                     np.r_[points, nodes, np.full(missing, nodes[-1])],
-                    np.r_[np.full(len(points), 1 / size), weights * share / weights.sum(), np.zeros(missing)],
+                    np.r_[np.full(len(points), 1 / size), weights * fraction / weights.sum(), np.zeros(missing)],
                     np.r_[np.zeros(len(points)), residuals, np.zeros(missing)],
                 )
             )
@@ -122,15 +122,15 @@ class SpectralDensity:
         cuts, the ratio seen on decaying, normal and uniform spectra, and at least one eigenvalue of what is cut; it
         vanishes as the steps resolve the spectrum there.
         """
-        share = np.empty_like(self.nodes)
+        fraction = np.empty_like(self.nodes)
         for probe in range(self.probes):
             held = self.weights[probe] > 0
             width = np.zeros(len(held))
             width[held] = np.minimum(self.residuals[probe, held], _spacing(self.nodes[probe, held]) / 2)
-            share[probe] = _above(self.nodes[probe], width, threshold)
-        samples = (self.weights * share).sum(axis=1)
+            fraction[probe] = _above(self.nodes[probe], width, threshold)
+        samples = (self.weights * fraction).sum(axis=1)
         value = float(samples.mean())
-        cut = float((self.weights * np.minimum(share, 1 - share)).sum(axis=1).mean())
+        cut = float((self.weights * np.minimum(fraction, 1 - fraction)).sum(axis=1).mean())
         left = self.size - self.points
         exact = float((self.nodes[0, : self.points] > threshold).sum()) / self.size
         sampled = np.clip((value - exact) * self.size / left, 0.0, 1.0)
@@ -148,7 +148,7 @@ class SpectralDensity:
         mass = self.mass_above(threshold)
         return Estimate(mass.value * self.size, mass.stderr * self.size, mass.samples, mass.products)
 
-    def grid(self, cells: int = 2000, scale: Scale = "symlog", threshold: float | None = None) -> np.ndarray:
+    def grid(self, cells: int = 2000, scale: GridScale = "symlog", threshold: float | None = None) -> np.ndarray:
         """Edges (cells + 1,) of a grid over the spectrum with a margin of 2 % on either side.
 
         Parameters
@@ -249,5 +249,5 @@ def _spacing(nodes: np.ndarray) -> np.ndarray:
 def _above(nodes: np.ndarray, widths: np.ndarray, threshold: float) -> np.ndarray:
     """Share of each node's kernel above a threshold; a node of width 0 counts wholly or not."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = ndtr((nodes - threshold) / widths)
-    return np.where(widths > 0, share, nodes > threshold)
+        fraction = ndtr((nodes - threshold) / widths)
+    return np.where(widths > 0, fraction, nodes > threshold)

@@ -106,10 +106,10 @@ def measure(
         raise LandscapeError(f"a variance over {passes} pass is none: give --passes 2 or more")
     runs = Passes(model, data, protocol=protocol, blocks=blocks, batch=batch, device=device)
 
-    def share(batches: Sequence[Range]) -> Arrays:
+    def of_batches(batches: Sequence[Range]) -> Arrays:
         return _share(runs, batches, passes=passes)
 
-    result = _whole(runs, by_share(runs, share, journal=journal, what="feature maps", quiet=quiet), passes)
+    result = _whole(runs, by_share(runs, of_batches, journal=journal, what="feature maps", quiet=quiet), passes)
     result.attrs |= {
         "images": len(runs),
         "population": len(data),

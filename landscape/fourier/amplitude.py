@@ -99,10 +99,10 @@ def measure(
     grids = [Grid(point.height, point.width) for point in runs.depths.points]
     samples = range(passes) if stochastic else ()
 
-    def share(batches: Sequence[Range]) -> Arrays:
+    def of_batches(batches: Sequence[Range]) -> Arrays:
         return joined([_batch(runs, grids, *batch, samples, window) for batch in batches])
 
-    whole = joined(by_share(runs, share, journal=journal, what="spectra", quiet=quiet))
+    whole = joined(by_share(runs, of_batches, journal=journal, what="spectra", quiet=quiet))
     result = _whole(runs, grids, whole, stochastic)
     if of_image:
         result["delta_of_image"] = _delta_of_image(grids, whole, [str(mode) for mode in result["dropout"].values])

@@ -96,10 +96,10 @@ def measure(
         frequencies = [frequency for frequency in FREQUENCIES if bool(in_ring(height, side, frequency, width).any())]
     rings = [ring(height, side, frequency, width).to(runs.device) for frequency in frequencies]
 
-    def share(batches: Sequence[Range]) -> Arrays:
+    def of_batches(batches: Sequence[Range]) -> Arrays:
         return joined([_batch(runs, *batch, rings, (given, matched), samples, seed) for batch in batches])
 
-    of_image = joined(by_share(runs, share, journal=journal, what="band noise", quiet=quiet))
+    of_image = joined(by_share(runs, of_batches, journal=journal, what="band noise", quiet=quiet))
     result = _whole(of_image, frequencies)
     result.attrs |= {
         "images": len(runs),

@@ -143,7 +143,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
                 f"{int(one['block_parameters']):,}",
                 f"{float(one['block_eigenvalue']):.4g} ± {float(one['block_residual']):.1g}",
                 f"{float(one['block_trace']):.4g} ± {float(one['block_trace_stderr']):.1g}",
-                *[f"{float(share):.1%}" for share in one["share"]],
+                *[f"{float(fraction):.1%}" for fraction in one["share"]],
             ]
             for one in (result.isel(block=index) for index in range(result.sizes["block"]))
         ]
@@ -156,8 +156,8 @@ def table(results: Sequence[xarray.Dataset]) -> str:
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     """Top eigenvalue of each block on a log axis, and its share in the first eigenvector."""
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 4.0)
-        above, below = made.subplots(2, 1, sharex=True)
+        figure = plotting.figure(plotting.TWO_COLUMNS, 4.0)
+        above, below = figure.subplots(2, 1, sharex=True)
         for result, look in zip(results, plotting.labels(results), strict=True):
             names = [plotting.plain(name) for name in result["block"].values]
             above.plot(names, result["block_eigenvalue"], look.marker, color=look.color, label=look.label)
@@ -168,7 +168,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         below.set_ylim(0, None)
         below.tick_params(axis="x", rotation=60)
         plotting.letter([above, below])
-        plotting.below(made, above)
+        plotting.below(figure, above)
     if path is not None:
-        plotting.save(made, path, {"command": results[0].attrs.get("command", "")})
-    return made
+        plotting.save(figure, path, {"command": results[0].attrs.get("command", "")})
+    return figure

@@ -111,7 +111,7 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Which measurement is asked for, and whether it can be drawn."""
-    arguments.measurement = other = hessian.measurements.asked(arguments)
+    arguments.measurement = other = hessian.measurements.selected(arguments)
     if other is not None and arguments.save_vectors is not None:
         raise LandscapeError(f"--save-vectors saves what the plain spectrum finds: leave out {other.flag}")
     if other is None and arguments.plot is not None and set(arguments.only or ()) == {"trace"}:
@@ -145,7 +145,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
     if arguments.measurement is not None:
         return hessian.measurements.measured(arguments, subject, arguments.measurement)
     chosen = settings(arguments)
-    asked = command.question(arguments, NAME, subject, chosen)
+    question = command.question(arguments, NAME, subject, chosen)
 
     def measure(journal: Journal) -> xarray.Dataset:
         of = command.objective(arguments, subject, sharded=True)
@@ -165,7 +165,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
         return result.assign_attrs(objective.fit.fit(of).attributes())
 
     # Results hold no vectors: they are found again when they are wanted.
-    result = command.journaled(asked, measure, force=arguments.force or arguments.save_vectors is not None)
+    result = command.journaled(question, measure, force=arguments.force or arguments.save_vectors is not None)
     command.caution_about_fit(result.attrs)
     return result
 

@@ -46,7 +46,7 @@ class Measurement:
     ----------
     flag
         The flag that asks for it.
-    asked
+    selected_by
         Whether a command line asks for it.
     settings
         What of the command line decides the result.
@@ -63,7 +63,7 @@ class Measurement:
     """
 
     flag: str
-    asked: Callable[[argparse.Namespace], bool]
+    selected_by: Callable[[argparse.Namespace], bool]
     settings: Callable[[argparse.Namespace], Settings]
     measure: Callable[[Objective, Settings, int, bool, Journal], xarray.Dataset]
     table: Callable[[Sequence[xarray.Dataset]], str]
@@ -72,7 +72,7 @@ class Measurement:
     sharded: bool = True
 
 
-def asked(arguments: argparse.Namespace) -> Measurement | None:
+def selected(arguments: argparse.Namespace) -> Measurement | None:
     """The measurement that a command line asks for, or None for the plain spectrum; also completes its defaults.
 
     Raises
@@ -80,7 +80,7 @@ def asked(arguments: argparse.Namespace) -> Measurement | None:
     LandscapeError
         When it asks for two at once, or for a picture that there is none of.
     """
-    found = [one for one in MEASUREMENTS if one.asked(arguments)]
+    found = [one for one in MEASUREMENTS if one.selected_by(arguments)]
     if len(found) > 1:
         raise LandscapeError(f"{' and '.join(one.flag for one in found)} are different measurements: ask one at a time")
     if arguments.consecutive and arguments.per_batch is None:
@@ -254,7 +254,7 @@ def _measure_sharpness(
 
 MINI_BATCHES = Measurement(
     flag="--per-batch",
-    asked=lambda arguments: arguments.per_batch is not None,
+    selected_by=lambda arguments: arguments.per_batch is not None,
     settings=_mini_batch_settings,
     measure=lambda objective, settings, seed, quiet, journal: mini_batches.mini_batch_spectra(
         objective,
@@ -272,7 +272,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     MINI_BATCHES,
     Measurement(
         flag="--blocks",
-        asked=lambda arguments: arguments.blocks,
+        selected_by=lambda arguments: arguments.blocks,
         settings=lambda arguments: _common(arguments, depth=arguments.block_depth),
         measure=lambda objective, settings, seed, quiet, journal: blocks.block_spectra(
             objective, **settings, seed=seed, quiet=quiet
@@ -284,7 +284,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement(
         flag="--masks",
-        asked=lambda arguments: arguments.masks is not None and arguments.per_batch is None,
+        selected_by=lambda arguments: arguments.masks is not None and arguments.per_batch is None,
         settings=lambda arguments: _common(arguments, masks=arguments.masks),
         measure=lambda objective, settings, seed, quiet, journal: over_masks.mask_spectra(
             objective, **settings, seed=seed, quiet=quiet
@@ -294,7 +294,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement(
         flag="--mean-hessian",
-        asked=lambda arguments: arguments.mean_hessian is not None,
+        selected_by=lambda arguments: arguments.mean_hessian is not None,
         settings=lambda arguments: {"masks": arguments.mean_hessian, "tolerance": arguments.tolerance},
         measure=lambda objective, settings, seed, quiet, journal: over_masks.mean_hessian_spectrum(
             objective, **settings, seed=seed
@@ -305,7 +305,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement(
         flag="--image-groups",
-        asked=lambda arguments: arguments.image_groups is not None,
+        selected_by=lambda arguments: arguments.image_groups is not None,
         settings=lambda arguments: {
             "group": arguments.image_groups,
             "top": arguments.top,
@@ -348,7 +348,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement(
         flag="--ggn-split",
-        asked=lambda arguments: arguments.ggn_split,
+        selected_by=lambda arguments: arguments.ggn_split,
         settings=lambda arguments: {name: value for name, value in _common(arguments).items() if name != "operator"},
         measure=lambda objective, settings, seed, quiet, journal: split.curvature_split(
             objective, **settings, seed=seed, quiet=quiet
@@ -358,7 +358,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement(
         flag="--sharpness or --scale-free",
-        asked=lambda arguments: arguments.sharpness or arguments.scale_free or arguments.along is not None,
+        selected_by=lambda arguments: arguments.sharpness or arguments.scale_free or arguments.along is not None,
         settings=_sharpness_settings,
         measure=_measure_sharpness,
         table=sharpness.table,
@@ -366,7 +366,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement(
         flag="--solver pyhessian",
-        asked=lambda arguments: arguments.solver == "pyhessian",
+        selected_by=lambda arguments: arguments.solver == "pyhessian",
         settings=_only,
         measure=lambda objective, settings, seed, quiet, journal: pyhessian_solver.pyhessian_spectrum(
             objective, **settings, seed=seed

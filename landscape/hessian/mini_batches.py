@@ -148,7 +148,7 @@ def mini_batch_spectra(
                 what="mini-batches",
                 unit="batch",
                 quiet=quiet,
-                show=lambda key, made: {"largest": f"{np.nanmax(made['pairs'][0]):.4g}"},
+                show=lambda key, arrays: {"largest": f"{np.nanmax(arrays['pairs'][0]):.4g}"},
                 # Too small to keep several cores busy: a core each.
                 each=lambda compute, keys: workers.each(compute, keys, objective.device, one_core=len(keys)),
             )
@@ -289,8 +289,8 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         Where to save the picture (.pdf, .png, .svg).
     """
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 2.8)
-        body, tail = made.subplots(1, 2)
+        figure = plotting.figure(plotting.TWO_COLUMNS, 2.8)
+        body, tail = figure.subplots(1, 2)
         for result, look in zip(results, plotting.labels(results), strict=True):
             band = result["density_interval"]
             body.fill_between(result["grid"], band[0], band[1], color=look.color, alpha=0.18, linewidth=0)
@@ -309,11 +309,11 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         tail.set_ylabel("share of mini-batches above")
         tail.set_title("upper tail")
         plotting.letter([body, tail])
-        plotting.below(made, body, title="band: 95 % over mini-batches")
+        plotting.below(figure, body, title="band: 95 % over mini-batches")
     if path is not None:
         sources = [{key: str(r.attrs[key]) for key in ("name", "key") if key in r.attrs} for r in results]
-        plotting.save(made, path, {"command": results[0].attrs.get("command", ""), "results": sources})
-    return made
+        plotting.save(figure, path, {"command": results[0].attrs.get("command", ""), "results": sources})
+    return figure
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:

@@ -12,7 +12,7 @@ from landscape.eigen import Eigenpairs, Operator, SpectralDensity, eigenpairs, s
 from landscape.eigen.pairs import Which
 from landscape.errors import LandscapeError
 from landscape.hessian.choices import PARTS, Part
-from landscape.hessian.replay import Replayed
+from landscape.hessian.journaled_operator import JournaledOperator
 from landscape.hessian.sampling import sampling
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
@@ -100,7 +100,7 @@ def spectrum(
     attributes: dict[str, object] = {}
     pairs: Eigenpairs | None = None
 
-    source: Operator = curvature if journal is None else Replayed(curvature, journal)
+    source: Operator = curvature if journal is None else JournaledOperator(curvature, journal)
     if "top" in only or "density" in only:
         with Progress(None, "eigenvalues", unit="product", quiet=quiet) as bar:
             pairs = eigenpairs(
@@ -173,9 +173,9 @@ def spectrum(
             "plan": str(curvature.plan),
         },
     )
-    if isinstance(source, Replayed):
-        found.attrs["products"] += source.replayed
-        found.attrs["seconds_before"] = source.replayed_seconds
+    if isinstance(source, JournaledOperator):
+        found.attrs["products"] += source.restored
+        found.attrs["seconds_before"] = source.restored_seconds
     return found
 
 
@@ -198,11 +198,11 @@ def _count_on(bar: Progress, source: Operator) -> Callable[[int], None]:
 
 def _advance(bar: Progress, source: Operator | None) -> Callable[..., None]:
     """`Progress.update`, which is told of the products that came from the file of an earlier run."""
-    before = source.replayed if isinstance(source, Replayed) else 0
+    before = source.restored if isinstance(source, JournaledOperator) else 0
 
     def advance(steps: int, **facts: object) -> None:
         nonlocal before
-        now = source.replayed if isinstance(source, Replayed) else 0
+        now = source.restored if isinstance(source, JournaledOperator) else 0
         bar.found(now - before)
         bar.update(steps - (now - before), **facts)
         before = now

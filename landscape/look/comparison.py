@@ -64,7 +64,7 @@ def paired(baseline: xarray.Dataset, other: xarray.Dataset, variable: str) -> xa
     ratio = second.mean(1) / first.mean(1)
     influence = (second - ratio[:, None] * first) / first.mean(1)[:, None]
     spread = difference.std(1, ddof=1)
-    made = xarray.Dataset(
+    effect = xarray.Dataset(
         {
             "difference": ("stage", difference.mean(1)),
             "difference_stderr": ("stage", spread / np.sqrt(images)),
@@ -79,8 +79,8 @@ def paired(baseline: xarray.Dataset, other: xarray.Dataset, variable: str) -> xa
         attrs={"variable": variable, "images": images},
     )
     for name, of_image in (("interval", difference), ("ratio_interval", ratio[:, None] + influence)):
-        made[name] = (("stage", "bound"), np.stack(confidence.of_mean(of_image), axis=1))
-    return made
+        effect[name] = (("stage", "bound"), np.stack(confidence.of_mean(of_image), axis=1))
+    return effect
 
 
 def ordered_union(names: Sequence[Sequence[str]]) -> list[str]:

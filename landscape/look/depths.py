@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from landscape.compute.masks import Masks
 from landscape.errors import LandscapeError
 
-Kind = Literal["block", "smoothing", "subsampling"]
+PointKind = Literal["block", "smoothing", "subsampling"]
 Layout = Literal["NCHW", "NHWC", "tokens"]
 
 # A map that is less than 3/4 as long as the one before was subsampled; one that lost or gained a border was not.
@@ -45,7 +45,7 @@ class Point:
     """
 
     name: str
-    kind: Kind
+    kind: PointKind
     stage: int
     depth: float
     channels: int
@@ -177,7 +177,7 @@ def find(model: nn.Module, images: Tensor, *, blocks: str | None = None) -> Dept
     mapped = [call for call in calls if shapes.layout(call.module, call.returned) is not None]
     names = _matching(mapped, blocks) if blocks else set(_block_names(model, {call.name for call in mapped}))
     inside = tuple(f"{name}." for name in names)
-    points: list[tuple[_Call, Kind]] = []
+    points: list[tuple[_Call, PointKind]] = []
     taken: tuple[str, ...] = ()
     for call in mapped:
         if call.name in names:
@@ -396,7 +396,7 @@ def _matching(mapped: Sequence[_Call], patterns: str) -> set[str]:
     return found
 
 
-def _other_kind(call: _Call, shapes: _Shapes, blocks_inside: Sequence[str]) -> Kind | None:
+def _other_kind(call: _Call, shapes: _Shapes, blocks_inside: Sequence[str]) -> PointKind | None:
     """Whether a module that is no block is a smoothing or a subsampling layer of its own."""
     if blocks_inside or call.given is None or call.returned is call.given:
         return None
@@ -431,7 +431,7 @@ def _damps(module: nn.Module, given: Tensor) -> bool:
     return bool(constant > 0) and bool(alternating < 0.9 * constant)
 
 
-def _placed(points: Sequence[tuple[_Call, Kind]], shapes: _Shapes) -> Iterator[Point]:
+def _placed(points: Sequence[tuple[_Call, PointKind]], shapes: _Shapes) -> Iterator[Point]:
     """Points with stage and normalised depth."""
     blocks = sum(kind == "block" for _, kind in points)
     gaps: list[int] = [0]

@@ -185,7 +185,7 @@ def by_share(
             journal=journal,
             what=what,
             unit="image",
-            steps=[share[-1][1] - share[0][0] for share in shares.values()],
+            steps=[some[-1][1] - some[0][0] for some in shares.values()],
             quiet=quiet,
         )
     )

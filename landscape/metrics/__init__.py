@@ -6,7 +6,7 @@ from landscape import lazy
 
 if TYPE_CHECKING:
     from landscape.metrics.choices import BINNINGS
-    from landscape.metrics.definitions import METRICS, Estimate, Metric, Sums, values
+    from landscape.metrics.definitions import METRICS, Metric, MetricValue, Sums, values
     from landscape.metrics.examples import Examples, examples, log_mean_exp
     from landscape.metrics.functions import (
         accuracy,
@@ -29,12 +29,12 @@ __all__ = [
     "BINNINGS",
     "METRICS",
     "REPLICATES",
-    "Estimate",
     "Examples",
     "Interval",
     "Intervals",
     "Metric",
     "MetricSet",
+    "MetricValue",
     "Sums",
     "accuracy",
     "accuracy_90",

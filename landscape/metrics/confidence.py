@@ -107,7 +107,7 @@ def of_mean(values: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np
     return low, high
 
 
-def share(value: float, count: float, *, level: float = LEVEL) -> tuple[float, float]:
+def of_proportion(value: float, count: float, *, level: float = LEVEL) -> tuple[float, float]:
     r"""Wilson's interval of a share of `count` independent trials.
 
     It holds near 0 and 1, where :math:`\pm z\,\mathrm{se}` has no width (Wilson 1927; Brown, Cai & DasGupta 2001,

@@ -16,7 +16,7 @@ BINS = 10
 CUTOFF = 0.9
 
 
-class Estimate(NamedTuple):
+class MetricValue(NamedTuple):
     """A value and its standard error over the choice of examples."""
 
     value: float

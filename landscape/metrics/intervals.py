@@ -119,7 +119,7 @@ class Intervals:
             if not inside and name in self._rare:
                 return none
             trials = value * (1 - value) / stderr**2 if inside else self._trials[name]
-            return confidence.share(value, trials)
+            return confidence.of_proportion(value, trials)
         if self._wrong == 0:
             return none
         return confidence.skewed(value, stderr, float(confidence.skewness(term)), len(term))

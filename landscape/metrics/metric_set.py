@@ -9,7 +9,7 @@ from torch import Tensor
 from landscape.errors import LandscapeError
 from landscape.metrics import definitions
 from landscape.metrics.choices import BINNINGS, Binning
-from landscape.metrics.definitions import BINS, CUTOFF, METRICS, Estimate, Sums
+from landscape.metrics.definitions import BINS, CUTOFF, METRICS, MetricValue, Sums
 from landscape.metrics.examples import Examples, examples
 
 # Probabilities that sum to something else are logits or were not normalised; rounding stays far below this.
@@ -63,9 +63,9 @@ class MetricSet:
     @classmethod
     def of(cls, log_probabilities: Tensor, labels: Tensor, *, binning: Binning = "right") -> "MetricSet":
         """The sums of one batch."""
-        made = cls(log_probabilities.shape[-1], binning=binning, device=log_probabilities.device)
-        made.update(log_probabilities, labels)
-        return made
+        metric_set = cls(log_probabilities.shape[-1], binning=binning, device=log_probabilities.device)
+        metric_set.update(log_probabilities, labels)
+        return metric_set
 
     def update(self, log_probabilities: Tensor, labels: Tensor) -> None:
         """Add a batch of log-probabilities (N, C) with labels (N,); see `landscape.metrics.examples`."""
@@ -117,10 +117,10 @@ class MetricSet:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], classes: int, *, binning: Binning = "right") -> "MetricSet":
         """The inverse of `arrays`."""
-        made = cls(classes, binning=binning)
+        metric_set = cls(classes, binning=binning)
         for name in _STATE:
-            setattr(made, name, torch.from_numpy(np.array(arrays[name.removeprefix("_")])))
-        return made
+            setattr(metric_set, name, torch.from_numpy(np.array(arrays[name.removeprefix("_")])))
+        return metric_set
 
     @property
     def count(self) -> int:
@@ -155,7 +155,7 @@ class MetricSet:
         """Every metric by name."""
         return {name: float(value) for name, value in definitions.values(self.sums()).items()}
 
-    def result(self) -> dict[str, Estimate]:
+    def result(self) -> dict[str, MetricValue]:
         r"""Every metric with its standard error.
 
         Standard errors are over the choice of examples: of means, :math:`s / \sqrt N`; of ratios and of IoU by the
@@ -167,7 +167,7 @@ class MetricSet:
         sums = self.sums()
         found = {name: float(value) for name, value in definitions.values(sums).items()}
         errors = self._errors(sums, found)
-        return {name: Estimate(found[name], errors[name]) for name in METRICS}
+        return {name: MetricValue(found[name], errors[name]) for name in METRICS}
 
     def _matrix(self) -> Tensor:
         """Confusion counts (2, C labels, C + 1 predictions)."""
@@ -210,8 +210,8 @@ def _of_mean(mean: float, square: float, count: float) -> float:
     return float(np.sqrt(np.maximum(square / count - mean * mean, 0.0) / (count - 1))) if np.isfinite(mean) else np.nan
 
 
-def _of_share(share: float, count: float) -> float:
-    return _of_mean(share, share * count, count)
+def _of_share(fraction: float, count: float) -> float:
+    return _of_mean(fraction, fraction * count, count)
 
 
 def _of_iou(confusion: Tensor) -> float:

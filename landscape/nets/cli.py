@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     for name in nets.names():
         # On the meta device a network has shapes and no memory.
         with torch.device("meta"):
-            made = nets.build(name, num_classes=arguments.num_classes, width=arguments.width, stem=arguments.stem)
-        rows.append([name, f"{nets.parameter_count(made):,}"])
+            model = nets.build(name, num_classes=arguments.num_classes, width=arguments.width, stem=arguments.stem)
+        rows.append([name, f"{nets.parameter_count(model):,}"])
     print(command.columns(["network", "parameters"], rows))
     return 0

@@ -220,20 +220,20 @@ def _arguments(text: str, inside: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in pairs}
 
 
-def _constructed(made: Any, text: str) -> LayerFactory:
+def _constructed(layer_class: Any, text: str) -> LayerFactory:
     """Calls a class or function with what it asks for."""
 
     def make(channels: int) -> nn.Module:
         try:
-            parameters = inspect.signature(made).parameters
+            parameters = inspect.signature(layer_class).parameters
         except (TypeError, ValueError) as error:
             raise LandscapeError(f"smoothing {text} cannot be called: give a class of torch.nn.Module") from error
         if "channels" in parameters:
-            layer = made(channels=channels)
+            layer = layer_class(channels=channels)
         elif any(each.default is each.empty and each.kind in _POSITIONAL for each in parameters.values()):
-            layer = made(channels)
+            layer = layer_class(channels)
         else:
-            layer = made()
+            layer = layer_class()
         if not isinstance(layer, nn.Module):
             raise LandscapeError(f"{text} makes a {type(layer).__name__}: give a class of torch.nn.Module")
         return layer

@@ -114,7 +114,7 @@ def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Da
     """The passes of one subject, from the cache when they are there."""
     beside = arguments.out and store.files.beside(arguments.out, "passes")
     kept = argparse.Namespace(**{**vars(arguments), "out": beside, "seed": 0})
-    asked = command.question(kept, f"{NAME}.passes", subject, {"passes": arguments.passes})
+    question = command.question(kept, f"{NAME}.passes", subject, {"passes": arguments.passes})
 
     def begin(journal: Journal) -> xarray.Dataset:
         return predictions.measure(
@@ -128,14 +128,14 @@ def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Da
             quiet=arguments.quiet,
         )
 
-    return command.journaled(asked, begin, force=arguments.force)
+    return command.journaled(question, begin, force=arguments.force)
 
 
 def curved(arguments: argparse.Namespace, subject: command.Subject, passes: xarray.Dataset) -> xarray.Dataset:
     """The curves of one subject, from the cache when they are there."""
     settings = {"passes": arguments.passes, **_choices(arguments)}
-    asked = command.question(arguments, NAME, subject, settings)
-    return command.answer(asked, lambda: predictions.curves(passes, **_choices(arguments)), force=arguments.force)
+    question = command.question(arguments, NAME, subject, settings)
+    return command.answer(question, lambda: predictions.curves(passes, **_choices(arguments)), force=arguments.force)
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:

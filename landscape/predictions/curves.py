@@ -89,9 +89,9 @@ def curves(
             # All passes make one ensemble, whatever their order.
             if usable[index] < count or resample == 0:
                 intervals[index].add(batch)
-                share = resamples if usable[index] < count else 1
+                repeats = resamples if usable[index] < count else 1
                 for name, replicated in metrics.bootstrap(batch, weights, binning=binning).items():
-                    drawn[name][index] += replicated / share
+                    drawn[name][index] += replicated / repeats
     return _dataset(passes, usable, values, intervals, drawn, pooled)
 
 

@@ -16,7 +16,7 @@ from landscape.errors import LandscapeError
 from landscape.metrics import METRICS, MetricSet
 from landscape.objective.objective import examples
 from landscape.predictions import Predictor
-from landscape.robustness.choices import EPSILONS, KINDS, Kind
+from landscape.robustness.choices import ATTACKS, EPSILONS, AttackKind
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
 from landscape.store.protocol import Protocol
@@ -42,7 +42,7 @@ class Attack:
         Mask draws that each gradient is averaged through, fresh in every step.
     """
 
-    kind: Kind
+    kind: AttackKind
     epsilon: float
     steps: int = 10
     passes: int = 5
@@ -195,9 +195,9 @@ def measure(
         For an unknown attack or a negative radius, or as `Predictor`.
     """
     protocol = protocol or Protocol(dropout="fresh", split="test")
-    wanted = [Attack(kind, epsilon) for kind in KINDS for epsilon in EPSILONS] if attacks is None else list(attacks)
+    wanted = [Attack(kind, epsilon) for kind in ATTACKS for epsilon in EPSILONS] if attacks is None else list(attacks)
     for attack in wanted:
-        if attack.kind not in KINDS or attack.epsilon < 0 or min(attack.steps, attack.passes) < 1:
+        if attack.kind not in ATTACKS or attack.epsilon < 0 or min(attack.steps, attack.passes) < 1:
             raise LandscapeError(f"bad attack {attack}: kind fgsm or pgd, epsilon >= 0, a step and a pass or more")
     chosen = examples(data, protocol)
     predictor = Predictor(model, chosen, protocol=protocol, batch=batch, device=device)

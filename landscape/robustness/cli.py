@@ -13,7 +13,7 @@ from landscape import command, objective, robustness
 from landscape.errors import LandscapeError
 from landscape.metrics.choices import BINNINGS
 from landscape.predictions import cli as predictions_cli
-from landscape.robustness.choices import EPSILONS, KINDS, SEVERITIES
+from landscape.robustness.choices import ATTACKS, EPSILONS, SEVERITIES
 
 if TYPE_CHECKING:
     import xarray
@@ -80,7 +80,7 @@ def add_arguments(parser: command.Parser) -> None:
         "--severities", type=severities_of, default=SEVERITIES, metavar="S,...", help="which (default: 1,2,3,4,5)"
     )
     group.add_argument("--binning", choices=BINNINGS, default="right", help="of confidences, for the ECE")
-    group.add_argument("--attack", choices=KINDS, action="append", help="which attack; may repeat (default: both)")
+    group.add_argument("--attack", choices=ATTACKS, action="append", help="which attack; may repeat (default: both)")
     group.add_argument(
         "--epsilon", type=radii_of, default=EPSILONS, metavar="R,...", help="radii (default: 1/255,2/255,4/255,8/255)"
     )
@@ -161,8 +161,8 @@ def part_measured(arguments: argparse.Namespace, subject: command.Subject, part:
     if out is not None and len(arguments.parts) > 1:
         out = out.with_name(f"{out.stem}-{part}{out.suffix}")
     named = argparse.Namespace(**{**vars(arguments), "out": out})
-    asked = command.question(named, NAME, subject, {"part": part, "passes": arguments.passes, **settings})
-    return command.journaled(asked, measure, force=arguments.force)
+    question = command.question(named, NAME, subject, {"part": part, "passes": arguments.passes, **settings})
+    return command.journaled(question, measure, force=arguments.force)
 
 
 Part = tuple[dict[str, Any], Callable[["Journal"], "xarray.Dataset"]]
@@ -202,7 +202,7 @@ def _corruptions(arguments: argparse.Namespace, subject: command.Subject) -> Par
 def _adversarial(arguments: argparse.Namespace, subject: command.Subject) -> Part:
     attacks = [
         robustness.Attack(kind, radius, steps=arguments.attack_steps, passes=arguments.attack_passes)
-        for kind in (arguments.attack or KINDS)
+        for kind in (arguments.attack or ATTACKS)
         for radius in arguments.epsilon
     ]
     common = _common(arguments, subject)
@@ -240,7 +240,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
         )
         sets.append(f"{len(names) * len(arguments.severities)} for corruptions")
     if "adversarial" in parts:
-        sets.append(f"{1 + len(arguments.attack or KINDS) * len(arguments.epsilon)} and gradients for attacks")
+        sets.append(f"{1 + len(arguments.attack or ATTACKS) * len(arguments.epsilon)} and gradients for attacks")
     if "perturbations" in parts:
         source = robustness.CifarP(arguments.cifar_p, subject.images)
         frames = sum(math.prod(source.shape(name)) for name in source.names)

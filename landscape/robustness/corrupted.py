@@ -261,10 +261,10 @@ def _of_images(chosen: xarray.Dataset, base: Mapping[str, np.ndarray]) -> tuple[
     """
     ordered = chosen.transpose("severity", "corruption", "image", ...)
     correct, confident = ordered["correct_of_image"].values.astype(float), ordered["confidence_of_image"].values
-    share = {name: 1 / (value * len(value)) for name, value in base.items()}
+    weight = {name: 1 / (value * len(value)) for name, value in base.items()}
     terms = {"error": 1 - correct, "nll": ordered["nll_of_image"].values}
-    of_image = np.stack([np.einsum("sci,c->i", terms[name], share[name]) for name in terms])
+    of_image = np.stack([np.einsum("sci,c->i", terms[name], weight[name]) for name in terms])
     bin_index = bin_of(torch.from_numpy(np.ascontiguousarray(confident)).float(), BINS).numpy()
-    scaled = (confident - correct) * share["ece"][:, None]
+    scaled = (confident - correct) * weight["ece"][:, None]
     gaps = [np.where(bin_index == number, scaled, 0.0).reshape(-1, scaled.shape[-1]) for number in range(BINS)]
     return of_image, np.concatenate(gaps)

@@ -52,10 +52,10 @@ def _shot_noise(images: np.ndarray, source: np.random.Generator, photons: float)
     return source.poisson(images * photons) / photons
 
 
-def _impulse_noise(images: np.ndarray, source: np.random.Generator, share: float) -> np.ndarray:
+def _impulse_noise(images: np.ndarray, source: np.random.Generator, fraction: float) -> np.ndarray:
     # Salt and pepper alike, each channel for itself.
     drawn = source.random(images.shape)
-    return np.where(drawn < share / 2, 0.0, np.where(drawn < share, 1.0, images))
+    return np.where(drawn < fraction / 2, 0.0, np.where(drawn < fraction, 1.0, images))
 
 
 def _speckle_noise(images: np.ndarray, source: np.random.Generator, scale: float) -> np.ndarray:

@@ -55,7 +55,7 @@ def pieces(
     holders = [set(held) for held in _gathered(known)]
     everywhere = set(known).intersection(*holders)
     anywhere = set(known).union(*holders)
-    mine = distributed.share([key for key in keys if key not in anywhere])
+    mine = distributed.partition([key for key in keys if key not in anywhere])
     rank = distributed.rank()
     to_send = [key for key in known if key not in everywhere and not any(key in held for held in holders[:rank])]
     sent: dict[str, Arrays] = {}
@@ -65,16 +65,16 @@ def pieces(
         bar.found(sum(size[key] for key in anywhere))
         computed = each(compute, mine)
         try:
-            for key, made in zip(mine, computed, strict=True):
+            for key, arrays in zip(mine, computed, strict=True):
                 if journal is not None:
-                    journal.write(key, made)
+                    journal.write(key, arrays)
                 if alone:
-                    yield key, made
+                    yield key, arrays
                 else:
-                    sent[key] = made
+                    sent[key] = arrays
                 # The others are about as far.
                 done = min(size[key] * distributed.world_size(), total - bar.done)
-                bar.update(done, **(show(key, made) if show else {}))
+                bar.update(done, **(show(key, arrays) if show else {}))
         finally:
             # Work on other threads ends here, not when the iterator is collected.
             if isinstance(computed, Generator):

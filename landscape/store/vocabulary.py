@@ -90,17 +90,17 @@ def described(dataset: xarray.Dataset) -> xarray.Dataset:
 
     Values, dimensions and all other attributes are as before: results of earlier versions are described, too.
     """
-    made = dataset.copy()
-    for name in made.variables:
+    labelled = dataset.copy()
+    for name in labelled.variables:
         words, unit = _words(str(name))
         # By the variable itself: `dataset[name]` of a coordinate may be a copy.
-        attributes = made.variables[name].attrs
+        attributes = labelled.variables[name].attrs
         attributes.setdefault("long_name", words)
         attributes.setdefault("units", unit)
-    title = TITLES.get(str(made.attrs.get("instrument", "")))
-    if title is not None and "title" not in made.attrs:
-        made.attrs["title"] = f"{title} of {made.attrs.get('name', 'a network')}"
-    return made
+    title = TITLES.get(str(labelled.attrs.get("instrument", "")))
+    if title is not None and "title" not in labelled.attrs:
+        labelled.attrs["title"] = f"{title} of {labelled.attrs.get('name', 'a network')}"
+    return labelled
 
 
 def _words(name: str) -> tuple[str, str]:

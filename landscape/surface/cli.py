@@ -25,7 +25,7 @@ NAME = "landscape.surface"
 DESCRIPTION = """Loss surface: the regularised loss, its terms and the metrics over a plane or line through the weights.
 
 Every cell states its standard error; flatness, roughness and basins are given as numbers."""
-KINDS = ("random", "hessian")
+DIRECTIONS = ("random", "hessian")
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -133,7 +133,7 @@ def surfaces(arguments: argparse.Namespace, subject: command.Subject) -> list[xa
     """The surface of one subject; several for ``--planes`` or ``--frames``."""
     if arguments.frames > 1 and subject.protocol.dropout == "off":
         raise LandscapeError("--frames redraws dropout masks, which are off: give --dropout fresh or fixed")
-    made = []
+    results = []
     for index in range(max(arguments.planes, arguments.frames)):
         one = subject
         seed = arguments.seed
@@ -148,8 +148,8 @@ def surfaces(arguments: argparse.Namespace, subject: command.Subject) -> list[xa
         elif arguments.planes > 1:
             seed += index
         label = "" if index == 0 else f"{'plane' if arguments.planes > 1 else 'frame'}-{index + 1}"
-        made.append(measured(arguments, one, seed=seed, label=label))
-    return made
+        results.append(measured(arguments, one, seed=seed, label=label))
+    return results
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     # Only where it was asked for: results of commands without it keep their address.
     if arguments.keep_losses:
         chosen["keep_losses"] = True
-    if arguments.directions not in KINDS:
+    if arguments.directions not in DIRECTIONS:
         chosen["directions"] = store.files.sha256(Path(arguments.directions))
     for name in ("between", "through", "trajectory"):
         given = getattr(arguments, name)
@@ -187,11 +187,11 @@ def _points(arguments: argparse.Namespace) -> int:
 
 def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: int, label: str = "") -> xarray.Dataset:
     """One surface, from the cache when it is there."""
-    asked = command.question(arguments, NAME, subject, settings(arguments))
-    out = asked.out
+    question = command.question(arguments, NAME, subject, settings(arguments))
+    out = question.out
     if out is not None and label:
         out = store.files.beside(out, label)
-    asked = dataclasses.replace(asked, seed=seed, out=out)
+    question = dataclasses.replace(question, seed=seed, out=out)
 
     def measure(journal: Journal) -> xarray.Dataset:
         from landscape.objective import fit
@@ -226,7 +226,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
             )
         return result
 
-    result = command.journaled(asked, measure, force=arguments.force)
+    result = command.journaled(question, measure, force=arguments.force)
     command.caution_about_fit(result.attrs)
     return result
 

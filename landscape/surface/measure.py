@@ -173,15 +173,16 @@ def grid(points: int | tuple[int, ...], span: Span, axes: int) -> list[np.ndarra
     ranges = [(-float(span), float(span))] * axes if isinstance(span, (int, float)) else [tuple(r) for r in span]
     if len(counts) != axes or len(ranges) != axes:
         raise LandscapeError(f"{len(counts)} numbers of points and {len(ranges)} ranges do not fit {axes} axes")
-    made = []
+    coordinates = []
     for count, (low, high) in zip(counts, ranges, strict=True):
         if count < 2:
             raise LandscapeError(f"{count} points make no axis: give --points 2 or more")
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise LandscapeError(f"the range {low:g} to {high:g} is empty or not finite: give a positive --span")
         steps = np.arange(count)
-        made.append(high * ((2 * steps - (count - 1)) / (count - 1)) if low == -high else np.linspace(low, high, count))
-    return made
+        symmetric = high * ((2 * steps - (count - 1)) / (count - 1))
+        coordinates.append(symmetric if low == -high else np.linspace(low, high, count))
+    return coordinates
 
 
 def _measure(
@@ -387,14 +388,14 @@ def _cell(
 def _wanted(stderr: float | str) -> tuple[float, bool]:
     """A standard error, and whether it is a share of the surface's range."""
     text = str(stderr).strip()
-    share = text.endswith("%")
+    relative = text.endswith("%")
     try:
-        value = float(text.removesuffix("%")) / (100 if share else 1)
+        value = float(text.removesuffix("%")) / (100 if relative else 1)
     except ValueError:
         value = math.nan
     if not value > 0 or not math.isfinite(value):
         raise LandscapeError(f"--stderr {stderr} is no standard error: give nats such as 0.01, or a share such as 1%")
-    return value, share
+    return value, relative
 
 
 def _shuffled(objective: Objective, seed: int) -> Objective:
@@ -415,8 +416,8 @@ def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], s
         regression.estimate(found["cross_entropy"].item(), found["square"].item(), found["cross"])
         for found in (measured[index] for index in indices)
     ]
-    value, share = wanted
-    if share:
+    value, relative = wanted
+    if relative:
         # The range of the pilot and the controls is at most that of the whole surface.
         heights = [*controls.double().mean(0).tolist(), *[mean for mean, _ in estimates if math.isfinite(mean)]]
         value *= max(heights) - min(heights)

@@ -155,13 +155,13 @@ def rises(surface: xarray.Dataset, variable: str = "loss", shares: Sequence[floa
     angles = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1) if len(axes) == 2 else np.array([[1.0], [-1.0]])
     base = float(height(np.zeros((1, len(axes))))[0])
-    made = []
-    for share in shares:
-        on = circle * (share * reach)
+    circles = []
+    for fraction in shares:
+        on = circle * (fraction * reach)
         up = height(on) - base
-        made.append(
+        circles.append(
             Rise(
-                radius=float(share * reach),
+                radius=float(fraction * reach),
                 mean=float(up.mean()),
                 stderr=float(error(on).mean()),
                 low=float(up.mean() + below(on).mean()),
@@ -170,7 +170,7 @@ def rises(surface: xarray.Dataset, variable: str = "loss", shares: Sequence[floa
                 highest=float(up.max()),
             )
         )
-    return made
+    return circles
 
 
 def _error(surface: xarray.Dataset, name: str, axes: Sequence[np.ndarray]) -> RegularGridInterpolator:
@@ -274,13 +274,13 @@ def _residuals(values: np.ndarray, axes: int | None = None) -> tuple[np.ndarray,
     return np.asarray(values[inner] - fit).reshape(-1, *rest), leverage
 
 
-def rise_of_images(surface: xarray.Dataset, share: float = 0.5) -> np.ndarray:
+def rise_of_images(surface: xarray.Dataset, fraction: float = 0.5) -> np.ndarray:
     """Mean rise of each image's own loss on the circle of `rises`, (N,) nats: their mean is that of the loss.
 
     Needs ``loss_of_image``; the L2 term is left out.
     """
     lattice = surface[["loss_of_image"]]
-    found = [rises(lattice.isel(image=place), "loss_of_image", (share,)) for place in range(lattice.sizes["image"])]
+    found = [rises(lattice.isel(image=place), "loss_of_image", (fraction,)) for place in range(lattice.sizes["image"])]
     return np.array([one[0].mean if one else math.nan for one in found])
 
 

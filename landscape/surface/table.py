@@ -113,8 +113,8 @@ def _interval(low: float, high: float) -> str:
     return f" [{low:.4g}, {high:.4g}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
-def _share(share: float) -> str:
-    return f"{100 * share:.0f} % of cells" if math.isfinite(share) else "-"
+def _share(fraction: float) -> str:
+    return f"{100 * fraction:.0f} % of cells" if math.isfinite(fraction) else "-"
 
 
 def _pair(values: Sequence[float]) -> str:

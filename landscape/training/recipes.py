@@ -80,7 +80,7 @@ class Recipe:
     @property
     def series(self) -> tuple[int, ...]:
         """Epochs behind which a series keeps a checkpoint, about ten; the end is not among them."""
-        epochs = {self.schedule.warmup_epochs + math.ceil(share * self.epochs) for share in _SERIES}
+        epochs = {self.schedule.warmup_epochs + math.ceil(fraction * self.epochs) for fraction in _SERIES}
         return tuple(sorted(epoch for epoch in epochs if 0 < epoch < self.trained_epochs))
 
     def file_name(self, seed: int) -> str:

@@ -21,7 +21,7 @@ class OneCycle:
     rise: float = 0.25
     warmup_epochs: int = 0
 
-    def share(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+    def multiplier(self, step: int, steps_per_epoch: int, epochs: int) -> float:
         """Learning rate over its peak at `step` of ``epochs * steps_per_epoch``."""
         place = (step + 0.5) / (epochs * steps_per_epoch)
         if place < self.rise:
@@ -47,13 +47,13 @@ class Steps:
     factor: float
     warmup_epochs: int = 1
 
-    def share(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+    def multiplier(self, step: int, steps_per_epoch: int, epochs: int) -> float:
         """Learning rate over its peak at `step`, counted from the start of the warm-up."""
         warmup = self.warmup_epochs * steps_per_epoch
         if step < warmup:
             return step / warmup
         epoch = (step - warmup) // steps_per_epoch
-        return self.factor ** sum(epoch >= round(share * epochs) for share in self.shares)
+        return self.factor ** sum(epoch >= round(fraction * epochs) for fraction in self.shares)
 
 
 Schedule = OneCycle | Steps

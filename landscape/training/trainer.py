@@ -132,12 +132,12 @@ class _Run:
         batches = _batches(order, recipe.batch)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        seen, told = 0, 0
+        seen, reported = 0, 0
         rate = 0.0
         self.model.train()
         for step, rows in enumerate(batches):
-            share = recipe.schedule.share(number * len(batches) + step, len(batches), recipe.epochs)
-            rate = recipe.learning_rate * share
+            multiplier = recipe.schedule.multiplier(number * len(batches) + step, len(batches), recipe.epochs)
+            rate = recipe.learning_rate * multiplier
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             raw = train.images[rows]
@@ -152,8 +152,8 @@ class _Run:
             # On a GPU reading a number waits for all that is queued: not at every step.
             if self.device.type == "cpu" or step % 20 == 19 or step == len(batches) - 1:
                 facts = {"loss": f"{float(loss_sum) / seen:.3f}", "accuracy": f"{float(correct) / seen:.1%}"}
-                bar.update(step + 1 - told, epoch=number + 1, **facts)
-                told = step + 1
+                bar.update(step + 1 - reported, epoch=number + 1, **facts)
+                reported = step + 1
         mean_loss = float(loss_sum) / seen
         if not mean_loss < float("inf"):
             raise LandscapeError(

@@ -15,7 +15,7 @@ from landscape.store.journal import Journal
 WORTH_KEEPING = 1.0
 
 
-class Replayed(SymmetricOperator):
+class JournaledOperator(SymmetricOperator):
     """An operator whose expensive products are written to a journal and read from there when the work is done again.
 
     The solvers are deterministic: started again, they ask for the same products in the same order. Each piece holds
@@ -32,17 +32,17 @@ class Replayed(SymmetricOperator):
 
     Attributes
     ----------
-    replayed
+    restored
         Number of products with a single vector that came from the journal.
-    replayed_seconds
+    restored_seconds
         What they took when they were computed.
     """
 
     def __init__(self, operator: Operator, journal: Journal) -> None:
         self.operator = operator
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
-        self.replayed = 0
-        self.replayed_seconds = 0.0
+        self.restored = 0
+        self.restored_seconds = 0.0
         self._journal = journal
         self._calls = 0
 
@@ -62,8 +62,8 @@ class Replayed(SymmetricOperator):
             known = known if float(distributed.all_reduce(having)) == distributed.world_size() else None
         if known is not None:
             product, seconds = known
-            self.replayed += vectors[0].numel()
-            self.replayed_seconds += seconds
+            self.restored += vectors[0].numel()
+            self.restored_seconds += seconds
             return product
         started = time.perf_counter()
         product = self.operator(vectors)

@@ -15,8 +15,8 @@ from landscape.compute.progress import Progress
 from landscape.compute.randomness import generator
 from landscape.eigen import dense, spectral_density
 from landscape.errors import LandscapeError
-from landscape.hessian import replay
-from landscape.hessian.replay import Replayed
+from landscape.hessian import journaled_operator
+from landscape.hessian.journaled_operator import JournaledOperator
 from landscape.objective import CurvatureOperator, Objective
 from landscape.store.journal import Journal
 
@@ -45,15 +45,15 @@ def matrix() -> Tensor:
 
 @pytest.fixture
 def every_product_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(journaled_operator, "WORTH_KEEPING", 0.0)
 
 
 def density(operator: Counted, path: Path) -> tuple[np.ndarray, int]:
     with Journal(path, {"matrix": 0}) as journal:
-        source = Replayed(operator, journal)
+        source = JournaledOperator(operator, journal)
         nodes = spectral_density(source, probes=2, steps=20).nodes
         journal.remove()
-    return nodes, source.replayed
+    return nodes, source.restored
 
 
 @pytest.mark.usefixtures("every_product_is_kept")
@@ -85,10 +85,10 @@ def test_products_of_something_else_and_damaged_ones_are_taken_again(tmp_path: P
     with Journal(path, {"matrix": 0}) as journal:
         assert len(journal) == 0
     with Journal(path, {"matrix": 0}) as journal:
-        Replayed(Counted(matrix), journal)(torch.zeros(60, dtype=torch.float64))
-        other = Replayed(Counted(matrix), journal)
+        JournaledOperator(Counted(matrix), journal)(torch.zeros(60, dtype=torch.float64))
+        other = JournaledOperator(Counted(matrix), journal)
         assert torch.equal(other(torch.ones(60, dtype=torch.float64)), matrix @ torch.ones(60, dtype=torch.float64))
-        assert other.replayed == 0
+        assert other.restored == 0
 
 
 def test_cheap_products_leave_no_file(tmp_path: Path, matrix: Tensor) -> None:
