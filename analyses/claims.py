@@ -200,14 +200,14 @@ def _networks(comparison: Comparison, arguments: Any, seeds: int, device: str, e
         trainings = [(training.ensure, {"wanted": of, "seed": seed, **common, "quiet": True}) for of, seed in pairs]
         executors.ahead(executor, trainings, quiet=arguments.quiet)
     for seed in range(seeds):
-        found: dict[str, Path | None] = {}
+        paths: dict[str, Path | None] = {}
         for role, recipe in recipes.items():
             if arguments.until_decided:
-                found[role] = training.ensure(recipe, seed=seed, **common)
+                paths[role] = training.ensure(recipe, seed=seed, **common)
             else:
-                found[role] = training.find(recipe, seed=seed, cache=arguments.cache)
-        if all(found.values()):
-            networks += [Network(role, labels[role], seed, path) for role, path in found.items() if path]
+                paths[role] = training.find(recipe, seed=seed, cache=arguments.cache)
+        if all(paths.values()):
+            networks += [Network(role, labels[role], seed, path) for role, path in paths.items() if path]
     return networks
 
 
@@ -225,9 +225,9 @@ _NUMBERS = ("baseline", "variant", "p_holm", "estimate", "low", "high", "stderr"
 def read(path: Path) -> dict[str, Any]:
     """A report; raises LandscapeError for anything else."""
     wanted = ("command", "summary", "cautions", "seeds", "claims", "networks", "about", "images")
-    found = files.read_json(path)
+    facts = files.read_json(path)
     try:
-        report = {name: _numbers(found[name]) for name in wanted}
+        report = {name: _numbers(facts[name]) for name in wanted}
         for claim in report["claims"]:
             _ = claim["family"], claim["decided_at"], claim["effect"]["at"]
         return report

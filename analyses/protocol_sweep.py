@@ -82,19 +82,19 @@ def _numbers(entry: Mapping[str, Any], *, l2: bool) -> dict[str, float]:
     from landscape.store import result
     from landscape.surface.summary import rises, roughness
 
-    found = result.load(entry["file"])
+    dataset = result.load(entry["file"])
     if entry["instrument"] == "curvature":
-        values = found["eigenvalue"].values + (found["l2_shift"].values if l2 else 0)
+        values = dataset["eigenvalue"].values + (dataset["l2_shift"].values if l2 else 0)
         return {"C1": float(values[0]), "C1 filter-normalised": float(values[1])}
-    weight_decay = float(found.attrs["weight_decay"])
+    weight_decay = float(dataset.attrs["weight_decay"])
     if entry["instrument"] == "mini_batches":
         # Measured with the term, which shifts all eigenvalues alike.
-        values = found["eigenvalue"].values[:, 0] - (0 if l2 else weight_decay)
+        values = dataset["eigenvalue"].values[:, 0] - (0 if l2 else weight_decay)
         return {"C2": float(np.quantile(values, 0.9))}
     variable = "loss" if l2 else "cross_entropy"
     return {
-        "C3 rise": rises(found, variable, shares=(0.5,))[0].mean,
-        "C3 roughness": roughness(found, variable)[0],
+        "C3 rise": rises(dataset, variable, shares=(0.5,))[0].mean,
+        "C3 roughness": roughness(dataset, variable)[0],
     }
 
 

@@ -20,9 +20,9 @@ def instruments() -> Iterator[command.Instrument]:
     """Every package here whose ``cli`` module has an `Instrument`."""
     for package in pkgutil.iter_modules(landscape.__path__, "landscape."):
         if package.ispkg and importlib.util.find_spec(f"{package.name}.cli") is not None:
-            found = getattr(importlib.import_module(f"{package.name}.cli"), "INSTRUMENT", None)
-            if isinstance(found, command.Instrument):
-                yield found
+            instrument = getattr(importlib.import_module(f"{package.name}.cli"), "INSTRUMENT", None)
+            if isinstance(instrument, command.Instrument):
+                yield instrument
 
 
 def main(argv: Sequence[str]) -> int:

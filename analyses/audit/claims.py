@@ -142,8 +142,8 @@ def outlier_share(own: Results, other: Results) -> Reading:
 
 def rise(own: Results, other: Results) -> Reading:
     """C3, how flat: mean rise at half the surface's reach."""
-    found = rises(own["surface"], shares=(0.5,))[0]
-    return linear(found.mean, rise_of_images(own["surface"], 0.5))
+    half_way = rises(own["surface"], shares=(0.5,))[0]
+    return linear(half_way.mean, rise_of_images(own["surface"], 0.5))
 
 
 def rough(own: Results, other: Results) -> Reading:
@@ -220,14 +220,14 @@ def high_frequencies(
 
 def _equal_frequency(stage: int, *spectra: xarray.Dataset) -> float | None:
     """The highest frequency below pi that all maps at the end of a stage have; None where one has a single pixel."""
-    found = []
+    highest = []
     for result in spectra:
         for indices in (_before(result), _behind(result)):
             if stage >= len(indices):
                 return None
             index = indices[stage]
-            found.append(float(result["frequency"].values[index][int(result["end"].values[index])]))
-    return min(found) if np.isfinite(found).all() else None
+            highest.append(float(result["frequency"].values[index][int(result["end"].values[index])]))
+    return min(highest) if np.isfinite(highest).all() else None
 
 
 def _at(spectra: xarray.Dataset, index: int, frequency: float, masks: str) -> np.ndarray:
@@ -351,8 +351,8 @@ def relative_claims(baseline: xarray.Dataset) -> tuple[Claim, ...]:
             missing = set(STANDARD) - {str(each) for each in measured["corruption"].values}
             if missing or measured.sizes["severity"] < len(SEVERITIES):
                 return exactly(math.nan)
-            found = relative_errors(measured, baseline, replicates=REPLICATES).sel(measure=name)
-            return Reading(100 * float(found["value"]), 100 * found["replicate"].values)
+            errors = relative_errors(measured, baseline, replicates=REPLICATES).sel(measure=name)
+            return Reading(100 * float(errors["value"]), 100 * errors["replicate"].values)
 
         return read
 

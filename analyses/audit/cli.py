@@ -179,18 +179,18 @@ def _plan(arguments: argparse.Namespace, variants: Sequence[str]) -> list[str]:
     preset, seeds = networks.PRESETS[arguments.preset], arguments.seeds
     seconds, steps = networks.training_cost(networks.recipe_of(preset, arguments.variant), arguments.data_root)
     counts = (LOOKS[0], LOOKS[-1]) if arguments.until_decided else (seeds, seeds)
-    minutes, found = [], 0
+    minutes, trained = [], 0
     for count in counts:
         pairs = range(arguments.first_seed, arguments.first_seed + count)
         planned = networks.wanted(preset, arguments.variant, pairs, placebo=not arguments.no_placebo)
         missing = [each for each in planned if not training.find(each.recipe, seed=each.seed, cache=arguments.cache)]
-        found = len(planned) - len(missing)
+        trained = len(planned) - len(missing)
         minutes.append((len(planned), len(missing) * seconds * steps / 60))
     trainings = " to ".join(str(count) for count, _ in dict.fromkeys(minutes))
     time = " to ".join(f"{each:.0f}" for _, each in dict.fromkeys(minutes))
     looks = f" (looks after {', '.join(map(str, LOOKS))} seeds)" if arguments.until_decided else f" ({seeds} seeds)"
     return [
-        f"{trainings} trainings{looks}, {found} of them done; the others take about {time} min: {steps} steps of "
+        f"{trainings} trainings{looks}, {trained} of them done; the others take about {time} min: {steps} steps of "
         f"{seconds:.2g} s each, as timed with {arguments.variant}",
         f"{measured}",
         power_line(),

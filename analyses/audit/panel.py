@@ -100,12 +100,12 @@ class Audit:
 
     def of(self, role: str) -> list[tuple[Network, Results]]:
         """Networks of a role with their results, by seed."""
-        found = [
+        own = [
             (network, result)
             for network, result in zip(self.networks, self.results, strict=True)
             if network.role == role
         ]
-        return sorted(found, key=lambda pair: pair[0].seed)
+        return sorted(own, key=lambda pair: pair[0].seed)
 
     def label(self, role: str) -> str | None:
         """What the networks of a role are, or None when there are none."""
@@ -136,7 +136,7 @@ def run(
     Killed at any moment, the same call goes on: each instrument's result of each network is kept, and long ones keep
     their finished pieces.
     """
-    found: dict[Path, dict[str, xarray.Dataset]] = defaultdict(dict)
+    results_of: dict[Path, dict[str, xarray.Dataset]] = defaultdict(dict)
     work = pieces(networks, claims)
     questions: list[dict[str, Any]] = [
         {"path": network.path, "name": name, "sizes": sizes, "origin": _of(network, origin), "device": device}
@@ -148,12 +148,12 @@ def run(
     with Progress(len(work), "panel", unit="result", quiet=quiet) as bar:
         for (network, instrument), question in zip(work, questions, strict=True):
             measurement = measuring.ask(**question)
-            found[network.path][instrument], _ = measuring.measured(measurement, force=force)
+            results_of[network.path][instrument], _ = measuring.measured(measurement, force=force)
             bar.update(1, network=f"{network.role} {network.seed}", instrument=instrument)
-    for of_network in found.values():
+    for of_network in results_of.values():
         if "predictions" in of_network:
             of_network["curves"] = curves(of_network["predictions"], replicates=REPLICATES, resamples=5)
-    results: list[Results] = [found[network.path] for network in networks]
+    results: list[Results] = [results_of[network.path] for network in networks]
     rows = decided(networks, results, claims, sequential=sequential)
     costs = dict(_costs(networks, origin))
     return Audit(list(networks), results, rows, costs, about(networks, origin))
@@ -161,7 +161,7 @@ def run(
 
 def about(networks: Sequence[Network], origin: Origin | None = None) -> list[dict[str, Any]]:
     """What the networks of each role are: recipe, epochs, width, data, accuracy and loss, means over seeds."""
-    found = []
+    rows = []
     for role in dict.fromkeys(network.role for network in networks):
         own = [network for network in networks if network.role == role]
         loaded = [_of(network, origin).checkpoint(network.path) for network in own]
@@ -174,7 +174,7 @@ def about(networks: Sequence[Network], origin: Origin | None = None) -> list[dic
 
         training = recipe.get("training", {})
         course = training.get("epochs", 0) + training.get("schedule", {}).get("warmup_epochs", 0)
-        found.append(
+        rows.append(
             {
                 "role": role,
                 "network": own[0].label,
@@ -189,7 +189,7 @@ def about(networks: Sequence[Network], origin: Origin | None = None) -> list[dic
                 "test accuracy, %": ended("test_accuracy", 100),
             }
         )
-    return found
+    return rows
 
 
 @dataclass(frozen=True)

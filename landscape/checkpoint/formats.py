@@ -64,11 +64,11 @@ def _safetensors(path: Path, size: int) -> Content:
     def tensor(name: str) -> torch.Tensor:
         try:
             with safetensors.safe_open(str(path), framework="pt") as file:
-                found = file.get_tensor(name)
+                tensor = file.get_tensor(name)
         except Exception as error:
             raise damaged(path, "safetensors file", error) from None
-        require_type(found.dtype, name, path)
-        return found
+        require_type(tensor.dtype, name, path)
+        return tensor
 
     return Content(path, [StateDict("", shapes, {}, {name: name for name in shapes}, tensor)], metadata)
 

@@ -123,14 +123,14 @@ def smoothing_of(recipe: Mapping[str, Any], given: str | None, path: Path) -> sm
     named = recipe["model"].get("smoothing")
     if named is None or ":" not in named:
         return named
-    found = registry.recall(named, recipe.get("sources", {}).get(named))
-    if found is None:
+    factory = registry.recall(named, recipe.get("sources", {}).get(named))
+    if factory is None:
         shown = printable(named, 100)
         raise LandscapeError(
             f"{path} was trained with the layer {shown!r}, and a file may not name code to run: "
             f"if that layer is yours, add --smoothing {shown}"
         )
-    return found
+    return factory
 
 
 def _parsed(text: str, what: str, path: Path) -> Any:

@@ -67,7 +67,7 @@ def arguments_for(name: str, state: StateDict, num_classes: int | None = None) -
 
 def identify(state: StateDict) -> Identity | None:
     """The network of ours that weights belong to; None when they resemble none."""
-    found: list[tuple[int, Identity]] = []
+    candidates: list[tuple[int, Identity]] = []
     for name, kinds in _candidates(state):
         arguments = arguments_for(name, state)
         try:
@@ -78,8 +78,8 @@ def identify(state: StateDict) -> Identity | None:
         counted = [each for each in expected if not each.endswith("num_batches_tracked")]
         whole = match.fitting == len(match.names) and all(each in match.names for each in counted)
         if match.fitting * 2 >= len(expected):
-            found.append((match.fitting - len(match.unused), Identity(arguments, whole, kinds)))
-    return max(found, key=lambda each: each[0])[1] if found else None
+            candidates.append((match.fitting - len(match.unused), Identity(arguments, whole, kinds)))
+    return max(candidates, key=lambda each: each[0])[1] if candidates else None
 
 
 def shapes_of(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -99,7 +99,7 @@ def _candidates(state: StateDict) -> list[tuple[str, tuple[str, ...]]]:
     counts = tuple(
         sum(stage == other for other, _ in numbers) for stage in range(max(stage for stage, _ in numbers) + 1)
     )
-    found = []
+    orders = []
     for family, facts in FAMILIES.items():
         for size, value in facts.sizes.items():
             depths = depths_of(value)
@@ -107,8 +107,8 @@ def _candidates(state: StateDict) -> list[tuple[str, tuple[str, ...]]]:
             if counts == ((0, *depths) if isinstance(value, ResidualSize) else depths):
                 kinds = tuple("_".join(part for part in (family, kind, size) if part) for kind in _KINDS)
                 apart = isinstance(value, ResidualSize) and value.block is PreBottleneck
-                found += [(each[0], each) for each in ((kinds[::2], kinds[1::2]) if apart else (kinds,))]
-    return found
+                orders += [(each[0], each) for each in ((kinds[::2], kinds[1::2]) if apart else (kinds,))]
+    return orders
 
 
 def _head(shapes: Shapes) -> str | None:

@@ -264,9 +264,9 @@ def _require_shapes(arguments: dict[str, Any], content: Content, *, own: bool) -
         held = match.state.shapes.get(match.names.get(name, ""))
         if name.endswith("num_batches_tracked") or held == shape or (own and name.startswith("smooth")):
             continue
-        found = f"has shape {held}" if held is not None else "is missing"
+        problem = f"has shape {held}" if held is not None else "is missing"
         raise LandscapeError(
-            f"{content.path} is damaged: {name} {found}, where its header describes {shape}: copy it again"
+            f"{content.path} is damaged: {name} {problem}, where its header describes {shape}: copy it again"
         )
 
 
@@ -307,21 +307,21 @@ def _recognised(content: Content, num_classes: int | None, smoothing: str | None
         arguments = identify.arguments_for(content.name, state, num_classes)
         _LOG.info("%s says that it is %s", path, content.name)
     else:
-        found = identify.identify(state)
-        if found is None or not found.whole:
+        identity = identify.identify(state)
+        if identity is None or not identity.whole:
             if content.network is not None:
                 raise whole_network(path, content.network)
-            near = f"nearest is {found}; " if found is not None else ""
+            near = f"nearest is {identity}; " if identity is not None else ""
             raise LandscapeError(
                 f"{path} does not say which network it is: {near}give --model NAME (e.g. resnet_dnn_18) or "
                 "--model FILE.py:FACTORY"
             )
-        arguments = found.arguments
-        others = ", ".join(name for name in found.kinds if name != arguments["name"])
+        arguments = identity.arguments
+        others = ", ".join(name for name in identity.kinds if name != arguments["name"])
         _LOG.warning(
             "%s: recognised as %s; dropout and smoothing have no weights, so if it is %s, say so with --model",
             path,
-            found,
+            identity,
             others,
         )
     if smoothing is not None:
@@ -336,10 +336,10 @@ def _largest(content: Content) -> StateDict:
 
 def _likeliest(state: StateDict) -> str | None:
     """Which of our networks weights belong to, for a message."""
-    found = identify.identify(state)
-    if found is None:
+    identity = identify.identify(state)
+    if identity is None:
         return None
-    return f"{found}: give --model {found.arguments['name']}" if found.whole else f"a network like {found}"
+    return f"{identity}: give --model {identity.arguments['name']}" if identity.whole else f"a network like {identity}"
 
 
 def _without_file(model: str | None, num_classes: int | None, device: torch.device | str) -> Checkpoint:

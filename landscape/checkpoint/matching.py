@@ -59,7 +59,7 @@ def best(states: Sequence[StateDict], expected: Mapping[str, tuple[int, ...]]) -
 
 
 def _matched(state: StateDict, expected: Mapping[str, tuple[int, ...]]) -> Match:
-    found = Match(state, {}, 0)
+    best = Match(state, {}, 0)
     for renaming in _renamings(list(state.shapes), list(expected)):
         names: dict[str, str] = {}
         unique = True
@@ -69,11 +69,11 @@ def _matched(state: StateDict, expected: Mapping[str, tuple[int, ...]]) -> Match
                 unique = unique and renamed not in names
                 names.setdefault(renamed, name)
         fitting = sum(_alike(state.shapes[name], expected[own]) for own, name in names.items())
-        if unique and (len(names), fitting) > (len(found.names), found.fitting):
-            found = Match(state, names, fitting)
+        if unique and (len(names), fitting) > (len(best.names), best.fitting):
+            best = Match(state, names, fitting)
             if len(names) == len(expected) == fitting:
                 break
-    return found
+    return best
 
 
 def _alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -256,7 +256,7 @@ def _misplaced(match: Match, network: nn.Module, expected: Mapping[str, tuple[in
     tops = {_series(each) for each in expected}
     holders = {each.rpartition(".")[0] for each in expected}
     computed = {name for name, _ in network.named_buffers()} - expected.keys()
-    found = []
+    names = []
     for name in match.unused:
         bare = name.removeprefix(prefix)
         counter = name.endswith("num_batches_tracked")
@@ -264,8 +264,8 @@ def _misplaced(match: Match, network: nn.Module, expected: Mapping[str, tuple[in
             continue
         whole = not match.state.tensor(name).is_floating_point() if bare.rpartition(".")[0] in holders else False
         if _series(bare) in tops and bare not in computed and not counter and not whole:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _series(name: str) -> str:

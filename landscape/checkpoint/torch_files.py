@@ -97,8 +97,8 @@ class _Blocks:
 
 
 def _width(dtype: str) -> int:
-    found = getattr(torch, dtype, None)
-    return found.itemsize if isinstance(found, torch.dtype) else 1
+    value = getattr(torch, dtype, None)
+    return value.itemsize if isinstance(value, torch.dtype) else 1
 
 
 @dataclass

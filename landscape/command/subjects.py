@@ -37,14 +37,14 @@ def device(arguments: argparse.Namespace) -> "torch.device":
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(name)
+        chosen = torch.device(name)
     except RuntimeError:
         raise LandscapeError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:i") from None
-    if found.type not in CHOICES["device"]:
+    if chosen.type not in CHOICES["device"]:
         raise LandscapeError(f"device {name!r} is not supported: give auto, cpu, cuda or cuda:i")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise LandscapeError(f"there is no device {name} here ({torch.cuda.device_count()} GPUs): give --device cpu")
-    return distributed.start(found)
+    return distributed.start(chosen)
 
 
 def described(on: "torch.device") -> str:

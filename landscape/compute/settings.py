@@ -68,21 +68,21 @@ def _operation(backend: str, operation: str) -> Any:
 
 def _float32_precision() -> dict[str, Any]:
     """How float32 products are computed, as far as this version of torch can say."""
-    found: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     # The older settings cannot be read while newer ones contradict them; then they do not count either.
     for name, read in (
         ("cudnn.allow_tf32", lambda: torch.backends.cudnn.allow_tf32),
         ("matmul", torch.get_float32_matmul_precision),
     ):
         try:
-            found[name] = read()
+            state[name] = read()
         except RuntimeError:
             continue
     for backend, operation in _OPERATIONS:
         precision = getattr(_operation(backend, operation), "fp32_precision", None)
         if precision is not None:
-            found[f"{backend}.{operation}"] = precision
-    return found
+            state[f"{backend}.{operation}"] = precision
+    return state
 
 
 def _set_float32_precision(values: dict[str, Any]) -> None:

@@ -211,9 +211,9 @@ def orthogonalise(vector: Tensor, basis: Tensor, near: Sequence[int] = ()) -> tu
     for rows in [*passes, None, None, None]:
         before = norm
         chosen = basis if rows is None else basis[rows]
-        found = chosen @ vector
-        vector = torch.addmv(vector, chosen.T, found, alpha=-1)
-        coefficients[slice(None) if rows is None else rows] += found.double().cpu().numpy()
+        projections = chosen @ vector
+        vector = torch.addmv(vector, chosen.T, projections, alpha=-1)
+        coefficients[slice(None) if rows is None else rows] += projections.double().cpu().numpy()
         norm = norm_of(vector)
         if rows is None and norm >= 0.7 * before:
             break

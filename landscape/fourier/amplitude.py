@@ -169,12 +169,12 @@ def _delta_of_image(
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Relative log amplitude (dropout, point, bin, image) of single images along the half-diagonal."""
     images = len(of_image[f"{modes[0]} 0"])
-    found = np.full((len(modes), len(grids), max(grid.count for grid in grids), images), np.nan, dtype=np.float32)
+    curves = np.full((len(modes), len(grids), max(grid.count for grid in grids), images), np.nan, dtype=np.float32)
     for kind, mode in enumerate(modes):
         for index, grid in enumerate(grids):
             curve = of_image[f"{mode} {index}"][:, 0]
-            found[kind, index, : grid.count] = (curve - curve[:, :1]).T
-    return ("dropout", "point", "bin", "image"), found
+            curves[kind, index, : grid.count] = (curve - curve[:, :1]).T
+    return ("dropout", "point", "bin", "image"), curves
 
 
 def _parseval(grid: Grid, power: Tensor) -> Tensor:

@@ -27,11 +27,11 @@ def named_blocks(names: Sequence[str], depth: int = 2) -> dict[str, list[str]]:
     depth
         2 makes residual blocks of the paper's networks (``layer1.0``), 1 stages (``layer1``), a large number layers.
     """
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in names:
         module = name.split(".")[:-1] or [name]
-        found.setdefault(".".join(module[:depth]), []).append(name)
-    return found
+        groups.setdefault(".".join(module[:depth]), []).append(name)
+    return groups
 
 
 @measurement

@@ -173,8 +173,8 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
 def save_vectors(of: Objective, pairs: Eigenpairs, path: Path) -> None:
     """Keep eigenvectors by parameter name (``rank/name``), in the format that surfaces take their directions from."""
     facts = {f"eigenvalue_{index + 1}": float(value) for index, value in enumerate(pairs.values)}
-    found = surface.Directions(vectors=pairs.vectors.T.contiguous(), kind="hessian", facts=facts)
-    surface.saved_directions.save(found, of, path)
+    directions = surface.Directions(vectors=pairs.vectors.T.contiguous(), kind="hessian", facts=facts)
+    surface.saved_directions.save(directions, of, path)
 
 
 def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Path:

@@ -80,20 +80,21 @@ def selected(arguments: argparse.Namespace) -> Measurement | None:
     LandscapeError
         When it asks for two at once, or for a picture that there is none of.
     """
-    found = [one for one in MEASUREMENTS if one.selected_by(arguments)]
-    if len(found) > 1:
-        raise LandscapeError(f"{' and '.join(one.flag for one in found)} are different measurements: ask one at a time")
+    chosen = [one for one in MEASUREMENTS if one.selected_by(arguments)]
+    if len(chosen) > 1:
+        flags = " and ".join(one.flag for one in chosen)
+        raise LandscapeError(f"{flags} are different measurements: ask one at a time")
     if arguments.consecutive and arguments.per_batch is None:
         raise LandscapeError("--consecutive says which images mini-batches hold: give --per-batch, too")
-    if not found:
+    if not chosen:
         return None
-    if arguments.plot is not None and found[0].draw is None:
-        raise LandscapeError(f"there is no picture of {found[0].flag}: leave out --plot")
-    if found[0] is MINI_BATCHES:
+    if arguments.plot is not None and chosen[0].draw is None:
+        raise LandscapeError(f"there is no picture of {chosen[0].flag}: leave out --plot")
+    if chosen[0] is MINI_BATCHES:
         # The paper's spectrum is of the training objective, augmentation included, on as many images as it takes.
         arguments.augmentation = arguments.augmentation or "frozen"
         arguments.images = arguments.images or "all"
-    return found[0]
+    return chosen[0]
 
 
 def measured(arguments: argparse.Namespace, subject: command.Subject, chosen: Measurement) -> xarray.Dataset:
@@ -229,16 +230,16 @@ def _sharpness_settings(arguments: argparse.Namespace) -> Settings:
 def _measure_sharpness(
     objective: Objective, settings: Settings, seed: int, quiet: bool, journal: Journal
 ) -> xarray.Dataset:
-    found = []
+    parts = []
     if settings["scale_free"]:
         shared = {name: settings[name] for name in ("top", "operator", "tolerance", "trace_products")}
-        found.append(sharpness.scale_free_spectrum(objective, **shared, seed=seed, quiet=quiet))
+        parts.append(sharpness.scale_free_spectrum(objective, **shared, seed=seed, quiet=quiet))
     if settings["sharpness"] or settings["along"] is not None:
         given = {}
         if settings["along"] is not None:
             loaded = saved_directions.load(settings["along"], objective)
             given = {f"direction {index + 1}": vector for index, vector in enumerate(loaded.vectors)}
-        found.append(
+        parts.append(
             sharpness.sharpness_measures(
                 objective,
                 epsilon=settings["epsilon"],
@@ -247,8 +248,8 @@ def _measure_sharpness(
                 operator=settings["operator"],
             )
         )
-    products = sum(int(one.attrs["products"]) for one in found)
-    merged = xarray.merge(found, combine_attrs="override")
+    products = sum(int(one.attrs["products"]) for one in parts)
+    merged = xarray.merge(parts, combine_attrs="override")
     return merged.assign_attrs(products=products)
 
 

@@ -153,14 +153,14 @@ def mini_batch_spectra(
                 each=lambda compute, keys: workers.each(compute, keys, objective.device, one_core=len(keys)),
             )
         )
-    found = np.stack([done[key]["pairs"] for key in numbers])
+    spectra = np.stack([done[key]["pairs"] for key in numbers])
     products = sum(int(done[key]["products"][0]) for key in numbers)
     dataset = xarray.Dataset(
         {
-            "eigenvalue": (("batch", "rank"), found[:, 0], {"long_name": "eigenvalue", "units": "nats"}),
-            "residual": (("batch", "rank"), found[:, 1], {"long_name": "bound |lambda - eigenvalue|"}),
-            "error": (("batch", "rank"), found[:, 2], {"long_name": "estimate of |lambda - eigenvalue|"}),
-            "converged": (("batch", "rank"), (found[:, 3] == 1).astype(np.int8)),
+            "eigenvalue": (("batch", "rank"), spectra[:, 0], {"long_name": "eigenvalue", "units": "nats"}),
+            "residual": (("batch", "rank"), spectra[:, 1], {"long_name": "bound |lambda - eigenvalue|"}),
+            "error": (("batch", "rank"), spectra[:, 2], {"long_name": "estimate of |lambda - eigenvalue|"}),
+            "converged": (("batch", "rank"), (spectra[:, 3] == 1).astype(np.int8)),
         },
         {"batch": np.arange(batches), "rank": np.arange(1, top + 1)},
         attrs={
@@ -171,7 +171,7 @@ def mini_batch_spectra(
             "products": products,
         },
     )
-    return dataset.merge(distribution(found[:, 0], seed=seed), combine_attrs="no_conflicts")
+    return dataset.merge(distribution(spectra[:, 0], seed=seed), combine_attrs="no_conflicts")
 
 
 _COLUMNS = ("values", "residuals", "errors", "converged")

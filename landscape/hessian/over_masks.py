@@ -108,27 +108,27 @@ def mask_spectra(
     budget = available_memory(objective.device) // 2 if objective.memory is None else objective.memory
     shared = objective.within(budget // masks)
     parts = [CurvatureOperator(shared, operator, sample=mask) for mask in range(masks)]
-    found = []
+    spectra = []
     traces = []
     with Progress(masks + 1, "masks", unit="mask", quiet=quiet) as bar:
         for mask in range(masks):
             own = CurvatureOperator(objective, operator, sample=mask)
             pairs = eigenpairs(own, top, tolerance=tolerance, seed=seed, keep_space=True)
             estimate = trace(own, products=trace_products, seed=seed, space=pairs.space)
-            found.append((pairs.values, pairs.residuals))
+            spectra.append((pairs.values, pairs.residuals))
             traces.append(estimate.value)
             parts[mask].products += own.products
             bar.update(largest=f"{pairs.values[0]:.4g}")
         mean = eigenpairs(MeanOperator(parts), top, tolerance=tolerance, seed=seed)
         bar.update()
     quotients = np.array([(mean.vectors * part(mean.vectors)).sum(0, dtype=torch.float64).tolist() for part in parts])
-    values = np.array([one[0] for one in found])
+    values = np.array([one[0] for one in spectra])
     own_means = [mean_of(column, 0) for column in values.T]
     trace_mean = mean_of(np.array(traces), 0)
     return xarray.Dataset(
         {
             "mask_eigenvalue": (("mask", "rank"), values),
-            "mask_residual": (("mask", "rank"), np.array([one[1] for one in found])),
+            "mask_residual": (("mask", "rank"), np.array([one[1] for one in spectra])),
             "mask_trace": ("mask", np.array(traces)),
             "eigenvalue": ("rank", np.array([one.value for one in own_means])),
             "eigenvalue_stderr": ("rank", np.array([one.stderr for one in own_means])),

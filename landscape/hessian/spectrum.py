@@ -159,7 +159,7 @@ def spectrum(
             "node_residual": (("probe", "quadrature_node"), density.residuals),
         }
         attributes = {"density_points": density.points}
-    found = xarray.Dataset(
+    dataset = xarray.Dataset(
         variables,
         coordinates,
         attrs=attributes
@@ -174,9 +174,9 @@ def spectrum(
         },
     )
     if isinstance(source, JournaledOperator):
-        found.attrs["products"] += source.restored
-        found.attrs["seconds_before"] = source.restored_seconds
-    return found
+        dataset.attrs["products"] += source.restored
+        dataset.attrs["seconds_before"] = source.restored_seconds
+    return dataset
 
 
 def show_on(bar: Progress, source: Operator | None = None) -> Callable[[int, np.ndarray, np.ndarray, int | None], None]:

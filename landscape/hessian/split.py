@@ -102,8 +102,8 @@ def curvature_split(
             variables[f"residual_{name}"] = ((), float(extremes.values[index]))
             variables[f"residual_{name}_bound"] = ((), float(extremes.residuals[index]))
         bar.update()
-        for name, operator, found in (("hessian", hessian, pairs), ("ggn", ggn, own), ("residual", rest, extremes)):
-            estimate = trace(operator, products=trace_products, seed=seed, space=found.space)
+        for name, operator, solved in (("hessian", hessian, pairs), ("ggn", ggn, own), ("residual", rest, extremes)):
+            estimate = trace(operator, products=trace_products, seed=seed, space=solved.space)
             variables |= {f"{name}_trace": ((), estimate.value), f"{name}_trace_stderr": ((), estimate.stderr)}
             bar.update()
     return xarray.Dataset(

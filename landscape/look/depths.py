@@ -277,9 +277,9 @@ class _Shapes:
             if isinstance(call.module, nn.Conv2d) and call.returned is not None and call.returned.dim() == 4
         ]
         for call in calls:
-            found = self.layout(call.module, call.returned)
-            if found is not None:
-                self._known[id(call.returned)] = found[0]
+            layout = self.layout(call.module, call.returned)
+            if layout is not None:
+                self._known[id(call.returned)] = layout[0]
 
     def known(self, tensor: Tensor) -> Layout:
         """Layout of a tensor by what the module that made it is like."""
@@ -380,7 +380,7 @@ def _layer_groups(children: Mapping[str, nn.Module]) -> list[str]:
 
 def _matching(mapped: Sequence[_Call], patterns: str) -> set[str]:
     """Names of modules that return maps and match; a star does not match a dot."""
-    found: set[str] = set()
+    names: set[str] = set()
     for pattern in patterns.split(","):
         parts = pattern.strip().split(".")
         matches = {
@@ -392,8 +392,8 @@ def _matching(mapped: Sequence[_Call], patterns: str) -> set[str]:
         if not matches:
             some = ", ".join(dict.fromkeys(call.name for call in mapped[:8] if call.name))
             raise LandscapeError(f"--blocks {pattern}: no module of that name returns a map; there are {some}, ...")
-        found |= matches
-    return found
+        names |= matches
+    return names
 
 
 def _other_kind(call: _Call, shapes: _Shapes, blocks_inside: Sequence[str]) -> PointKind | None:

@@ -178,7 +178,7 @@ def by_share(
         f"share {part}": batches[len(batches) * part // parts : len(batches) * (part + 1) // parts]
         for part in range(parts)
     }
-    found = dict(
+    computed = dict(
         pieces(
             list(shares),
             lambda key: compute(shares[key]),
@@ -189,7 +189,7 @@ def by_share(
             quiet=quiet,
         )
     )
-    return [found[key] for key in shares]
+    return [computed[key] for key in shares]
 
 
 def joined(parts: Sequence[Arrays]) -> dict[str, np.ndarray]:

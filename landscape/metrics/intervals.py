@@ -92,14 +92,14 @@ class Intervals:
         """Every metric with its interval; raises LandscapeError when nothing was added."""
         if not self._added:
             raise LandscapeError("intervals of no examples: add some")
-        found = {}
+        intervals = {}
         for name in METRICS:
             value = self._values[name] / self._added
             term = (self._terms[name] / self._added).double().cpu().numpy()
             count = len(term)
             stderr = float(term.std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
-            found[name] = Interval(value, stderr, *self._ends(name, value, stderr, term))
-        return found
+            intervals[name] = Interval(value, stderr, *self._ends(name, value, stderr, term))
+        return intervals
 
     @property
     def debiased_ece(self) -> float:

@@ -165,33 +165,33 @@ class MetricSet:
         these cases, too.
         """
         sums = self.sums()
-        found = {name: float(value) for name, value in definitions.values(sums).items()}
-        errors = self._errors(sums, found)
-        return {name: MetricValue(found[name], errors[name]) for name in METRICS}
+        values = {name: float(value) for name, value in definitions.values(sums).items()}
+        errors = self._errors(sums, values)
+        return {name: MetricValue(values[name], errors[name]) for name in METRICS}
 
     def _matrix(self) -> Tensor:
         """Confusion counts (2, C labels, C + 1 predictions)."""
         return self._confusion.view(2, self.classes, self.classes + 1)
 
-    def _errors(self, sums: Sums, found: Mapping[str, float]) -> dict[str, float]:
+    def _errors(self, sums: Sums, values: Mapping[str, float]) -> dict[str, float]:
         count = float(sums.count)
         confident = float(sums.labels[1].sum())
         wrong = float((sums.labels - sums.hits).sum())
         square_of = dict(zip(("nll", "brier", "gap"), self._moments[:, 1].tolist(), strict=True))
         confusion = self._matrix()
         return {
-            "nll": _of_mean(found["nll"], square_of["nll"], count),
-            "accuracy": _of_share(found["accuracy"], count),
-            "accuracy_90": _of_share(found["accuracy_90"], confident),
-            "uncertain_90": _of_share(found["uncertain_90"], wrong),
+            "nll": _of_mean(values["nll"], square_of["nll"], count),
+            "accuracy": _of_share(values["accuracy"], count),
+            "accuracy_90": _of_share(values["accuracy_90"], confident),
+            "uncertain_90": _of_share(values["uncertain_90"], wrong),
             "iou": _of_iou(confusion.sum(0)) if np.isfinite(count) else np.nan,
             "iou_90": _of_iou(confusion[1]) if np.isfinite(count) else np.nan,
-            "frequency_90": _of_share(found["frequency_90"], count),
-            "top5": _of_share(found["top5"], count),
-            "brier": _of_mean(found["brier"], square_of["brier"], count),
+            "frequency_90": _of_share(values["frequency_90"], count),
+            "top5": _of_share(values["top5"], count),
+            "brier": _of_mean(values["brier"], square_of["brier"], count),
             # Each example adds plus or minus its own gap, whose square does not know the sign.
-            "ece": _of_mean(found["ece"], square_of["gap"], count),
-            "signed_ece": _of_mean(found["signed_ece"], square_of["gap"], count),
+            "ece": _of_mean(values["ece"], square_of["gap"], count),
+            "signed_ece": _of_mean(values["signed_ece"], square_of["gap"], count),
         }
 
 

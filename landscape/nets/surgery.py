@@ -189,10 +189,10 @@ def report(model: nn.Module) -> Report:
     LandscapeError
         For a network that it did not return.
     """
-    found = getattr(model, _REPORT, None)
-    if not isinstance(found, Report):
+    report = getattr(model, _REPORT, None)
+    if not isinstance(report, Report):
         raise LandscapeError("this network was not returned by landscape.smooth: there is nothing to report")
-    return found
+    return report
 
 
 def unsmooth(model: nn.Module) -> nn.Module:

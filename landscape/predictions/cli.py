@@ -164,14 +164,14 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
 
 def comparisons(results: Sequence[xarray.Dataset]) -> list[xarray.Dataset]:
     """Effective ensemble sizes of every other network against the first, where they were shown the same images."""
-    found = []
+    pairs = []
     for other in results[1:]:
         try:
             predictions.passes.require_same_images([results[0], other])
         except LandscapeError:
             continue
-        found.append(predictions.effective_size(other, results[0]))
-    return found
+        pairs.append(predictions.effective_size(other, results[0]))
+    return pairs
 
 
 def pair_json(pair: xarray.Dataset) -> dict[str, Any]:
@@ -231,8 +231,8 @@ def _worth(pair: xarray.Dataset) -> str:
     parts = []
     for name in ("nll", "accuracy", "ece"):
         entry = pair.sel(metric=name, size=size)
-        found, low, high = (float(entry[part]) for part in ("effective_size", "low", "high"))
-        parts.append(f"{number(found)} [{number(low)}, {number(high)}] by {metrics.METRICS[name].label}")
+        value, low, high = (float(entry[part]) for part in ("effective_size", "low", "high"))
+        parts.append(f"{number(value)} [{number(low)}, {number(high)}] by {metrics.METRICS[name].label}")
     return f"{size} passes of {pair.attrs['against']} are worth, in passes of {pair.attrs['of']}: {', '.join(parts)}."
 
 

@@ -97,15 +97,15 @@ def curves(
 
 def _ensembles(logs: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[Examples]:
     """Contributions of each image to the metrics of the first N passes, for each N."""
-    found: list[list[Tensor]] = [[] for _ in sizes]
+    logarithms: list[list[Tensor]] = [[] for _ in sizes]
     for start in range(0, len(labels), _CHUNK):
         chunk = logs[:, start : start + _CHUNK].double()
         total, before = torch.full(chunk.shape[1:], -torch.inf, dtype=torch.float64), 0
         for index, size in enumerate(sizes):
             total = torch.logaddexp(total, chunk[before:size].logsumexp(0))
-            found[index].append(total - np.log(size))
+            logarithms[index].append(total - np.log(size))
             before = size
-    return [metrics.examples(torch.cat(parts), labels) for parts in found]
+    return [metrics.examples(torch.cat(parts), labels) for parts in logarithms]
 
 
 def _dataset(
@@ -117,9 +117,9 @@ def _dataset(
     pooled: list[MetricSet],
 ) -> xarray.Dataset:
     variables: dict[str, tuple[object, np.ndarray, dict[str, str]]] = {}
-    found = [one.result() for one in intervals]
+    results = [one.result() for one in intervals]
     for name, metric in METRICS.items():
-        stderr, low, high = np.array([one[name][1:] for one in found]).T
+        stderr, low, high = np.array([one[name][1:] for one in results]).T
         about = {"units": metric.unit}
         variables[name] = ("size", values[name].mean(1), {"long_name": metric.label, **about})
         variables[f"{name}_stderr"] = (

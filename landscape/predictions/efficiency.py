@@ -46,14 +46,14 @@ def effective_size(
     require_same_images([of, against])
     sizes, targets = of["size"].values, against["size"].values
     shape = (len(metrics), len(targets))
-    found, low, high = np.empty(shape), np.empty(shape), np.empty(shape)
+    value, low, high = np.empty(shape), np.empty(shape), np.empty(shape)
     lower, upper = tails(level)
     for row, name in enumerate(metrics):
         sign = 1.0 if METRICS[name].better == "lower" else -1.0
         curve, target = sign * of[name].values, sign * against[name].values
         curves, wanted = (sign * _centred(result, name) for result in (of, against))
         for column in range(len(targets)):
-            found[row, column] = crossing(sizes, curve[:, None], target[column : column + 1])[0]
+            value[row, column] = crossing(sizes, curve[:, None], target[column : column + 1])[0]
             drawn = crossing(sizes, curves, wanted[column])
             # Sizes may be infinite: quantiles that are members of the sample, not between two of them.
             low[row, column] = np.quantile(drawn, lower, method="inverted_cdf")
@@ -61,10 +61,10 @@ def effective_size(
     dimensions = ("metric", "size")
     return xarray.Dataset(
         {
-            "effective_size": (dimensions, found),
+            "effective_size": (dimensions, value),
             "low": (dimensions, low),
             "high": (dimensions, high),
-            "gain": (dimensions, targets[None, :] / found),
+            "gain": (dimensions, targets[None, :] / value),
         },
         coords={"metric": list(metrics), "size": targets},
         attrs={"of": str(of.attrs.get("name", "")), "against": str(against.attrs.get("name", "")), "level": level},

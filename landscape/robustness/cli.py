@@ -38,19 +38,19 @@ def names_of(text: str) -> tuple[str, ...]:
 
 def severities_of(text: str) -> tuple[int, ...]:
     """Severities with commas between."""
-    found = tuple(int(part) for part in text.split(","))
-    if not set(found) <= set(SEVERITIES):
+    severities = tuple(int(part) for part in text.split(","))
+    if not set(severities) <= set(SEVERITIES):
         raise argparse.ArgumentTypeError(f"severities are 1 to 5, not {text}")
-    return found
+    return severities
 
 
 def radii_of(text: str) -> tuple[float, ...]:
     """Radii with commas between: numbers, or quotients such as 8/255."""
-    found = []
+    radii = []
     for part in text.split(","):
         above, _, below = part.partition("/")
-        found.append(float(above) / float(below or 1))
-    return tuple(found)
+        radii.append(float(above) / float(below or 1))
+    return tuple(radii)
 
 
 def add_arguments(parser: command.Parser) -> None:

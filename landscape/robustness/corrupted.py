@@ -108,9 +108,9 @@ def measure(
     whole = dict(pieces(list(cells), compute, journal=journal, what="corruptions", unit="cell", quiet=quiet))
     labels = first.labels.cpu()
     ordered = [whole[f"{name} {severity}"] for severity in severities for name in names]
-    found = [_examples(each, labels, predictor.classes) for each in ordered]
+    batches = [_examples(each, labels, predictor.classes) for each in ordered]
     shape = (len(severities), len(names))
-    dataset = _dataset(found, shape, binning).assign_coords(severity=list(severities), corruption=list(names))
+    dataset = _dataset(batches, shape, binning).assign_coords(severity=list(severities), corruption=list(names))
     dataset.attrs |= {
         "images": len(first),
         "passes": len(samples),
@@ -125,9 +125,9 @@ def _examples(arrays: Arrays, labels: torch.Tensor, classes: int) -> Examples:
     return Examples(**tensors, labels=labels, classes=classes)
 
 
-def _dataset(found: Sequence[Examples], shape: tuple[int, int], binning: Binning) -> xarray.Dataset:
+def _dataset(batches: Sequence[Examples], shape: tuple[int, int], binning: Binning) -> xarray.Dataset:
     results = []
-    for batch in found:
+    for batch in batches:
         metric_set = MetricSet(batch.classes, binning=binning)
         metric_set.add(batch)
         results.append(metric_set.result())
@@ -140,7 +140,7 @@ def _dataset(found: Sequence[Examples], shape: tuple[int, int], binning: Binning
         variables[f"{name}_stderr"] = (cell, values[..., 1], {"long_name": "standard error over images", **about})
     of_image = {"nll": "nll", "confidence": "confidence", "correct": "correct"}
     for name, field in of_image.items():
-        stacked = torch.stack([getattr(batch, field) for batch in found]).numpy()
+        stacked = torch.stack([getattr(batch, field) for batch in batches]).numpy()
         variables[f"{name}_of_image"] = (image, stacked.reshape(*shape, -1), {})
     return xarray.Dataset(variables)
 
@@ -148,10 +148,10 @@ def _dataset(found: Sequence[Examples], shape: tuple[int, int], binning: Binning
 def read_baseline(path: Path | str) -> xarray.Dataset:
     """Metrics over ``(severity, corruption)`` to compare with: a published ``.csv``, or a result of this instrument."""
     path = Path(path)
-    found = published.read_corrupted(path) if path.suffix == ".csv" else result.load(path)
-    if not {"severity", "corruption"} <= set(found.dims) or "accuracy" not in found:
+    dataset = published.read_corrupted(path) if path.suffix == ".csv" else result.load(path)
+    if not {"severity", "corruption"} <= set(dataset.dims) or "accuracy" not in dataset:
         raise LandscapeError(f"{path} holds no metrics by corruption: give a published CSV or a robustness result")
-    return found
+    return dataset
 
 
 def relative_errors(
@@ -242,10 +242,10 @@ def difference(first: xarray.Dataset, second: xarray.Dataset) -> xarray.Dataset:
     require_same_images([first, second])
     if not np.array_equal(first["corruption"].values, second["corruption"].values):
         raise LandscapeError("the networks were measured under different corruptions: give both the same --corruptions")
-    found = second["value"] - first["value"]
+    change = second["value"] - first["value"]
     stderr = (second["replicate"] - first["replicate"]).std("replicate", ddof=1)
     centre, half = second["debiased"] - first["debiased"], confidence.Z * stderr
-    return xarray.Dataset({"difference": found, "stderr": stderr, "low": centre - half, "high": centre + half})
+    return xarray.Dataset({"difference": change, "stderr": stderr, "low": centre - half, "high": centre + half})
 
 
 def _terms(table: xarray.Dataset) -> dict[str, np.ndarray]:

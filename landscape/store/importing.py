@@ -52,14 +52,14 @@ def named_object(specification: str) -> Any:
         raise LandscapeError(
             f"importing {module_name!r} (of {specification!r}) failed: {type(error).__name__}: {_one_line(error)}"
         ) from error
-    found: Any = module
+    value: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             raise LandscapeError(
                 f"{module_name!r} has no {name!r}: check the spelling of {specification!r}{_hint(_public(module))}"
             )
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def source_file(specification: str) -> Path | None:
@@ -75,12 +75,12 @@ def source_file(specification: str) -> Path | None:
         return _existing(name)
     with _searched([Path.cwd()]):
         try:
-            found = importlib.util.find_spec(name)
+            spec = importlib.util.find_spec(name)
         except Exception as error:  # importing the packages around it can fail in any way
             raise LandscapeError(f"importing {name!r} failed: {type(error).__name__}: {_one_line(error)}") from error
-    if found is None:
+    if spec is None:
         raise LandscapeError(f"no module {name!r}: check the spelling of {specification!r}")
-    return Path(found.origin).resolve() if found.origin and found.origin.endswith(".py") else None
+    return Path(spec.origin).resolve() if spec.origin and spec.origin.endswith(".py") else None
 
 
 def _parts(specification: str) -> tuple[str, str]:

@@ -112,7 +112,7 @@ class Cells:
                     metrics = MetricSet(averaged.shape[1], device=averaged.device)
                 metrics.update(averaged, self.objective.labels(first, last))
         means = (totals / count).cpu().numpy()
-        found: dict[str, np.ndarray] = {
+        arrays: dict[str, np.ndarray] = {
             "l2": np.array(float(self.objective.l2(self.objective.space.split(point)))),
             "cross_entropy": np.array(means[0]),
             "square": np.array(means[1]),
@@ -123,8 +123,8 @@ class Cells:
             "of_pass": (of_pass / count).cpu().numpy(),
         }
         if kept:
-            found["losses"] = torch.cat(kept).cpu().numpy()
-        return found | _metrics(metrics)
+            arrays["losses"] = torch.cat(kept).cpu().numpy()
+        return arrays | _metrics(metrics)
 
     @torch.no_grad()
     def losses(self, coordinates: Sequence[float], *, number: int, images: int | None = None) -> Tensor:
@@ -172,7 +172,7 @@ class Cells:
 def _metrics(metrics: MetricSet | None) -> dict[str, np.ndarray]:
     if metrics is None:
         return {}
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, estimate in metrics.result().items():
-        found |= {name: np.array(estimate.value), f"{name}_stderr": np.array(estimate.stderr)}
-    return found
+        arrays |= {name: np.array(estimate.value), f"{name}_stderr": np.array(estimate.stderr)}
+    return arrays

@@ -86,8 +86,8 @@ def combined(arguments: argparse.Namespace, results: list[list[xarray.Dataset]])
     """Measured surfaces and published ones; the latter alone are saved to ``--out``."""
     read = [_published(path) for path in arguments.from_csv or []]
     if arguments.out is not None and compute.distributed.is_main():
-        for found in read:
-            surface.summary.summarize(found)  # raises before anything is written
+        for published in read:
+            surface.summary.summarize(published)  # raises before anything is written
         save_published(arguments, read)
     return Outcome([planes[0] for planes in results] + read, results)
 
@@ -95,10 +95,10 @@ def combined(arguments: argparse.Namespace, results: list[list[xarray.Dataset]])
 def facts(arguments: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
     """JSON-ready, with the spread over several planes or frames."""
     of_each = [to_json(result) for result in outcome.surfaces]
-    for fact, found in zip(of_each, outcome.measured, strict=False):
-        if len(found) > 1:
+    for fact, planes in zip(of_each, outcome.measured, strict=False):
+        if len(planes) > 1:
             fact["planes" if arguments.planes > 1 else "frames"] = surface.summary.spread(
-                [surface.summary.summarize(one) for one in found]
+                [surface.summary.summarize(one) for one in planes]
             )
     return command.one_or_all(of_each)
 
@@ -246,22 +246,22 @@ def chosen_directions(arguments: argparse.Namespace, objective: Objective, *, se
     if arguments.directions == "hessian":
         return surface.directions.hessian_directions(objective, count, seed=seed)
     if arguments.directions != "random":
-        found = surface.saved_directions.load(arguments.directions, objective)
-        if len(found) < count:
+        directions = surface.saved_directions.load(arguments.directions, objective)
+        if len(directions) < count:
             raise LandscapeError(f"{arguments.directions} holds one direction, a plane needs two: add --line")
-        if len(found) > count:
-            found = surface.Directions(found.vectors[:count], kind=found.kind, facts=found.facts)
-        return found
+        if len(directions) > count:
+            directions = surface.Directions(directions.vectors[:count], kind=directions.kind, facts=directions.facts)
+        return directions
     return surface.directions.random_directions(objective, count, seed=seed)
 
 
 def _others(arguments: argparse.Namespace, objective: Objective, names: Sequence[str]) -> list[Any]:
 
-    found = []
+    points = []
     for name in names:
         loaded = command.load_checkpoint(arguments, name)
-        found.append(surface.directions.point_of(objective, dict(loaded.model.named_parameters()), name))
-    return found
+        points.append(surface.directions.point_of(objective, dict(loaded.model.named_parameters()), name))
+    return points
 
 
 def _stem(name: str) -> str:
@@ -283,9 +283,11 @@ def _span(arguments: argparse.Namespace, axes: Directions) -> Any:
 
 def _published(path: Path) -> xarray.Dataset:
     """A published surface, with the loss under our name for it."""
-    found = store.published.read_surface(path)
-    found["loss"] = found["nll"].assign_attrs(long_name="NLL, as published", units="nats")
-    return found.assign_attrs(store.result.provenance(instrument=NAME, settings={"from_csv": store.files.sha256(path)}))
+    dataset = store.published.read_surface(path)
+    dataset["loss"] = dataset["nll"].assign_attrs(long_name="NLL, as published", units="nats")
+    return dataset.assign_attrs(
+        store.result.provenance(instrument=NAME, settings={"from_csv": store.files.sha256(path)})
+    )
 
 
 def save_published(arguments: argparse.Namespace, surfaces: Sequence[xarray.Dataset]) -> None:
@@ -294,11 +296,11 @@ def save_published(arguments: argparse.Namespace, surfaces: Sequence[xarray.Data
     if len(surfaces) == 1 and not arguments.checkpoints:
         arguments.saved.append(store.result.save(surfaces[0], out))
         return
-    names = [Path(found.attrs["source"]).stem for found in surfaces]
+    names = [Path(dataset.attrs["source"]).stem for dataset in surfaces]
     if len(set(names)) < len(names):
         raise LandscapeError("--from-csv names two files alike, which --out cannot tell apart: save one at a time")
-    for name, found in zip(names, surfaces, strict=True):
-        arguments.saved.append(store.result.save(found, out.with_name(f"{out.stem}-{name}{out.suffix}")))
+    for name, dataset in zip(names, surfaces, strict=True):
+        arguments.saved.append(store.result.save(dataset, out.with_name(f"{out.stem}-{name}{out.suffix}")))
 
 
 def draw(arguments: argparse.Namespace, outcome: Outcome) -> list[Path]:

@@ -88,7 +88,7 @@ def over_cells(
             "largest_error": pairs.residuals[order[-1]],
         }
 
-    found = dict(worker.pieces(keys, compute, images=0, what="curvature map"))
+    done = dict(worker.pieces(keys, compute, images=0, what="curvature map"))
     dimensions = tuple(f"map_{name}" for name in AXES[: len(coordinates)])
     names = {
         "smallest_eigenvalue": "smallest",
@@ -98,7 +98,7 @@ def over_cells(
     }
     return xarray.Dataset(
         {
-            name: (dimensions, np.array([found[key][of].item() for key in keys]).reshape(worker.shape))
+            name: (dimensions, np.array([done[key][of].item() for key in keys]).reshape(worker.shape))
             for name, of in names.items()
         },
         dict(zip(dimensions, coordinates, strict=True)),

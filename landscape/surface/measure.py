@@ -371,18 +371,18 @@ def _cell(
             # Of no wrong prediction: the large losses of rare errors are not among those seen.
             ends = rise_ends = _NOWHERE
     above = l2 - origin_l2
-    found = {"loss": estimate + l2, "cross_entropy": estimate, "l2": l2, "loss_stderr": error}
-    found |= {"loss_low": ends[0] + l2, "loss_high": ends[1] + l2}
-    found |= {"rise": estimate - origin_mean + above, "rise_stderr": rise_error}
-    found |= {"rise_low": rise_ends[0] + above, "rise_high": rise_ends[1] + above}
+    cell_values = {"loss": estimate + l2, "cross_entropy": estimate, "l2": l2, "loss_stderr": error}
+    cell_values |= {"loss_low": ends[0] + l2, "loss_high": ends[1] + l2}
+    cell_values |= {"rise": estimate - origin_mean + above, "rise_stderr": rise_error}
+    cell_values |= {"rise_low": rise_ends[0] + above, "rise_high": rise_ends[1] + above}
     draws = arrays["of_pass"]
     if len(draws) > 1:
-        found["mask_spread"] = float(draws.std(ddof=1))
-        found["mask_stderr"] = found["mask_spread"] / math.sqrt(len(draws))
+        cell_values["mask_spread"] = float(draws.std(ddof=1))
+        cell_values["mask_stderr"] = cell_values["mask_spread"] / math.sqrt(len(draws))
     for name in METRICS:
         if name in arrays:
-            found |= {name: arrays[name].item(), f"{name}_stderr": arrays[f"{name}_stderr"].item()}
-    return found
+            cell_values |= {name: arrays[name].item(), f"{name}_stderr": arrays[f"{name}_stderr"].item()}
+    return cell_values
 
 
 def _wanted(stderr: float | str) -> tuple[float, bool]:
@@ -413,8 +413,8 @@ def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], s
     measured = dict(worker.measure(indices, controls[:pilot], pilot, what="pilot"))
     regression = Regression(controls, pilot)
     estimates = [
-        regression.estimate(found["cross_entropy"].item(), found["square"].item(), found["cross"])
-        for found in (measured[index] for index in indices)
+        regression.estimate(arrays["cross_entropy"].item(), arrays["square"].item(), arrays["cross"])
+        for arrays in (measured[index] for index in indices)
     ]
     value, relative = wanted
     if relative:
@@ -440,6 +440,6 @@ def _precision_error(worker: Worker, images: int) -> float:
         return {"off": (rough - full if bool(full.isfinite()) else full - full).abs().cpu().numpy()}
 
     keys = [f"precision/{images}/{cell}" for cell in range(len(places))]
-    found = dict(worker.pieces(keys, compute, images=2 * images, what="error of the precision"))
-    errors = np.array([found[key]["off"].item() for key in keys])
+    done = dict(worker.pieces(keys, compute, images=2 * images, what="error of the precision"))
+    errors = np.array([done[key]["off"].item() for key in keys])
     return float(np.nanmax(errors)) if np.isfinite(errors).any() else math.nan

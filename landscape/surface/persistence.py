@@ -81,9 +81,9 @@ def barcode(values: np.ndarray) -> Barcode:
     order = np.argsort([birth - death for birth, death in zip(births, deaths, strict=True)], kind="stable")
     if finite.any():
         lowest = int(np.argmin(heights))
-        births = [float(heights[lowest]), *[births[place] for place in order]]
-        deaths = [float(heights[finite].max()), *[deaths[place] for place in order]]
-        minima = [lowest, *[minima[place] for place in order]]
+        births = [float(heights[lowest]), *[births[number] for number in order]]
+        deaths = [float(heights[finite].max()), *[deaths[number] for number in order]]
+        minima = [lowest, *[minima[number] for number in order]]
     return Barcode(
         births=np.array(births),
         deaths=np.array(deaths),

@@ -125,14 +125,14 @@ def _vector(file: Any, prefix: str, objective: Objective, path: Path, *, normali
         name = f"{prefix}{wanted}"
         if name not in names:
             raise LandscapeError(f"{path} has no parameter {wanted}: give directions of the same network")
-        found = file.get_slice(name)
-        if tuple(found.get_shape()) != tuple(shape):
+        stored = file.get_slice(name)
+        if tuple(stored.get_shape()) != tuple(shape):
             raise LandscapeError(
-                f"{wanted} of {path} has shape {tuple(found.get_shape())}, not {tuple(shape)}: give directions of the "
+                f"{wanted} of {path} has shape {tuple(stored.get_shape())}, not {tuple(shape)}: give directions of the "
                 "same network"
             )
-        if found.get_dtype() not in ("F16", "BF16", "F32", "F64"):
-            raise LandscapeError(f"{wanted} of {path} is {found.get_dtype()}, not floating point: save it anew")
+        if stored.get_dtype() not in ("F16", "BF16", "F32", "F64"):
+            raise LandscapeError(f"{wanted} of {path} is {stored.get_dtype()}, not floating point: save it anew")
         tensors.append(file.get_tensor(name).double())
     flat = objective.space.flatten(tensors)
     if not bool(flat.isfinite().all()) or not bool(flat.any()):
@@ -159,10 +159,10 @@ class _Header:
         try:
             if len(text) > _LONGEST_HEADER:
                 raise ValueError("too long")
-            found = json.loads(text)
+            value = json.loads(text)
         except (ValueError, RecursionError):
             raise self._error(name) from None
-        return default if found is None else found
+        return default if value is None else value
 
     def _error(self, name: str) -> LandscapeError:
         return LandscapeError(
@@ -171,11 +171,11 @@ class _Header:
 
     def facts(self) -> dict[str, float | str]:
         """Numbers and short texts by name."""
-        found = self._json("facts", {})
-        if not isinstance(found, dict):
+        entries = self._json("facts", {})
+        if not isinstance(entries, dict):
             raise self._error("facts")
         facts: dict[str, float | str] = {}
-        for name, value in found.items():
+        for name, value in entries.items():
             # Names become attributes of results beside those of the surface itself.
             if not _FACT.fullmatch(name) or name in ("kind", "norms") or not _is_fact(value):
                 raise self._error("facts")
@@ -184,18 +184,18 @@ class _Header:
 
     def marks(self, axes: int) -> dict[str, tuple[float, ...]]:
         """Named points."""
-        found = self._json("marks", {})
-        if not isinstance(found, dict):
+        entries = self._json("marks", {})
+        if not isinstance(entries, dict):
             raise self._error("marks")
         return {
             printable(name, _LONGEST_NAME): tuple(self._places([position], axes, "marks")[0])
-            for name, position in found.items()
+            for name, position in entries.items()
         }
 
     def path(self, axes: int) -> np.ndarray | None:
         """Coordinates (T, k) of a trajectory."""
-        found = self._json("path", None)
-        return None if found is None else np.array(self._places(found, axes, "path"))
+        value = self._json("path", None)
+        return None if value is None else np.array(self._places(value, axes, "path"))
 
     def _places(self, places: Any, axes: int, name: str) -> list[list[float]]:
         if not isinstance(places, list) or not places:

@@ -140,7 +140,7 @@ def summarize(surface: xarray.Dataset, variable: str = "loss") -> Summary:
 
 def _origin(values: np.ndarray, axes: Sequence[np.ndarray]) -> float:
     places = [np.flatnonzero(axis == 0) for axis in axes]
-    return float(values[tuple(int(place[0]) for place in places)]) if all(len(p) for p in places) else math.nan
+    return float(values[tuple(int(index[0]) for index in places)]) if all(len(p) for p in places) else math.nan
 
 
 def rises(surface: xarray.Dataset, variable: str = "loss", shares: Sequence[float] = RADII) -> list[Rise]:
@@ -200,15 +200,15 @@ def plane_curvature(surface: xarray.Dataset, variable: str = "loss") -> np.ndarr
     count = len(axes)
     matrix = np.full((count, count), np.nan)
     places = [np.flatnonzero(axis == 0) for axis in axes]
-    if not all(len(place) for place in places):
+    if not all(len(index) for index in places):
         return matrix
-    centre = [int(place[0]) for place in places]
-    if any(not 0 < place < len(axis) - 1 for place, axis in zip(centre, axes, strict=True)):
+    centre = [int(index[0]) for index in places]
+    if any(not 0 < index < len(axis) - 1 for index, axis in zip(centre, axes, strict=True)):
         return matrix
     steps = [float(axis[1] - axis[0]) for axis in axes]
 
     def at(*moves: int) -> float:
-        return float(values[tuple(place + move for place, move in zip(centre, moves, strict=True))])
+        return float(values[tuple(index + move for index, move in zip(centre, moves, strict=True))])
 
     for axis in range(count):
         unit = np.eye(count, dtype=int)[axis]
@@ -280,8 +280,9 @@ def rise_of_images(surface: xarray.Dataset, fraction: float = 0.5) -> np.ndarray
     Needs ``loss_of_image``; the L2 term is left out.
     """
     lattice = surface[["loss_of_image"]]
-    found = [rises(lattice.isel(image=place), "loss_of_image", (fraction,)) for place in range(lattice.sizes["image"])]
-    return np.array([one[0].mean if one else math.nan for one in found])
+    images = (lattice.isel(image=image) for image in range(lattice.sizes["image"]))
+    rises_of_image = [rises(image, "loss_of_image", (fraction,)) for image in images]
+    return np.array([one[0].mean if one else math.nan for one in rises_of_image])
 
 
 def roughness_influence(surface: xarray.Dataset) -> np.ndarray:
@@ -335,7 +336,7 @@ def barrier(surface: xarray.Dataset, variable: str = "loss") -> float:
     if surface.attrs.get("direction_kind") != "between":
         return math.nan
     places, values = surface["alpha"].values, surface[variable].values
-    start, end = (float(np.interp(place, places, values)) for place in (0.0, 1.0))
+    start, end = (float(np.interp(index, places, values)) for index in (0.0, 1.0))
     inside = (places >= 0) & (places <= 1)
     return float(np.max(values[inside] - (start + (end - start) * places[inside]))) if inside.any() else math.nan
 
@@ -349,17 +350,17 @@ def spread(summaries: Sequence[Summary]) -> dict[str, dict[str, float]]:
             rows.setdefault(name, []).append(float(facts[name]))
         for rise in summary.rises:
             rows.setdefault(f"rise at {rise.radius:g}", []).append(rise.mean)
-        for place, value in enumerate(summary.curvature):
-            rows.setdefault(f"curvature {place + 1}", []).append(value)
-    found = {}
+        for index, value in enumerate(summary.curvature):
+            rows.setdefault(f"curvature {index + 1}", []).append(value)
+    statistics = {}
     for name, entries in rows.items():
         # A ratio of curvatures may be infinite on some plane; its spread then is undefined, and said so by NaN.
         with np.errstate(invalid="ignore"):
             deviation = float(np.std(entries, ddof=1)) if len(entries) > 1 else math.nan
-        found[name] = {
+        statistics[name] = {
             "mean": float(np.mean(entries)),
             "deviation": deviation,
             "stderr": deviation / math.sqrt(len(entries)),
             "planes": float(len(entries)),
         }
-    return found
+    return statistics

@@ -28,7 +28,7 @@ def table(
         for label, text in _rows(results, summaries)
     ]
     if planes:
-        every = [spread([summarize(one) for one in found]) for found in planes]
+        every = [spread([summarize(one) for one in surfaces]) for surfaces in planes]
         for name in every[0]:
             entries = [f"{one[name]['mean']:.4g} ± {one[name]['deviation']:.2g}" for one in every if name in one]
             rows.append([f"{name}, {len(planes[0])} planes", *entries, *[""] * (len(results) - len(entries))])

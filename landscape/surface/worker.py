@@ -63,8 +63,8 @@ class Worker:
             return {"losses": self.cells.losses(coordinates, number=number).cpu().numpy()}
 
         keys = [f"control/{place}" for place in range(len(places))]
-        found = dict(self.pieces(keys, compute, images=self.objective.images, what="reference cells"))
-        return torch.from_numpy(np.stack([found[key]["losses"] for key in keys], axis=1)).to(self.objective.device)
+        done = dict(self.pieces(keys, compute, images=self.objective.images, what="reference cells"))
+        return torch.from_numpy(np.stack([done[key]["losses"] for key in keys], axis=1)).to(self.objective.device)
 
     def measure(
         self, indices: Sequence[adaptive.Index], controls: Tensor, images: int, *, what: str = "surface"
@@ -76,5 +76,5 @@ class Worker:
             return self.cells.measure(self.at(index), number=self.number(index), controls=controls, images=images)
 
         named = {f"cell/{images}/{self.number(index)}": index for index in indices}
-        for key, found in self.pieces(list(named), compute, images=images, what=what):
-            yield named[key], found
+        for key, arrays in self.pieces(list(named), compute, images=images, what=what):
+            yield named[key], arrays

@@ -70,9 +70,9 @@ def ensure(
     if isinstance(wanted, str):
         wanted, seed = parse(wanted, seed)
     vouch(wanted)
-    found = find(wanted, seed=seed, cache=cache)
-    if found is not None:
-        return found
+    trained = find(wanted, seed=seed, cache=cache)
+    if trained is not None:
+        return trained
     path = file_of(wanted, seed, cache)
     train(wanted, path, seed=seed, root=root, device=device, compute=compute, quiet=quiet)
     return path
