@@ -2,7 +2,7 @@
 
 ``python -m analyses.claims --measure --preset cifar100-small --seeds 4`` measures what trained networks allow and keeps
 a report a comparison; with ``--until-decided`` it trains the next pairs too, and looks after 4, 6, 8, 10 and 12 of them
-until every claim is decided; ``python -m analyses.claims`` writes the page again from the kept reports alone.
+until every claim is decided; ``python -m analyses.claims`` writes the page again from the saved reports alone.
 """
 
 import dataclasses
@@ -232,7 +232,7 @@ def read(path: Path) -> dict[str, Any]:
             _ = claim["family"], claim["decided_at"], claim["effect"]["at"]
         return report
     except (KeyError, TypeError):
-        raise LandscapeError(f"{path} is no report of a comparison: measure it again") from None
+        raise LandscapeError(f"{path} is not a report of a comparison: measure it again") from None
 
 
 def _numbers(facts: Any) -> Any:

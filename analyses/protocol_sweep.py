@@ -41,12 +41,12 @@ def conclude(entries: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], s
 
 
 def compared(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Smooth over plain, one row a moment of training, L2 choice and protocol.
+    """Smooth over plain, one row per moment of training, L2 choice and protocol.
 
     Returns
     -------
     list of dict
-        ``moment``, ``l2``, ``variant``, and of each of `COLUMNS` the natural logarithms of the ratios, one a seed.
+        ``moment``, ``l2``, ``variant``, and of each of `COLUMNS` the natural logarithms of the ratios, one per seed.
     """
     measured: dict[tuple[str, int, str, str], dict[str, float]] = defaultdict(dict)
     for entry in entries:

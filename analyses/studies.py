@@ -14,7 +14,7 @@ from landscape import command
 from landscape.errors import LandscapeError
 from landscape.store.files import write_json
 
-# Readings of `changes` that are no field of the protocol.
+# Readings of `changes` that are not fields of the protocol.
 MASKS = "masks"
 # Trained networks, results and reports that come with the repository.
 REFERENCE = Path("reference")

@@ -329,7 +329,7 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
     assert out.read_text() == text
     (reports / "smooth.json").write_text("{}")
     assert command.run("analyses.claims", asked) == 2
-    assert "no JSON object with a sha256" in capsys.readouterr().err
+    assert "JSON object with a sha256" in capsys.readouterr().err
 
 
 def test_every_preset_has_networks_and_a_scale():

@@ -162,7 +162,7 @@ class TestBadFiles:
             save(small().state_dict(), path)
             content = path.read_bytes()[: path.stat().st_size // 2]
         path.write_bytes(content)
-        with refused("is no whole", "checkpoint" if ending == ".pt" else "safetensors") as caught:
+        with refused("is not a complete", "checkpoint" if ending == ".pt" else "safetensors") as caught:
             checkpoint.load(path, model=f"{factory}:make")
         assert "\n" not in str(caught.value)
 

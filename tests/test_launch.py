@@ -40,7 +40,7 @@ def start(tmp_path: Path, body: str, **environment: str) -> subprocess.Popen[str
 
 
 WAIT = "print('ready', flush=True)\n    time.sleep(30)"
-FAREWELL = "what was finished is saved; the same command goes on from there"
+FAREWELL = "what was finished is saved; the same command resumes from there"
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_refuses_bytes_and_coordinates_that_are_none(tmp_path: Path) -> None:
     for value in ("nan", "inf", "1e308"):
         rows = surface_rows()
         rows[1][0] = value
-        with pytest.raises(LandscapeError, match="row 2 is no coordinate"):
+        with pytest.raises(LandscapeError, match="row 2 is not a coordinate"):
             read_surface(write(tmp_path / "surface.csv", rows))
     path.write_text('"' + "x" * 200_000 + '",1\n')
     with pytest.raises(LandscapeError, match="field larger"):

@@ -62,7 +62,7 @@ def test_table_names_what_is_not_finite(network: Path, tmp_path: Path, capsys: p
     [
         (["NET", "--points", "1"], "1 points make no axis"),
         (["NET", "--span", "0"], "empty or not finite"),
-        (["NET", "--stderr", "little"], "no standard error"),
+        (["NET", "--stderr", "little"], "not a standard error"),
         (["NET", "--gif", "a.gif"], "needs --frames"),
         (["NET", "--line", "--html", "a.html"], "need a plane"),
         (["NET", "--frames", "3"], "masks, which are off"),

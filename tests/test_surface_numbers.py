@@ -186,7 +186,7 @@ def test_tensors_of_directions_are_checked(tmp_path: Path) -> None:
         with pytest.raises(LandscapeError, match=words):
             saved_directions.load(file, objective)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(LandscapeError, match="no regular file"):
+    with pytest.raises(LandscapeError, match="not a regular file"):
         saved_directions.load(tmp_path / "pipe", objective)
 
 

@@ -306,7 +306,7 @@ class TestCommand:
         assert [file.name for file in (tmp_path / "cache").iterdir()] == ["tiny-epochs2-seed1.safetensors.state"]
         shown = capsys.readouterr()
         assert json.loads(shown.out) == {"checkpoints": [], "finished": False}
-        assert "the same command goes on" in shown.err
+        assert "the same command resumes" in shown.err
         assert main(common) == 0
         (row,) = json.loads(capsys.readouterr().out)["checkpoints"]
         assert (row["recipe"], row["seed"], row["epoch"]) == ("tiny-epochs2", 1, 2)

@@ -88,7 +88,7 @@ def mean(values: np.ndarray, *, logarithm: bool = False) -> Reading:
 
 
 def exactly(value: float) -> Reading:
-    """A number that is no statistic of images."""
+    """A number that is not a statistic of images."""
     return Reading(value, np.empty(0))
 
 

@@ -24,7 +24,7 @@ verdict by a rule stated beforehand.
 A layer is a named variant (tanh-blur, blur, relu6-blur, ...) or a class of your own, my_layers.py:MyBlur: any
 torch.nn.Module that maps (N, C, H, W) to (N, C, H', W'), placed before every subsampling.
 
-Interrupted or killed at any moment, the same command goes on."""
+Interrupted or killed at any moment, the same command resumes."""
 
 
 def parser() -> command.Parser:

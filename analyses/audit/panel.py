@@ -80,7 +80,7 @@ class Audit:
     results
         Of each network, in that order, by instrument; ``curves`` besides.
     rows
-        One a claim.
+        One per claim.
     costs
         By role, means over seeds: parameters, seconds of training, milliseconds an image, MiB of activations an image.
     about
@@ -133,7 +133,7 @@ def run(
 ) -> Audit:
     """Measure all claims on all networks and decide; `sequential` as in `decided`, `executor` as in `executors`.
 
-    Killed at any moment, the same call goes on: each instrument's result of each network is kept, and long ones keep
+    Killed at any moment, the same call resumes: each instrument's result of each network is kept, and long ones keep
     their finished pieces.
     """
     results_of: dict[Path, dict[str, xarray.Dataset]] = defaultdict(dict)

@@ -75,7 +75,7 @@ def from_folder(content: Content) -> nn.Module:
     path = content.path
     if content.config is None:
         raise LandscapeError(
-            f"{path} is no folder with a config.json: {HUGGING_FACE} is for what save_pretrained wrote"
+            f"{path} is not a folder with a config.json: {HUGGING_FACE} is for what save_pretrained wrote"
         )
     try:
         import transformers
@@ -121,7 +121,7 @@ def from_folder(content: Content) -> nn.Module:
     if lacking:
         raise LandscapeError(
             f"{path} has no {printable(lacking[0], 100)} that fits; {len(lacking)} tensors of {name} are missing: "
-            "it is no whole checkpoint of a network for this task"
+            "it is not a complete checkpoint of a network for this task"
         )
     for key, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():

@@ -74,7 +74,7 @@ class Content:
 
 def damaged(path: Path, what: str, error: object) -> LandscapeError:
     """What to say of a file that is not as it was written."""
-    return LandscapeError(f"{path} is no whole {what} ({printable(one_line(error), 200)}): copy it again")
+    return LandscapeError(f"{path} is not a complete {what} ({printable(one_line(error), 200)}): copy it again")
 
 
 def require_type(dtype: Any, name: str, path: Path) -> None:

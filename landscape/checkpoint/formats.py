@@ -85,7 +85,7 @@ def _folder(path: Path) -> Content:
     for part in parts:
         state = part.states[0]
         if twice := shapes.keys() & state.shapes.keys():
-            raise LandscapeError(f"{path} has {min(twice)} in two files: it is no whole checkpoint; copy it again")
+            raise LandscapeError(f"{path} has {min(twice)} in two files: not a complete checkpoint; copy it again")
         shapes |= state.shapes
         opaque |= state.opaque
         sources |= {name: (state, name) for name in state.shapes}

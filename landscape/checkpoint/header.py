@@ -95,7 +95,7 @@ def parse(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any] | Non
             raise _damaged(path, part, f"it is {_shown(recipe[part])}")
         _check(recipe.get(part, {}), fields, part, path)
     if not isinstance(history, list) or not all(isinstance(epoch, dict) for epoch in history):
-        raise _damaged(path, "history", "it is no list of epochs")
+        raise _damaged(path, "history", "it is not a list of epochs")
     for epoch in history:
         for name, value in epoch.items():
             if not isinstance(value, (int, float)):

@@ -70,7 +70,7 @@ class Checkpoint:
             raise LandscapeError(f"{self.path} does not say what it was trained on: give --data")
         if name not in data.NAMES:
             raise LandscapeError(
-                f"{self.path} was trained on {printable(name, 100)!r}, which is no data set known by name, and a "
+                f"{self.path} was trained on {printable(name, 100)!r}, which is not a data set known by name, and a "
                 "file may not name code or other files: give --data yourself"
             )
         return str(name)

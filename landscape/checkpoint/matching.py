@@ -294,7 +294,7 @@ def _missing_or_extra(
         first = lacking[0]
         if first in match.state.opaque:
             kind = printable(match.state.opaque[first], 60)
-            return f"{first} of {path} is no plain tensor but a {kind}"
+            return f"{first} of {path} is not a plain tensor but a {kind}"
         near = difflib.get_close_matches(first, match.unused, n=1)
         hint = f" (it has {printable(near[0], 80)} instead)" if near else ""
         return f"{path} has no {first}{hint}; {len(lacking)} of {len(expected)} tensors of the network are missing"

@@ -264,10 +264,10 @@ class Interpreter:
         return Opaque(name)
 
     def _stored(self, identity: Any) -> Any:
-        """The storage that a persistent identity names, or an Opaque for types that are no plain numbers."""
+        """The storage that a persistent identity names, or an Opaque for types that are not plain numbers."""
         kind, dtype, key, _, count, *view = identity
         if kind != "storage" or (view and view[0] is not None):
-            raise PickleError("it refers to something that is no storage")
+            raise PickleError("it refers to something that is not a storage")
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise PickleError("it has a storage of no size")
         short = dtype.name
@@ -287,7 +287,7 @@ def _tensor(storage: Any, dtype: str, offset: Any, shape: Any, stride: Any) -> T
         return Opaque("torch.Tensor")
     for number in (offset, *shape, *stride):
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            raise PickleError("a tensor's sizes are no numbers")
+            raise PickleError("a tensor's sizes are not numbers")
     if len(shape) != len(stride) or len(shape) > 32:
         raise PickleError("a tensor's sizes and strides do not fit")
     return TensorRecord(storage, dtype, offset, tuple(shape), tuple(stride))

@@ -21,7 +21,7 @@ from landscape.checkpoint.content import Content, StateDict, damaged, is_average
 from landscape.checkpoint.pickles import Interpreter, Opaque, PickleError, Storage, TensorRecord
 from landscape.errors import LandscapeError, printable
 
-# Tied weights are written once and read as often as they have names: more than eight times is no network.
+# Tied weights are written once and read as often as they have names: more than eight times is not a network.
 _REPEATED = 8
 _SMALL = 2**20
 # How deep in nested dictionaries weights are looked for.
@@ -73,7 +73,7 @@ class _Blocks:
             total += count * width
         if total > _REPEATED * self.total + 64 * _SMALL:
             raise LandscapeError(
-                f"the tensors of {self.path} are {total} bytes, the file is {self.total}: it is no network's"
+                f"the tensors of {self.path} are {total} bytes, the file is {self.total}: it is not a network's"
             )
 
     def tensor(self, record: TensorRecord) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO
 from landscape.errors import LandscapeError
 
 BAD_INPUT = 2
-# Of `--max-seconds`: what was finished is saved, the same command goes on (EX_TEMPFAIL of sysexits.h: "try again").
+# Of `--max-seconds`: what was finished is saved, the same command resumes (EX_TEMPFAIL of sysexits.h: "try again").
 STOPPED_IN_TIME = 75
 # 128 and the number of the signal, as every shell counts.
 INTERRUPTED = 128 + signal.SIGINT
@@ -148,7 +148,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 def _farewell(number: int) -> str:
     word = _WORDS[signal.Signals(number)]
-    return f"{word}: what was finished is saved; the same command goes on from there"
+    return f"{word}: what was finished is saved; the same command resumes from there"
 
 
 def _tell(line: str) -> None:

@@ -138,7 +138,7 @@ def instrument_parser(
     run.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the instrument's own random numbers (default: 0)"
     )
-    run.add_argument("--memory", type=byte_count, metavar="BYTES", help="budget of kept graphs, e.g. 4G")
+    run.add_argument("--memory", type=byte_count, metavar="BYTES", help="budget of graphs kept in memory, e.g. 4G")
     if kept:
         run.add_argument(
             "--out", type=Path, metavar="FILE", help="result (default: results/<what>/<checkpoint>-<hash>.nc)"

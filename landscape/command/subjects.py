@@ -27,7 +27,7 @@ def device(arguments: argparse.Namespace) -> "torch.device":
     Raises
     ------
     LandscapeError
-        When a GPU is asked for and absent, or the name is no device.
+        When a GPU is asked for and absent, or the name is not a device.
     """
     import torch
 
@@ -163,7 +163,7 @@ def _subject(arguments: argparse.Namespace, name: str | None, on: "torch.device"
     if weight_decay is None:
         weight_decay = loaded.weight_decay
     if not 0 <= weight_decay < float("inf"):
-        raise LandscapeError(f"--weight-decay {weight_decay} is no weight decay: give a number from 0")
+        raise LandscapeError(f"--weight-decay {weight_decay} is not a weight decay: give a number from 0")
     return Subject(checkpoint=loaded, data=images, protocol=protocol, weight_decay=weight_decay)
 
 

@@ -26,7 +26,7 @@ def add_arguments(parser: command.Parser) -> None:
     # The paper's figure is on test images, with masks drawn anew.
     parser.set_defaults(split="test", dropout="fresh")
     group = parser.add_argument_group("feature maps")
-    group.add_argument("--passes", type=command.positive, default=50, metavar="T", help="masks an image (default: 50)")
+    group.add_argument("--passes", type=command.positive, default=50, metavar="T", help="masks per image (default: 50)")
     feature_maps.tables.add_blocks(group)
     group.add_argument("--image", type=int, metavar="K", help="show the maps of image K of the split instead")
 
@@ -60,7 +60,7 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:
-    """One row a point; one group of columns a network; below, the paired comparison at the end of each stage."""
+    """One row per point; one group of columns per network; below, the paired comparison at the end of each stage."""
     quantities = {"model_std": "model std", "relative_model_std": "relative", "data_std": "data std"}
     head = ["point", "map"]
     for index, _ in enumerate(results):

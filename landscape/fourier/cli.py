@@ -28,7 +28,7 @@ def add_arguments(parser: command.Parser) -> None:
     """Those of this instrument alone."""
     parser.set_defaults(split="test", dropout="fresh")
     group = parser.add_argument_group("spectra")
-    group.add_argument("--passes", type=command.positive, default=10, metavar="T", help="masks an image (default: 10)")
+    group.add_argument("--passes", type=command.positive, default=10, metavar="T", help="masks per image (default: 10)")
     group.add_argument("--path", choices=PATHS, default=PATHS[0], help="shown in table and picture; both are kept")
     group.add_argument("--window", choices=("hann",), help="taper the maps first (default: not, as the authors)")
     feature_maps.tables.add_blocks(group)

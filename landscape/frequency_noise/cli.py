@@ -74,7 +74,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:
-    """Accuracy drop of every band at both strengths, one column a network; then the differences to the first."""
+    """Accuracy drop of every band at both strengths, one column per network; then the differences to the first."""
     lines = [
         f"[{index + 1}] {feature_maps.tables.legend(result)}: accuracy {float(result['clean_accuracy']):.2%}, "
         f"NLL {float(result['clean_nll']):.4f} without noise"

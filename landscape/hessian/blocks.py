@@ -127,7 +127,7 @@ def block_spectra(
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:
-    """One table a network: a row a block."""
+    """One table per network: one row per block."""
     tables = []
     for result in results:
         head = [

@@ -190,8 +190,8 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     chosen = settings(arguments)
     of = command.objective(arguments, subject, sharded=True)
     operator = objective.CurvatureOperator(of, arguments.operator)
-    # On spectra of trained classifiers Lanczos takes about three products a pair, the search for copies among them, and
-    # about 20 until the smallest eigenvalue stands.
+    # On spectra of trained classifiers Lanczos takes about three products per pair, the search for copies among them,
+    # and about 20 until the smallest eigenvalue stands.
     products = {
         "top": max(20, 3 * arguments.top + 5),
         "trace": arguments.trace_products,

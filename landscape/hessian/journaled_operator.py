@@ -1,4 +1,4 @@
-"""Expensive products kept on disk: a spectrum that is killed goes on where it stood."""
+"""Expensive products kept on disk: a spectrum that is killed resumes where it stood."""
 
 import hashlib
 import time

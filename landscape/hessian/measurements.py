@@ -175,7 +175,7 @@ def notes(results: Sequence[xarray.Dataset]) -> list[str]:
 
 
 def _pairs(top: int) -> int:
-    # Lanczos takes about 3 products a pair on spectra of trained classifiers, and as many again for what comes around.
+    # Lanczos takes about 3 products per pair on spectra of trained classifiers, and as many again to be sure.
     return 4 * top + 20
 
 
@@ -373,7 +373,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
             objective, **settings, seed=seed
         ),
         table=pyhessian_solver.table,
-        # Power iteration takes about 15 products an eigenvalue, at most 100.
+        # Power iteration takes about 15 products per eigenvalue, at most 100.
         products=lambda settings: 15 * settings["top"] + 30,
         sharded=False,
     ),

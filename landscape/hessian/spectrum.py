@@ -61,7 +61,7 @@ def spectrum(
         Products spent on the trace. 30 give about 1 % on spectra with a few large outliers, and less where the search
         space of the top eigenvalues is there to start from.
     probes, steps
-        Random vectors and Lanczos steps each of the density. 3 x 40 show its shape and a band in minutes on a laptop;
+        Random vectors and Lanczos steps of each. 3 x 40 show its shape and a band in minutes on a laptop;
         its outliers are exact in any case, since the top eigenpairs are taken out.
     sample
         Which draw of the dropout masks.
@@ -72,7 +72,7 @@ def spectrum(
     keep_vectors
         Called with the top eigenpairs, whose vectors the result does not hold.
     journal
-        Keeps products that take long: killed, the same call with the same journal goes on from the last of them.
+        Keeps products that take long: killed, the same call with the same journal resumes from the last of them.
 
     Returns
     -------

@@ -286,7 +286,7 @@ class _Shapes:
         return self._known.get(id(tensor), "NCHW")
 
     def layout(self, module: nn.Module, output: Tensor | None) -> tuple[Layout, int, int, int, int] | None:
-        """Layout, extra tokens, channels, height and width; None for what is no map of 2 x 2 or more."""
+        """Layout, extra tokens, channels, height and width; None for what is not a map of 2 x 2 or more."""
         if output is None or not output.is_floating_point():
             return None
         if output.dim() == 4:
@@ -397,7 +397,7 @@ def _matching(mapped: Sequence[_Call], patterns: str) -> set[str]:
 
 
 def _other_kind(call: _Call, shapes: _Shapes, blocks_inside: Sequence[str]) -> PointKind | None:
-    """Whether a module that is no block is a smoothing or a subsampling layer of its own."""
+    """Whether a module that is not a block is a smoothing or a subsampling layer of its own."""
     if blocks_inside or call.given is None or call.returned is call.given:
         return None
     before, after = shapes.layout(call.module, call.given), shapes.layout(call.module, call.returned)
@@ -405,7 +405,7 @@ def _other_kind(call: _Call, shapes: _Shapes, blocks_inside: Sequence[str]) -> P
         return None
     if min(after[3] / before[3], after[4] / before[4]) < _SUBSAMPLED:
         return "subsampling"
-    # Adaptive pools in front of a head may enlarge a small map: that is no filter.
+    # Adaptive pools in front of a head may enlarge a small map: that is not a filter.
     if _has_weights(call.module) or before[2] != after[2] or isinstance(call.module, nn.AdaptiveAvgPool2d):
         return None
     named = any(word in f"{call.name} {type(call.module).__name__}".lower() for word in _NAMES_OF_SMOOTHING)

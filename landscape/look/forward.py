@@ -50,7 +50,7 @@ class Passes:
     blocks
         Patterns of block names, or None to find them by structure; see `depths.find`.
     batch
-        Images a forward pass; None: what the cache holds on a CPU, 256 on a GPU. It changes results by rounding only.
+        Images per forward pass; None: what the cache holds on a CPU, 256 on a GPU. It changes results by rounding only.
     device
         Where to compute; the protocol's device class unless given.
 

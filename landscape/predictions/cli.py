@@ -52,7 +52,7 @@ def add_arguments(parser: command.Parser) -> None:
     )
     group.add_argument("--binning", choices=BINNINGS, default="right", help="of confidences, for the ECE")
     group.add_argument(
-        "--deep-ensemble", action="store_true", help="add the ensemble of all these networks, one size a network"
+        "--deep-ensemble", action="store_true", help="add the ensemble of all these networks, one size per network"
     )
 
 
@@ -180,7 +180,7 @@ def pair_json(pair: xarray.Dataset) -> dict[str, Any]:
 
 
 def table(results: Sequence[xarray.Dataset], pairs: Sequence[xarray.Dataset] = ()) -> str:
-    """One block a network, one row a size; below, what passes of one are worth in passes of the other."""
+    """One block per network, one row per size; below, what passes of one are worth in passes of the other."""
     lines: list[str] = []
     for result in results:
         attributes = result.attrs

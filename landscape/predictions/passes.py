@@ -44,7 +44,7 @@ class Predictor:
         Its `dropout` (``fresh``, or ``off`` for one deterministic pass), `mask_seed` and `dtype` count; batch norm must
         be ``running``.
     batch
-        Images a forward pass; None: what the cache holds on a CPU, 256 on a GPU. It changes results by rounding only.
+        Images per forward pass; None: what the cache holds on a CPU, 256 on a GPU. It changes results by rounding only.
     device
         Where to compute; the protocol's device class unless given.
 

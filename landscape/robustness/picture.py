@@ -24,7 +24,7 @@ def draw(
     baseline: xarray.Dataset | None = None,
     metrics: Sequence[str] = SHOWN,
 ) -> Figure:
-    """Metrics on corrupted images: one box a network and severity, over corruptions.
+    """Metrics on corrupted images: one box per network and severity, over corruptions.
 
     Parameters
     ----------

@@ -171,7 +171,7 @@ def _decay(objective: Objective, decayed: Objective, seed: int) -> Iterator[Chec
         1e3 * torch.finfo(objective.dtype).eps * scale,
         "the L2 term is not what it says",
     )
-    # Frozen and unused parameters decay, too, but are no coordinates.
+    # Frozen and unused parameters decay, too, but are not coordinates.
     rise = decayed.value().l2 - objective.value().l2
     squares = sum(float(value.double().square().sum()) for value in objective.decayed())
     yield Check(

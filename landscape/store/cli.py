@@ -48,4 +48,4 @@ def _seal(path: Path) -> None:
     try:
         files.write_json(path, json.loads(path.read_bytes()))
     except (ValueError, AttributeError):
-        raise LandscapeError(f"{path} is no JSON object: it gets no checksum") from None
+        raise LandscapeError(f"{path} is not a JSON object: it gets no checksum") from None

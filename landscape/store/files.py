@@ -48,7 +48,7 @@ class DamagedFile(LandscapeError):
 def require_regular(path: Path) -> None:
     """Raise LandscapeError unless `path` is a file: reading a pipe or a device might never end."""
     if not path.is_file():
-        raise LandscapeError(f"cannot read {path}: {'it is no regular file' if path.exists() else 'no such file'}")
+        raise LandscapeError(f"cannot read {path}: {'it is not a regular file' if path.exists() else 'no such file'}")
 
 
 def sha256(path: Path) -> str:

@@ -57,7 +57,7 @@ def read_surface(path: Path | str) -> xarray.Dataset:
     Raises
     ------
     LandscapeError
-        When the file has another number of columns, text for a number, or is no complete grid.
+        When the file has another number of columns, text for a number, or is not a complete grid.
     """
     columns = _columns(Path(path), SURFACE_COLUMNS)
     # The authors' coordinates carry the rounding of a sum of steps.
@@ -121,7 +121,7 @@ def _bounded(coordinates: np.ndarray, name: str, path: Path | str) -> np.ndarray
     wrong = ~(np.abs(coordinates) <= _FARTHEST)
     if wrong.any():
         first = int(wrong.argmax())
-        raise LandscapeError(f"{path}: {name} {coordinates[first]:g} of row {first + 1} is no coordinate of a grid")
+        raise LandscapeError(f"{path}: {name} {coordinates[first]:g} of row {first + 1} is not a coordinate of a grid")
     return coordinates
 
 

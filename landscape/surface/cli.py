@@ -50,7 +50,7 @@ def add_arguments(parser: command.Parser) -> None:
         "--trajectory", nargs="+", metavar="CKPT", help="principal plane of earlier checkpoints, in order"
     )
     how = parser.add_argument_group("advanced: cells")
-    how.add_argument("--passes", type=command.positive, default=1, metavar="T", help="fresh mask draws a cell")
+    how.add_argument("--passes", type=command.positive, default=1, metavar="T", help="fresh mask draws per cell")
     how.add_argument("--keep-losses", action="store_true", help="save the loss of every image, for resampling")
     how.add_argument("--precision", choices=("full", "bfloat16"), default="full", help="of the forward passes")
     how.add_argument("--tolerance", type=float, metavar="X", help="interpolate where that is right to X nats")
@@ -123,7 +123,7 @@ def check(arguments: argparse.Namespace) -> None:
     if flat and any(getattr(arguments, name) for name in of_plane):
         raise LandscapeError("--html, --vtp, --gif, --curvature-map and --keep-losses need a plane, not a line")
     if arguments.curvature_map == 1:
-        raise LandscapeError("--curvature-map 1 is no lattice: give 2 or more")
+        raise LandscapeError("--curvature-map 1 is not a lattice: give 2 or more")
     for name in ("html", "gif", "vtp", "save_directions"):
         if getattr(arguments, name) is not None:
             command.require_writable(getattr(arguments, name))
@@ -344,8 +344,8 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     staged = objective.data.nbytes / 2**20
     return (
         f"{subject.name}: {count} cells of {objective.images} images, {cells.passes} pass{'es' * (cells.passes > 1)}; "
-        f"{bound}{count * seconds:.0f} s at {seconds:.2g} s a cell; images staged in {staged:.0f} MiB; batch norm "
-        f"folded a cell, channels-last, micro-batches of {cells.inference.micro_batch}"
+        f"{bound}{count * seconds:.0f} s at {seconds:.2g} s per cell; images staged in {staged:.0f} MiB; batch norm "
+        f"folded per cell, channels-last, micro-batches of {cells.inference.micro_batch}"
     )
 
 

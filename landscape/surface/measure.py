@@ -394,7 +394,9 @@ def _wanted(stderr: float | str) -> tuple[float, bool]:
     except ValueError:
         value = math.nan
     if not value > 0 or not math.isfinite(value):
-        raise LandscapeError(f"--stderr {stderr} is no standard error: give nats such as 0.01, or a share such as 1%")
+        raise LandscapeError(
+            f"--stderr {stderr} is not a standard error: give nats such as 0.01, or a share such as 1%"
+        )
     return value, relative
 
 

@@ -73,7 +73,7 @@ def barcode(values: np.ndarray) -> Barcode:
             root[cell] = deepest
             for basin in sorted(around - {deepest}):
                 root[basin] = deepest
-                # A cell joined from two sides at its own height is no basin.
+                # A cell joined from two sides at its own height is not a basin.
                 if heights[cell] > heights[basin]:
                     births.append(float(heights[basin]))
                     deaths.append(float(heights[cell]))

@@ -52,7 +52,7 @@ def load(path: Path | str, objective: Objective) -> Directions:
     Raises
     ------
     LandscapeError
-        When the file is no file of directions, or of another network, or holds numbers that are not finite.
+        When the file does not hold directions, is of another network, or holds numbers that are not finite.
     """
     path = Path(path)
     require_regular(path)

@@ -55,7 +55,7 @@ class Summary:
     Attributes
     ----------
     origin, minimum, maximum
-        Of the loss over finite cells; `origin` is not a number when the origin is no cell.
+        Of the loss over finite cells; `origin` is not a number when the origin is not a cell.
     rises
         At several radii.
     curvature
@@ -326,7 +326,7 @@ def _nonconvex_in_plane(values: np.ndarray, axes: Sequence[np.ndarray]) -> float
             mixed = corners / (4 * steps[0] * steps[1])
             smallest = (first + second) / 2 - np.sqrt(((first - second) / 2) ** 2 + mixed**2)
     finite = np.isfinite(smallest)
-    # Differences of nearly equal numbers: what rounding alone may bring is no curvature.
+    # Differences of nearly equal numbers: what rounding alone may bring is not curvature.
     scale = np.finfo(np.float32).eps * np.abs(values[np.isfinite(values)]).max() / min(steps) ** 2
     return float((smallest[finite] < -scale).mean()) if finite.any() else math.nan
 

@@ -146,7 +146,7 @@ def _notes(result: xarray.Dataset, summary: Summary) -> list[str]:
         )
     fits = command.fit_in_words(attributes)
     if fits and not math.isfinite(summary.origin):
-        notes.append(f"{name}: {fits} at the network's own weights, which are no cell.")
+        notes.append(f"{name}: {fits} at the network's own weights, which are not a cell.")
     if summary.nonfinite:
         places = np.argwhere(~np.isfinite(result["loss"].values))
         first = ", ".join(

@@ -10,10 +10,10 @@ from landscape.errors import LandscapeError
 
 DESCRIPTION = """Train networks by recipe, or find them trained.
 
-Interrupted at any moment, the same command goes on from the last finished epoch: to the same bits, on the same machine
+Interrupted at any moment, the same command resumes from the last finished epoch: to the same bits, on the same machine
 with the same number of threads (OMP_NUM_THREADS).
 
-Exit status: 0 all are trained; 75 stopped in time (--max-seconds), the same command goes on; 2 invalid input; 130
+Exit status: 0 all are trained; 75 stopped in time (--max-seconds), the same command resumes; 2 invalid input; 130
 interrupted."""
 
 
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
                 quiet=arguments.quiet,
             )
         if path is None:
-            print(f"{recipe.name}, seed {seed}: stopped in time; the same command goes on", file=sys.stderr)
+            print(f"{recipe.name}, seed {seed}: stopped in time; the same command resumes", file=sys.stderr)
         else:
             history = checkpoint.read_history(path) or [{}]
             last = history[-1]

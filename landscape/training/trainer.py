@@ -327,14 +327,14 @@ def _restore(run: _Run, path: Path) -> None:
     digest, stored = sealed[:32], sealed[32:]
     if hashlib.sha256(stored).digest() != digest:
         raise LandscapeError(f"{path} is damaged: delete it to train from the start")
-    damaged = LandscapeError(f"{path} is no state of a training: delete it to train from the start")
+    damaged = LandscapeError(f"{path} is not the state of a training: delete it to train from the start")
     require_plain(stored, path)
     try:
         content = torch.load(io.BytesIO(stored), map_location=run.device, weights_only=True)
         if content["identity"] != _identity(run):
             return
         begun = dict(content["machine"])
-    except Exception:  # what is no state can fail in any way
+    except Exception:  # what is not a state can fail in any way
         raise damaged from None
     changed = [
         f"{name} {begun.get(name)}, not {value}" for name, value in run.machine.items() if begun.get(name) != value
