@@ -9,13 +9,13 @@ import pytest
 
 from analyses import cli, executors, kinds, measuring, studies
 from analyses.catalogue import STUDIES
-from analyses.measuring import Scale
+from analyses.measuring import SampleSizes
 from landscape.errors import LandscapeError
 from landscape.store import result
 from landscape.training import recipes
 
 QUICK = {"distributed": {"comm": {"timeouts": {"connect": "1s"}}}}
-TINY = Scale(32, 2, 3, 32, 5, 16, 2, 32, 3, 2, 16, 2)
+TINY = SampleSizes(32, 2, 3, 32, 5, 16, 2, 32, 3, 2, 16, 2)
 
 
 def write(name: str, *, fails: bool = False, dies: bool = False) -> None:
@@ -57,7 +57,7 @@ def test_a_study_gives_the_same_results_with_two_workers(tmp_path: Path, monkeyp
     tiny = base.replace(name="tiny", epochs=1, model={**base.model, "width": 2})
     monkeypatch.setitem(recipes.RECIPES, tiny.name, tiny)
     monkeypatch.setitem(kinds.BASELINES, "digits", tiny.name)
-    monkeypatch.setitem(measuring.SCALES, "digits", TINY)
+    monkeypatch.setitem(measuring.SAMPLE_SIZES, "digits", TINY)
     found = {}
     for engine in ("", "processes:2"):
         folder = tmp_path / (engine or "here").partition(":")[0]
