@@ -322,7 +322,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement(
         flag="--diagonal",
-        asked=lambda arguments: arguments.diagonal is not None,
+        selected_by=lambda arguments: arguments.diagonal is not None,
         settings=lambda arguments: {"products": arguments.diagonal, "operator": arguments.operator},
         measure=lambda objective, settings, seed, quiet, journal: diagonal(
             objective, **settings, seed=seed, quiet=quiet
@@ -332,7 +332,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ),
     Measurement(
         flag="--at",
-        asked=lambda arguments: arguments.at is not None,
+        selected_by=lambda arguments: arguments.at is not None,
         settings=lambda arguments: {
             "at": arguments.at,
             "examples": arguments.at_examples,
