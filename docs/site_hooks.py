@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ COMMANDS = {
     "landscape.selfcheck": "howto/selfcheck.md",
     "landscape.training": "howto/training.md",
     "landscape.nets": "howto/training.md",
+    "landscape.store": "reference/results.md",
     "analyses.audit": "howto/audit.md",
+    "analyses.gpu": "gpu.md",
+    "analyses protocol_sweep": "howto/paper.md",
     "analyses.claims": "howto/paper.md",
     "analyses.keep": "howto/paper.md",
     "figures": "howto/paper.md",
 }
-_PLACE = re.compile(r"^<!-- flags: ([\w.]+|shared) -->$", re.MULTILINE)
+_PLACE = re.compile(r"^<!-- flags: ([\w. ]+?) -->$", re.MULTILINE)
 
 
 class _Caught(Exception):
@@ -45,10 +49,14 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         raise _Caught
 
     command.Parser.parse_args = catch  # type: ignore[assignment,method-assign]
+    module, *rest = name.split()
+    place = (
+        importlib.util.find_spec(f"{module}.cli")
+        if importlib.util.find_spec(module).submodule_search_locations
+        else None
+    )
     try:
-        importlib.import_module(
-            f"{name}.cli" if importlib.util.find_spec(name).submodule_search_locations else name
-        ).main(["x"])
+        importlib.import_module(place.name if place else module).main(rest or ["x"])
     except (_Caught, LandscapeError):
         pass
     finally:

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import resource
@@ -171,3 +172,30 @@ def test_eigenpairs_print_their_numbers() -> None:
     assert lines[0].startswith("Eigenpairs(2 of 8 dimensions, ")
     assert lines[1].startswith("  8 within ")
     assert lines[-1].startswith("  smallest 1 within ")
+
+
+def test_one_name_for_all_commands_completes_and_answers_a_misspelt_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("argcomplete")
+    line = "netlandscape hessian --oper"
+    answer = tmp_path / "answer"
+    subprocess.run(
+        [sys.executable, "-c", "from landscape.cli import script; script()"],
+        env={
+            **os.environ,
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+            "_ARGCOMPLETE_IFS": "\n",
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+            "COMP_TYPE": "9",
+        },
+        check=True,
+    )
+    assert answer.read_text().split() == ["--operator"]
+    assert command.run("landscape.cli", ["hessain"]) == 2
+    assert capfd.readouterr().err == "error: no command 'hessain': did you mean hessian?\n"
+    with pytest.raises(SystemExit):
+        command.run("landscape.cli", ["hessian", "--help"])
+    assert "--per-batch" in capfd.readouterr().out
