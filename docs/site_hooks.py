@@ -173,4 +173,7 @@ def on_files(files: Any, config: Any) -> Any:
         page = notebook(script.read_text())
         page += f"\n\n![What this notebook draws](../pictures/notebook-{script.stem}.png)\n"
         files.append(File.generated(config, f"notebooks/{script.stem}.md", content=page))
+    # What the claims of the paper come to is written by a command, beside the README.
+    claims = (Path(config.config_file_path).parent / "CLAIMS.md").read_text().replace("](docs/", "](")
+    files.append(File.generated(config, "claims.md", content=claims))
     return files
