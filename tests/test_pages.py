@@ -134,6 +134,7 @@ ASKED = {
     "trajectory checkpoints series": "howto/series.md",
     "barrier between two networks": "connectivity.md",
     "stage layer block": "howto/hessian.md",
+    "hessian diagonal activations": "howto/hessian.md",
     "what the axes are": "understand/surfaces.md",
     "how is robustness defined": "understand/robustness.md",
     "why two papers disagree": "understand/protocols.md",
