@@ -504,6 +504,22 @@ def test_spectrum_and_surface_of_a_language_model() -> None:
     assert surface.attrs["loss_name"] == "causal_lm"
 
 
+def test_instruments_beside_the_spectrum() -> None:
+    language, regression = made(CASES["masked"]), made(CASES["regression"])
+    with pytest.raises(LandscapeError, match="PyHessian takes means over examples"):
+        landscape.hessian.pyhessian_spectrum(language)
+    with pytest.raises(LandscapeError, match="loss and accuracy of classifiers"):
+        landscape.connectivity.connect(regression, nn.Linear(3, 1), {"other": nn.Linear(3, 1)})
+    units = landscape.hessian.spectrum(regression, top=1, only=("top",))["eigenvalue"].attrs["units"]
+    assert units.startswith("1")
+    case, net = EXAMPLE_CASES["padded_classifier"]()
+    passes = [landscape.predictions.measure(net, as_examples(case.data), passes=2, batch=size) for size in (3, 50)]
+    first, second = (one["log_probability"].values for one in passes)
+    assert np.allclose(first, second, atol=1e-5)
+    assert np.abs(first[0] - first[1]).max() > 1e-3  # dropout's masks
+    assert passes[0]["label"].values.tolist() == case.data["labels"].tolist()
+
+
 @pytest.mark.parametrize(
     ("selection", "names"),
     [

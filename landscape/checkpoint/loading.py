@@ -92,7 +92,7 @@ class Checkpoint:
 
     def objective(
         self,
-        images: "Images | None" = None,
+        images: Any = None,
         *,
         protocol: Protocol | None = None,
         weight_decay: float | None = None,
@@ -103,7 +103,7 @@ class Checkpoint:
         Parameters
         ----------
         images
-            By default `data`, the split that `protocol` says.
+            Examples of any kind (`landscape.data.as_examples`); by default `data`, the split that `protocol` says.
         protocol
             By default that of the commands: deterministic, on a seeded sample of 2000 images.
         weight_decay
@@ -113,8 +113,7 @@ class Checkpoint:
         """
         from landscape.objective import Objective
 
-        if images is None:
-            images = self.data((protocol or Protocol()).split)
+        images = self.data((protocol or Protocol()).split) if images is None else data.as_examples(images)
         protocol = protocol or Protocol(images=min(DEFAULT_IMAGES, len(images)))
         decay = self.weight_decay if weight_decay is None else weight_decay
         return Objective(self.model, images, weight_decay=decay, protocol=protocol, **settings)

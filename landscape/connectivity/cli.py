@@ -129,8 +129,9 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     seconds = time.perf_counter() - started
     steps = arguments.curve_steps * len(arguments.others) if "curve" in parts else 0
     training = f"; {steps} steps of SGD for curves" if steps else ""
+    kind = objective.kind_of_examples
     return (
-        f"{subject.name}: {points} points of {objective.images} images, {points * seconds:.0f} s at {seconds:.2g} s a "
+        f"{subject.name}: {points} points of {objective.images} {kind}, {points * seconds:.0f} s at {seconds:.2g} s a "
         f"point, batch norm {objective.protocol.batch_norm}{training}"
     )
 

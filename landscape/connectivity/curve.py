@@ -111,8 +111,9 @@ def _gradient(objective: Objective, point: Tensor, rows: Tensor, sample: int) ->
     leaves = [part.detach().requires_grad_() for part in objective.space.split(point.to(objective.dtype))]
     with torch.enable_grad():
         # `batch_loss` is what these examples add to the mean over all of them.
-        loss = few.batch_loss(leaves, 0, len(rows), sample=sample) * (objective.images / len(rows))
-        gradients = torch.autograd.grad(loss + objective.l2(leaves), leaves)
+        scale = objective.terms / max(few.count(0, len(rows)), 1)
+        loss = few.batch_loss(leaves, 0, len(rows), sample=sample) * scale
+        gradients = torch.autograd.grad(loss + objective.l2(leaves), leaves, materialize_grads=True)
     return objective.space.flatten(gradients).double()
 
 

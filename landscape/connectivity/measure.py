@@ -110,6 +110,11 @@ def connect(
         raise LandscapeError(f"unknown part {', '.join(unknown) or '(none)'}: choose among {', '.join(PARTS)}")
     if points < 3:
         raise LandscapeError(f"{points} points leave nothing between two networks: give 3 or more")
+    if not objective.classifies:
+        raise LandscapeError(
+            "connectivity tells loss and accuracy of classifiers, one class per example: for a line between networks "
+            "of other kinds give landscape.surface"
+        )
     if not others:
         raise LandscapeError("there is one network only: give another to go to")
     start = objective.point.double()

@@ -208,11 +208,9 @@ def mean_hessian_table(results: Sequence[xarray.Dataset]) -> str:
 
 
 def has_dropout(objective: Objective) -> bool:
-    """Whether two draws of the masks give different outputs."""
-    parameters = objective.space.split(objective.point)
-    stop = min(objective.images, 16)
-    with torch.no_grad():
-        first, second = (objective.outputs(parameters, 0, stop, sample=sample) for sample in range(2))
+    """Whether two draws of the masks give different losses."""
+    weights, stop = objective.weights(), min(objective.images, 16)
+    first, second = (objective.example_losses_at(weights, 0, stop, sample=sample) for sample in range(2))
     return not torch.equal(first, second)
 
 

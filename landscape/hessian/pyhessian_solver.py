@@ -83,6 +83,10 @@ def pyhessian_spectrum(
     """
     if "density" in only:
         raise LandscapeError(NO_DENSITY)
+    if objective.loss.needs_network or len({objective.count(n, n + 1) for n in range(objective.images)}) > 1:
+        raise LandscapeError(
+            f"PyHessian takes means over examples, {objective.loss.name} is none: use --solver lanczos"
+        )
     if objective.sharded:
         raise LandscapeError("PyHessian runs on one process: start it without torchrun")
     try:

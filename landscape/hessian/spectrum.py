@@ -176,7 +176,7 @@ def spectrum(
     if isinstance(source, JournaledOperator):
         dataset.attrs["products"] += source.restored
         dataset.attrs["seconds_before"] = source.restored_seconds
-    return dataset
+    return objective.in_unit(dataset)
 
 
 def show_on(bar: Progress, source: Operator | None = None) -> Callable[[int, np.ndarray, np.ndarray, int | None], None]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from landscape.objective.network import ALL, Network, frozen_randomness, ranges
 from landscape.objective.parameters import ParameterSpace, selection
 from landscape.objective.recalibration import Recalibration, tracked
 from landscape.store.protocol import Protocol
+
+if TYPE_CHECKING:
+    from xarray import Dataset
 
 # Largest activation of a micro-batch in bytes: what the last-level cache of a core or two holds beside its gradient
 # (measured in benchmarks/hessian.py; within a factor of two the choice does not matter).
@@ -412,6 +415,14 @@ class Objective:
     def masks(self) -> Masks:
         """The dropout masks of the protocol; address them before each pass."""
         return Masks.off() if self.protocol.dropout == "off" else Masks.addressed(seed=self.protocol.mask_seed)
+
+    def in_unit(self, result: "Dataset") -> "Dataset":
+        """A result whose variables that are in nats are in the unit of this loss; changed in place."""
+        for variable in result.variables.values():
+            unit = str(variable.attrs.get("units", ""))
+            if unit.startswith("nats") and self.loss.unit != "nats":
+                variable.attrs["units"] = unit.replace("nats", self.loss.unit)
+        return result
 
     @property
     def kind_of_examples(self) -> str:

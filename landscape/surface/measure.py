@@ -280,7 +280,7 @@ def _measure(
         dataset["loss_of_image"] = ((*dimensions, "image"), of_image, {"long_name": "loss of an image"})
     if not is_cross_entropy(objective.loss.name):
         dataset = dataset.rename(cross_entropy="data_loss").assign_attrs(loss_name=objective.loss.name)
-    return _with_places(dataset, directions)
+    return _with_places(objective.in_unit(dataset), directions)
 
 
 def _with_places(dataset: xarray.Dataset, directions: Directions) -> xarray.Dataset:
