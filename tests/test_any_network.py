@@ -617,3 +617,34 @@ def test_curvature_in_an_activation_is_that_of_torch(name: str, at: str) -> None
         )
     with pytest.raises(LandscapeError, match=r"no such module: give one of its names, such as "):
         landscape.hessian.activation_curvature(measured, "layer9")
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("GPT2", "causal_lm"), ("GPT2", "model"), ("T5", "model"), ("Bert", None)])
+def test_networks_of_transformers(kind: str, loss: str | None) -> None:
+    transformers = pytest.importorskip("transformers")
+    ids, labels = tokens()
+    batch = {"input_ids": ids, "attention_mask": (labels >= 0).long(), "labels": labels}
+    small = {
+        "GPT2": {"n_embd": 4, "n_layer": 1, "n_head": 2, "n_positions": 6, "bos_token_id": 0, "eos_token_id": 0},
+        "T5": {"d_model": 4, "d_kv": 2, "d_ff": 8, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0},
+        "Bert": {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8},
+    }[kind]
+    name = {"GPT2": "GPT2LMHeadModel", "T5": "T5ForConditionalGeneration", "Bert": "BertForSequenceClassification"}[
+        kind
+    ]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = getattr(transformers, name)(getattr(transformers, f"{kind}Config")(vocab_size=7, **small)).double().eval()
+    if kind == "Bert":
+        batch["labels"] = labels[:, 0].remainder(2).abs()
+    measured = Objective(net, batch, loss=loss, protocol=EXACT, micro_batch=2)
+    parameters = dict(net.named_parameters())
+    wanted, vector = [parameters[each] for each in measured.names], draw(measured.size)
+    with sdpa_kernel(SDPBackend.MATH):
+        value = net(**batch).loss
+        gradients = torch.autograd.grad(value, wanted, create_graph=True, materialize_grads=True)
+        truth = torch.autograd.grad(gradients, wanted, measured.space.split(vector), materialize_grads=True)
+    # The library computes a causal model's loss in float32.
+    assert measured.value().loss == pytest.approx(float(value.detach()), rel=1e-6)
+    product = CurvatureOperator(measured)(vector)
+    assert float((product - measured.space.flatten(truth)).norm() / product.norm()) < 1e-5
