@@ -46,6 +46,14 @@ _LISTED = (
     ),
     Study("corruption_robustness", "Are smoothed networks more robust to corruptions (C10)?", _PAIRS, ("corruptions",)),
     Study(
+        "training_curvature",
+        "At which moment of a training does the curvature of smoothed networks begin to differ (C1, C2)?",
+        ("mcdo", "mcdo-smooth"),
+        ("series",),
+        lighter={"curvature_images": 256},
+        along_training=True,
+    ),
+    Study(
         "mlp_head",
         "Is the landscape of an MLP head sharper and rougher than that of GAP, and its training NLL higher (C11)?",
         ("mcdo", "mcdo-mlp"),

@@ -20,6 +20,7 @@ from landscape.hessian import cli as hessian
 from landscape.predictions import cli as predictions
 from landscape.robustness import choices, corruptions
 from landscape.robustness import cli as robustness
+from landscape.series import cli as series
 from landscape.store import result
 from landscape.store.protocol import Protocol
 from landscape.surface import cli as surface
@@ -146,6 +147,12 @@ REQUESTS: dict[str, Request] = {
         lambda sizes: TRAINED.replace(images=sizes.curvature_images, l2="none"),
         lambda sizes, masks: _flags(mean_hessian=masks, tolerance=TOLERANCE),
         lambda sizes, masks: {"masks": masks},
+    ),
+    "series": Request(
+        series.INSTRUMENT,
+        lambda sizes: TRAINED.replace(images=sizes.curvature_images),
+        lambda sizes, masks: [*_flags(only="loss"), *_flags(only="top"), *_flags(only="trace")],
+        lambda sizes, masks: {},
     ),
     "mini_batches": Request(
         hessian.INSTRUMENT,
@@ -290,6 +297,7 @@ def ask(
     device: str = "cpu",
     changes: Mapping[str, Any] | None = None,
     masks: int = 1,
+    before: Sequence[Path] = (),
 ) -> Measurement:
     """What a request asks of a checkpoint.
 
@@ -309,11 +317,14 @@ def ask(
         Fields of the protocol to change.
     masks
         Draws of the masks that curvature and loss are the mean of.
+    before
+        Earlier checkpoints of the same training, for a series.
     """
     request = REQUESTS[name]
     protocol = request.protocol(sizes).replace(**{"device": device, **dict(changes or {})})
     subject = (origin or Origin()).subject(path, protocol)
-    arguments = request.instrument.arguments([str(path), "--device", device, "--quiet", *request.flags(sizes, masks)])
+    files = [*map(str, before), str(path)]
+    arguments = request.instrument.arguments([*files, "--device", device, "--quiet", *request.flags(sizes, masks)])
     earlier = {"measure": name, **request.earlier(sizes, masks)}
     return Measurement(name, subject, arguments, Question(request.instrument.name, subject, earlier, seed=0))
 

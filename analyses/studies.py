@@ -41,6 +41,8 @@ class Study:
         Fields of the sample sizes that it replaces, for a study of many variants.
     conclude
         What the listed results say together: facts for the listing, and text for the terminal.
+    along_training
+        Whether it measures the checkpoints along a training, of unfinished ones those that are there.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Study:
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"default": {}})
     lighter: Mapping[str, Any] = field(default_factory=dict)
     conclude: Callable[[Sequence[Mapping[str, Any]]], tuple[Mapping[str, Any], str]] | None = None
+    along_training: bool = False
 
 
 def listing(results: Path, name: str, preset: str) -> Path:
@@ -96,16 +99,24 @@ class _Network:
     def label(self) -> str:
         return KINDS[self.kind].label
 
+    def checkpoints(self, chosen: Study, cache: Path) -> list[Path]:
+        """What the study measures of it, as far as it is there: its checkpoint, or at least two along its training."""
+        from landscape import training
+
+        if chosen.along_training:
+            found = training.find_series(self.recipe, seed=self.seed, cache=cache)
+            return found if len(found) > 1 else []
+        file = training.find(self.recipe, seed=self.seed, cache=cache)
+        return [] if file is None else [file]
+
 
 def run(chosen: Study, argv: Sequence[str]) -> int:
     """Train or find the networks, measure, and list what was measured."""
     arguments = parser(chosen).parse_args(argv)
-    from landscape import training
-
     recipes = {kind: recipe(kind, arguments.preset) for kind in chosen.kinds}
     networks = [_Network(kind, of, seed) for seed in range(arguments.seeds) for kind, of in recipes.items()]
     if arguments.list or arguments.trained_only:
-        trained = [training.find(each.recipe, seed=each.seed, cache=arguments.cache) is not None for each in networks]
+        trained = [bool(each.checkpoints(chosen, arguments.cache)) for each in networks]
     if arguments.list:
         rows = [
             [each.label, f"{each.recipe.name}@{each.seed}", "trained" if done else "to be trained"]
@@ -149,33 +160,49 @@ def _measured(
     device = command.device(arguments).type
     sizes = dataclasses.replace(measuring.SAMPLE_SIZES[arguments.preset], **chosen.lighter)
     common = {"cache": arguments.cache, "root": arguments.data_root, "device": device, "quiet": arguments.quiet}
-    trainings = [{"wanted": network.recipe, "seed": network.seed, **common} for network in networks]
+    trainings = [
+        {"wanted": network.recipe, "seed": network.seed, "series": chosen.along_training, **common}
+        for network in networks
+    ]
     variants = list(itertools.product(chosen.instruments, chosen.changes.items()))
 
-    def question(path: Path, instrument: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def trained(network: _Network, wanted: Mapping[str, Any]) -> list[Path]:
+        files = network.checkpoints(chosen, arguments.cache)
+        if not files:
+            training.ensure(**wanted)
+            files = network.checkpoints(chosen, arguments.cache)
+        return files
+
+    def question(files: Sequence[Path], instrument: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "path": path,
+            "path": files[-1],
             "name": instrument,
             "sizes": sizes,
             "origin": measuring.Origin(root=arguments.data_root),
             "device": device,
             "changes": {name: value for name, value in fields.items() if name != MASKS},
             "masks": fields.get(MASKS, 1),
+            "before": files[:-1],
         }
 
     force = arguments.force
     if executor is not None:
-        executors.ahead(executor, [(training.ensure, {**each, "quiet": True}) for each in trainings])
-        paths = [training.ensure(**each) for each in trainings]
+        missing = [
+            (training.ensure, {**wanted, "quiet": True})
+            for network, wanted in zip(networks, trainings, strict=True)
+            if not network.checkpoints(chosen, arguments.cache)
+        ]
+        executors.ahead(executor, missing)
+        found = [trained(network, wanted) for network, wanted in zip(networks, trainings, strict=True)]
         ahead = [
-            (measuring.measure, {**question(path, instrument, fields), "force": force})
-            for path, (instrument, (_, fields)) in itertools.product(paths, variants)
+            (measuring.measure, {**question(files, instrument, fields), "force": force})
+            for files, (instrument, (_, fields)) in itertools.product(found, variants)
         ]
         force = executors.ahead(executor, ahead, quiet=arguments.quiet) < len(ahead) and force
     for network, wanted in zip(networks, trainings, strict=True):
-        path = training.ensure(**wanted)
+        files = trained(network, wanted)
         for instrument, (variant, fields) in variants:
-            dataset, file = measuring.measured(measuring.ask(**question(path, instrument, fields)), force=force)
+            dataset, file = measuring.measured(measuring.ask(**question(files, instrument, fields)), force=force)
             if instrument in ("predictions", "training"):
                 # Figures need the curves alone, thousands of times smaller than the passes.
                 file = file.with_name(f"curves-{file.name}")

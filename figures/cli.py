@@ -16,6 +16,7 @@ FIGURES: dict[str, tuple[str, str | None]] = {
     **{name: (name, None) for name in ("fig2", "fig4", "fig6", "fig7", "fig8", "fig9", "sweep")},
     "fig6-noise": ("fig6_noise", None),
     "mlp-head": ("mlp_head", None),
+    "training-curvature": ("training_curvature", None),
     **{name: ("ablation", name) for name in ("temperature", "kernel", "placement", "heads", "relu6", "preactivation")},
 }
 FORMATS = (".pdf", ".png")

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
 from PIL import Image
 
 from analyses import cli, kinds, measuring, protocol_sweep, studies
 from analyses.catalogue import STUDIES
 from analyses.kinds import NetworkKind
 from analyses.measuring import SampleSizes
-from figures import explain, fig2, sources
+from figures import explain, fig2, sources, training_curvature
 from figures.cli import FIGURES, main
 from landscape import command, plotting, training
 from landscape.errors import LandscapeError
@@ -129,6 +130,43 @@ def test_figure_2_draws_the_published_numbers_in_grey(measured):
         # The headline: two smooth passes are about as good as fifty plain ones.
         if name == "nll":
             assert abs(smooth[1] - plain[-1]) < 0.01 < plain[1] - smooth[1]
+
+
+def series(kind, seed, times, factor):
+    times = np.array(times)
+    values = factor * np.exp(0.1 * seed) * times**0.5
+    dataset = xarray.Dataset(
+        {
+            "eigenvalue": (("time", "rank"), values[:, None]),
+            "residual": (("time", "rank"), 0.1 * values[:, None]),
+            "trace": ("time", 10 * values),
+            "trace_stderr": ("time", values),
+            "loss": ("time", 1 / values),
+        },
+        {"time": times},
+    )
+    return sources.Entry(kind, kinds.KINDS[kind].label, seed, "series", "default", dataset)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_curvature_along_training_takes_however_many_trainings_there_are(seeds):
+    times = (1, 4, 11)
+    entries = [series(kind, seed, times, of) for kind, of in (("mcdo", 5), ("mcdo-smooth", 1)) for seed in range(seeds)]
+    # One training has not come as far as the others.
+    entries[-1] = series("mcdo-smooth", seeds - 1, times[:2], 1)
+    made = training_curvature.draw(sources.Drawing(entries, "digits", None))
+    lines = {line.get_label(): line for line in made.axes[0].lines}
+    plain = lines["MC dropout"]
+    assert plain.get_xdata().tolist() == list(times)
+    expected = [np.mean([5 * np.exp(0.1 * seed) * time**0.5 for seed in range(seeds)]) for time in times]
+    assert plain.get_ydata() == pytest.approx(expected)
+    smooth = lines["MC dropout + smooth"]
+    reached = [np.exp(0.1 * seed) * 11**0.5 for seed in range(seeds - 1)]
+    assert len(smooth.get_xdata()) == (2 if seeds == 1 else 3)
+    if reached:
+        assert smooth.get_ydata()[-1] == pytest.approx(np.mean(reached))
+    assert len(made.axes[0].collections) == (0 if seeds == 2 else 2)
+    assert f"MC dropout: n = {seeds}" in made.legends[0].get_title().get_text()
 
 
 def test_missing_results_and_strange_pictures_are_told_in_one_line(tmp_path, capsys):

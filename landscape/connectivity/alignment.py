@@ -1,7 +1,6 @@
 """One network's channels permuted to match another's, the function as it was."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,9 @@ from landscape.compute.masks import Masks
 from landscape.compute.settings import measurement
 from landscape.connectivity.matching import Match, match
 from landscape.connectivity.permutations import Symmetries
+from landscape.data.examples import Tree, converted
 from landscape.errors import LandscapeError
+from landscape.objective.losses import called
 from landscape.objective.network import frozen_randomness, logits, private_copy
 
 # Outputs before and after may differ by rounding alone: this share of the largest one, in float64.
@@ -39,7 +40,7 @@ class Alignment:
     deviation: float
 
 
-def symmetries(model: nn.Module, inputs: Any) -> Symmetries:
+def symmetries(model: nn.Module, inputs: Tree) -> Symmetries:
     """The permutations of channels under which a network computes the same.
 
     Parameters
@@ -60,11 +61,11 @@ def symmetries(model: nn.Module, inputs: Any) -> Symmetries:
     """
     network = private_copy(model).eval().double()
     with frozen_randomness(_device(network)), Masks.off():
-        return Symmetries(network, lambda: _outputs(network, _doubled(inputs)))
+        return Symmetries(network, lambda: _outputs(network, converted(inputs, torch.float64)))
 
 
 @measurement
-def align(model: nn.Module, other: nn.Module, inputs: Any, *, seed: int = 0) -> Alignment:
+def align(model: nn.Module, other: nn.Module, inputs: Tree, *, seed: int = 0) -> Alignment:
     """Permute the channels of `other` so that its weights are nearest to those of `model`; both are left as they are.
 
     Parameters
@@ -114,25 +115,15 @@ def align(model: nn.Module, other: nn.Module, inputs: Any, *, seed: int = 0) -> 
 
 
 @torch.no_grad()
-def _in_double(model: nn.Module, inputs: Any) -> Tensor:
+def _in_double(model: nn.Module, inputs: Tree) -> Tensor:
     network = private_copy(model).eval().double()
     with frozen_randomness(_device(network)), Masks.off():
-        return _outputs(network, _doubled(inputs))
+        return _outputs(network, converted(inputs, torch.float64))
 
 
 def _device(network: nn.Module) -> torch.device:
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
-def _outputs(network: nn.Module, inputs: Any) -> Tensor:
-    if isinstance(inputs, dict):
-        return logits(network(**inputs))
-    return logits(network(*inputs) if isinstance(inputs, tuple) else network(inputs))
-
-
-def _doubled(inputs: Any) -> Any:
-    if isinstance(inputs, dict):
-        return {name: _doubled(value) for name, value in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(map(_doubled, inputs))
-    return inputs.double() if inputs.is_floating_point() else inputs
+def _outputs(network: nn.Module, inputs: Tree) -> Tensor:
+    return logits(called(network, inputs))

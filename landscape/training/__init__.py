@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.training.cache import CACHE, REFERENCE, ensure, file_of, find, parse
+    from landscape.training.cache import CACHE, REFERENCE, ensure, file_of, find, find_series, parse
     from landscape.training.recipes import RECIPES, Recipe, recipe
     from landscape.training.schedule import OneCycle, Steps
     from landscape.training.trainer import PRECISIONS, precision, train
@@ -21,6 +21,7 @@ __all__ = [
     "ensure",
     "file_of",
     "find",
+    "find_series",
     "parse",
     "precision",
     "recipe",

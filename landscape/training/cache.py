@@ -41,6 +41,14 @@ def find(wanted: Recipe, *, seed: int = 0, cache: Path | str = CACHE) -> Path | 
     return None
 
 
+def find_series(wanted: Recipe, *, seed: int = 0, cache: Path | str = CACHE) -> list[Path]:
+    """The checkpoints along a training that are there, in order of time, the last one if it is finished."""
+    epochs = [*wanted.series, wanted.trained_epochs]
+    recipes = [wanted if epoch == wanted.trained_epochs else wanted.replace(stop_after=epoch) for epoch in epochs]
+    found = [find(each, seed=seed, cache=cache) for each in recipes]
+    return [file for file in found if file is not None]
+
+
 def ensure(
     wanted: Recipe | str,
     *,
@@ -49,6 +57,7 @@ def ensure(
     root: Path | str | None = None,
     device: torch.device | str = "cpu",
     compute: str = "auto",
+    series: bool = False,
     quiet: bool = False,
 ) -> Path:
     """The checkpoint of a recipe: found, or trained now and kept in `cache`.
@@ -61,6 +70,8 @@ def ensure(
         Decides initial weights, order, augmentation and masks.
     cache, root, device, compute, quiet
         See `train`.
+    series
+        Whether the checkpoints along the training are wanted, too: without any, it is trained again.
 
     Raises
     ------
@@ -71,8 +82,8 @@ def ensure(
         wanted, seed = parse(wanted, seed)
     vouch(wanted)
     trained = find(wanted, seed=seed, cache=cache)
-    if trained is not None:
+    if trained is not None and (not series or len(find_series(wanted, seed=seed, cache=cache)) > 1):
         return trained
     path = file_of(wanted, seed, cache)
-    train(wanted, path, seed=seed, root=root, device=device, compute=compute, quiet=quiet)
+    train(wanted, path, seed=seed, root=root, device=device, compute=compute, series=series, quiet=quiet)
     return path

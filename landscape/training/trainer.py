@@ -242,7 +242,7 @@ def train(
     series
         Keep a checkpoint after each epoch of `Recipe.series`, beside `path`: each is that of the recipe stopped there.
     monitor
-        Measure the curvature on the way, on 256 training images every 100 steps or as often as 1 % of the time allows,
+        Measure the curvature on the way, on 256 training images every 100 steps or as often as 5 % of the time allows,
         and keep it beside `path` as a CSV (:class:`landscape.Monitor`). The weights have the same bits.
     quiet
         Show no progress.
