@@ -40,7 +40,7 @@ def draw(drawing: Drawing) -> Figure:
             axes.yaxis.set_major_formatter("{x:g}")
         plotting.letter(panels)
         counts = ", ".join(f"{group.label}: n = {len(group.results)}" for group in groups)
-        title = f"{counts}; {drawing.explained('series', 'bands: numerical bounds, standard errors')}"
+        title = f"{counts}; {drawing.explained('series', 'bands: bound of the solve (a), 95 % (b)')}"
         plotting.below(made, panels[0], columns=len(groups), title=title)
     return made
 
