@@ -7,6 +7,9 @@ A model of GPT-2's shape (examples/language_model.py), trained a little on the s
 vocabulary is padded to the size that is asked for: what a large one costs does not depend on which words it holds.
 Times are medians over interleaved repeats; trust their ratios. Memory is what a product adds to the resident memory at
 its peak. Errors of eigenvalues are against our solver in float64.
+
+Products of curvlinops 3.0.1 are off by a few per cent here, all of it in the weights of layer norms (forward over
+reverse); ours agree with differences of the gradient in float64 to 1e-8, there as elsewhere.
 """
 
 import argparse
