@@ -81,10 +81,11 @@ class PseudoTensor(torch.Tensor):
 class PseudoGenerator(torch.Generator):
     """A generator of the pseudo device: torch makes none for a device written in Python. In truth one of the CPU."""
 
-    made: ClassVar[set[int]] = set()  # what torch hands to an operation is another object for the same generator
+    # What torch hands to an operation is another object for the same generator. Kept, since an address is given again.
+    made: ClassVar[dict[int, torch.Generator]] = {}
 
     def __init__(self) -> None:
-        self.made.add(self._cdata)
+        self.made[self._cdata] = self
 
     @property
     def device(self) -> torch.device:

@@ -19,13 +19,14 @@ from nets_for_tests import small_images, small_net
 
 from analyses import measuring, studies
 from figures import sources
-from landscape import checkpoint, nets, store, surface, training
+from landscape import checkpoint, data, nets, store, surface, training
 from landscape.checkpoint import header
 from landscape.checkpoint.saving import content_sha256
 from landscape.errors import LandscapeError
 from landscape.hessian.cli import main as hessian
 from landscape.objective import Objective
 from landscape.store import registry
+from landscape.store.protocol import Protocol
 from landscape.surface import saved_directions
 from landscape.training import OneCycle, Recipe
 
@@ -485,6 +486,17 @@ def test_files_load_in_many_threads(folder):
     assert len(loaded) == 24
 
 
+@pytest.mark.parametrize("loss", ["payload.py:boom", "cross_entropy,payload:boom", "os:_exit", "cross_entropy,x=1"])
+def test_a_protocols_loss_names_nothing_that_runs(loss: str, tmp_path: Path, monkeypatch) -> None:
+    for name in ("payload.py", "cross_entropy,payload.py"):
+        (tmp_path / name).write_text("raise SystemExit('ran')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    images = data.load("digits", "train").subset(4, seed=0)
+    with pytest.raises(LandscapeError):
+        Objective(nets.build("resnet_dnn_18", num_classes=10, width=2), images, protocol=Protocol(loss=loss))
+
+
 def test_only_what_the_user_names_is_imported():
     """Every place that imports by a name not written there; a new one needs a reason why no file leads to it."""
     import ast
@@ -495,6 +507,7 @@ def test_only_what_the_user_names_is_imported():
         "landscape/store/registry.py",  # by the registry that the user's machine wrote
         "landscape/nets/smoothing.py",  # --variant, --smoothing, Python; headers are resolved before
         "landscape/data/given.py",  # --data; headers go to a closed list
+        "landscape/objective/losses.py",  # --loss, Python; a protocol's loss goes to a closed list
         "landscape/checkpoint/building.py",  # --model
         "landscape/checkpoint/loading.py",  # --smoothing
         "landscape/command/launch.py",  # the modules of our own commands

@@ -701,7 +701,7 @@ def examples(data: Data, protocol: Protocol) -> Data:
 
 def _of_protocol(name: str) -> Loss:
     """The loss of a protocol, which may come from a file: nothing is imported."""
-    if name.partition(",")[0] not in losses.NAMES:
+    if ":" in name or name.partition(",")[0] not in losses.NAMES:
         raise LandscapeError(f"the protocol's loss is {name}, a function: give it with loss=")
     return losses.resolved(name)
 
