@@ -293,7 +293,7 @@ def numbers(folder: Path) -> dict[str, xarray.Dataset]:
     found = {}
     for path in sorted(folder.rglob("*.nc")):
         dataset = result.load(path)
-        for name in ("seconds", "command"):
+        for name in ("seconds", "command", "date"):
             dataset.attrs.pop(name, None)
         found[str(path.relative_to(folder))] = dataset
     return found
