@@ -31,7 +31,7 @@ types: $(STAMP)
 
 # The site, into build/site, without network; a link that leads nowhere or a name that is not there is an error.
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	! grep -rlE 'src="(https?:)?//|@import|rel="stylesheet" href="http' build/site --include=*.html
 
 # The wheel as a stranger gets it: built, installed into an empty environment, run from an empty folder.
