@@ -19,6 +19,8 @@ PANELS: tuple[tuple[str, str, Callable[[xarray.Dataset], np.ndarray]], ...] = (
     ("trace", "trace (nats)", lambda result: Z * result["trace_stderr"].values),
     ("loss", "regularised loss (nats)", lambda result: np.zeros(result.sizes["time"])),
 )
+# Panels whose mean is geometric.
+POSITIVE = ("eigenvalue", "loss")
 
 
 def draw(drawing: Drawing) -> Figure:
@@ -31,11 +33,12 @@ def draw(drawing: Drawing) -> Figure:
             for group in groups:
                 _curves(axes, group, name, error)
             axes.set_xscale("log")
-            axes.set_yscale("log")
+            # Early in training a trace may be negative.
+            axes.set_yscale("log" if name in POSITIVE else "symlog", **({} if name in POSITIVE else {"linthresh": 100}))
             axes.set_xlabel("epoch")
             axes.set_title(label)
             epochs = sorted({int(time) for group in groups for one in group.results for time in one["time"].values})
-            axes.set_xticks(epochs, [str(epoch) for epoch in epochs])
+            axes.set_xticks(_apart(epochs), [str(epoch) for epoch in _apart(epochs)])
             axes.minorticks_off()
             axes.yaxis.set_major_formatter("{x:g}")
         plotting.letter(panels)
@@ -59,14 +62,27 @@ def _curves(axes: Axes, group: plotting.Group, name: str, error: Callable[[xarra
         row[np.searchsorted(epochs, result["time"].values)] = _values(result, name)
         there = np.isfinite(row)
         axes.plot(epochs[there], row[there], color=group.color, linewidth=0.4, alpha=0.6)
-    count, mean = np.isfinite(stacked).sum(0), np.nanmean(stacked, 0)
-    axes.plot(epochs, mean, color=group.color, marker=group.marker, label=group.label)
+    # What spans orders of magnitude is averaged as it is drawn: in logarithms.
+    positive = name in POSITIVE
+    scaled = np.log(stacked) if positive else stacked
+    count, mean = np.isfinite(scaled).sum(0), np.nanmean(scaled, 0)
+    back: Callable[[np.ndarray], np.ndarray] = np.exp if positive else np.asarray
+    axes.plot(epochs, back(mean), color=group.color, marker=group.marker, label=group.label)
     several = count > 2
     if several.any():
-        spread = np.nanstd(stacked[:, several], 0, ddof=1)
+        spread = np.nanstd(scaled[:, several], 0, ddof=1)
         half = stdtrit(count[several] - 1, 0.975) * spread / np.sqrt(count[several])
-        low, high = mean[several] - half, mean[several] + half
+        low, high = back(mean[several] - half), back(mean[several] + half)
         axes.fill_between(epochs[several], low, high, color=group.color, alpha=0.18, linewidth=0)
+
+
+def _apart(epochs: list[int], factor: float = 1.3) -> list[int]:
+    """Epochs whose labels have room beside each other on a logarithmic axis, the last one among them."""
+    chosen = epochs[-1:]
+    for epoch in reversed(epochs):
+        if epoch * factor < chosen[0]:
+            chosen.insert(0, epoch)
+    return chosen
 
 
 def _values(result: xarray.Dataset, name: str) -> np.ndarray:
