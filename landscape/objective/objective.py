@@ -184,50 +184,14 @@ class Objective:
         self.weight_decay = weight_decay
         self.sharded = sharded
 
-        data = as_examples(data)
-        self.population: float = math.inf if data.population is None else data.population
-        self.data = examples(data, protocol)
-        if isinstance(self.loss, losses.OfModel):
-            self.data = _with_labels(self.data)
-        self.images = len(self.data)
-        self.first, self.last = distributed.shard(self.images) if sharded else (0, self.images)
-        self.data = self.data.to(self.device)
-
-        # A network that computes its loss itself, or is differentiated by the loss, is not asked for one output.
-        wanted = ALL if isinstance(self.loss, losses.OfModel) else output
-        self.network = Network(model, self.data, device=self.device, dtype=self.dtype, masks=self.masks, output=wanted)
-        self.classifies = self._require_fitting()
-        self._defer_head()
-        module = self.network.module
-        parameters = dict(module.named_parameters())
-        weight_bytes = sum(value.numel() * value.element_size() for value in parameters.values())
+        self._take_examples(as_examples(data))
+        self._take_network(model, output)
+        # Before batch norm is folded: the folded network has fewer modules.
+        weight_bytes = sum(value.numel() * value.element_size() for value in self.network.module.parameters())
         self.micro_batch = micro_batch or self._choose_micro_batch(self.network.activation_bytes, weight_bytes)
-
-        statistics = tracked(module)
-        self.has_batch_norm = bool(folding.batch_norms(module))
-        recalibrates = protocol.batch_norm == "recalibrated" and statistics
-        self._recalibration = Recalibration(module) if recalibrates else None
-        chosen = selection(parameters, protocol.parameters, self._last_layer)
-        unused = self._unused({name: value for name, value in parameters.items() if name in chosen})
-        with frozen_randomness(self.device), self.masks() as masks:
-            masks.address(first_example=0, sample=0)
-            folding.prepare(
-                module, lambda: called(module, self.batch(0, 2)), batch_statistics=protocol.batch_norm == "batch"
-            )
-        names = {id(parameter): name for name, parameter in module.named_parameters()}
-        self.inner_names = {name: names[id(parameter)] for name, parameter in parameters.items()}
-        self.space = ParameterSpace(parameters.items(), chosen=chosen, unused=unused)
-        self._decayed = {name: value for name, value in parameters.items() if value.requires_grad}
-        self.point = self.space.flatten(parameters[name].detach() for name in self.space.names)
-        for parameter in parameters.values():
-            parameter.requires_grad_(False)
-        self._replicas = workers.Replicas(module)
+        self._take_coordinates()
         # Rounding of curvature products, measured when first asked for.
         self.roundings: dict[str, float] = {}
-        buffers = {id(buffer): name for name, buffer in module.named_buffers()}
-        self._inner_statistics = {name: buffers.get(id(value), "") for name, value in statistics.items()}
-        for name, value in self._statistics(self.point, 0).items():
-            module.get_buffer(name).copy_(value)
         self._counts = self._count_terms()
         total = float(self._counts.sum()) if self._counts is not None else float(self.images)
         # Whole numbers stay such: sums over examples are divided by what they are divided by without counting.
@@ -244,6 +208,56 @@ class Objective:
         )
 
     # Construction -----------------------------------------------------------------------------------------------------
+
+    def _take_examples(self, data: Data) -> None:
+        """The examples that the protocol names, and which of them are this process's."""
+        self.population: float = math.inf if data.population is None else data.population
+        self.data = examples(data, self.protocol)
+        if isinstance(self.loss, losses.OfModel):
+            self.data = _with_labels(self.data)
+        self.images = len(self.data)
+        self.first, self.last = distributed.shard(self.images) if self.sharded else (0, self.images)
+        self.data = self.data.to(self.device)
+
+    def _take_network(self, model: nn.Module, output: str | None) -> None:
+        """A private copy of the network, which must fit the examples and the loss."""
+        # A network that computes its loss itself, or is differentiated by the loss, is not asked for one output.
+        wanted = ALL if isinstance(self.loss, losses.OfModel) else output
+        self.network = Network(model, self.data, device=self.device, dtype=self.dtype, masks=self.masks, output=wanted)
+        self.classifies = self._require_fitting()
+        self._defer_head()
+
+    def _take_coordinates(self) -> None:
+        """Which parameters count, their names before and after batch norm is folded, and the point they are at."""
+        module = self.network.module
+        parameters = dict(module.named_parameters())
+        chosen = selection(parameters, self.protocol.parameters, self._last_layer)
+        unused = self._unused({name: value for name, value in parameters.items() if name in chosen})
+        self._prepare_batch_norm()
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        self.inner_names = {name: names[id(parameter)] for name, parameter in parameters.items()}
+        self.space = ParameterSpace(parameters.items(), chosen=chosen, unused=unused)
+        self._decayed = {name: value for name, value in parameters.items() if value.requires_grad}
+        self.point = self.space.flatten(parameters[name].detach() for name in self.space.names)
+        for parameter in parameters.values():
+            parameter.requires_grad_(False)
+        self._replicas = workers.Replicas(module)
+        for name, value in self._statistics(self.point, 0).items():
+            module.get_buffer(name).copy_(value)
+
+    def _prepare_batch_norm(self) -> None:
+        """Fold batch norm, or make it normalise by the batch, or have its statistics recalibrated."""
+        module, statistics = self.network.module, tracked(self.network.module)
+        self.has_batch_norm = bool(folding.batch_norms(module))
+        recalibrates = self.protocol.batch_norm == "recalibrated" and statistics
+        self._recalibration = Recalibration(module) if recalibrates else None
+        with frozen_randomness(self.device), self.masks() as masks:
+            masks.address(first_example=0, sample=0)
+            folding.prepare(
+                module, lambda: called(module, self.batch(0, 2)), batch_statistics=self.protocol.batch_norm == "batch"
+            )
+        buffers = {id(buffer): name for name, buffer in module.named_buffers()}
+        self._inner_statistics = {name: buffers.get(id(value), "") for name, value in statistics.items()}
 
     def _choose_micro_batch(self, activation_bytes: int, weight_bytes: int) -> int:
         if self.protocol.batch_norm == "batch":
