@@ -29,7 +29,7 @@ class NetworkKind:
     model
         Arguments of `nets.build` that differ from the baseline's.
     fraction
-        Of the training's epochs after which it is stopped: 1 for a finished one.
+        Of the training's epochs, behind which it is taken from its series: 1 for a finished one.
     """
 
     label: str
@@ -38,8 +38,9 @@ class NetworkKind:
 
 
 SMOOTH = "resnet_mcdo_smoothing_18"
-# An early moment of the training, long before the learning rate falls.
-EARLY = 0.25
+# Moments of the training: an early one, before the learning rate falls, and a middle one. Taken where a series keeps a
+# checkpoint, the nearest; in the paper's recipe that is just before its first fall and just before its second.
+EARLY, MIDDLE = 0.25, 0.6
 KINDS: dict[str, NetworkKind] = {
     "mcdo": NetworkKind("MC dropout"),
     "mcdo-smooth": NetworkKind("MC dropout + smooth", {"name": SMOOTH}),
@@ -47,6 +48,8 @@ KINDS: dict[str, NetworkKind] = {
     "dnn-smooth": NetworkKind("deterministic + smooth", {"name": "resnet_dnn_smoothing_18"}),
     "mcdo-early": NetworkKind("MC dropout, early", fraction=EARLY),
     "mcdo-smooth-early": NetworkKind("MC dropout + smooth, early", {"name": SMOOTH}, fraction=EARLY),
+    "mcdo-middle": NetworkKind("MC dropout, middle", fraction=MIDDLE),
+    "mcdo-smooth-middle": NetworkKind("MC dropout + smooth, middle", {"name": SMOOTH}, fraction=MIDDLE),
     # What else the paper explains as smoothing.
     "mcdo-preact": NetworkKind("pre-activation", {"name": "preresnet_mcdo_18"}),
     "mcdo-relu6": NetworkKind("ReLU6 alone", {"smoothing": "relu6"}),
@@ -91,5 +94,6 @@ def recipe(kind: str, preset: str) -> "Recipe":
     without_name = result.header(0) | {"recipe": ""}
     result = next((each for each in listed if each.header(0) | {"recipe": ""} == without_name), result)
     if chosen.fraction < 1:
-        result = result.replace(stop_after=max(1, round(chosen.fraction * result.total_epochs)))
+        moment = chosen.fraction * result.total_epochs
+        result = result.replace(stop_after=min(result.series, key=lambda epoch: abs(epoch - moment)))
     return result

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,8 @@ class Request:
         (arguments, subject) -> dataset, one of several that an instrument keeps; its result by default.
     earlier
         Settings under which the same result was saved by versions whose studies had a catalogue of their own.
+    averaged
+        Fields of the protocol when it takes the mean over several draws of the masks, where a flag alone does not.
     """
 
     instrument: command.Instrument
@@ -109,6 +111,7 @@ class Request:
     flags: Callable[[SampleSizes, int], Sequence[str]]
     earlier: Callable[[SampleSizes, int], Mapping[str, Any]]
     answer: Callable[[Namespace, Subject], xarray.Dataset] | None = None
+    averaged: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _flags(**values: object) -> list[str]:
@@ -174,6 +177,7 @@ REQUESTS: dict[str, Request] = {
         lambda sizes, masks: _flags(points=sizes.points, span=sizes.span, passes=masks, keep_losses=True),
         lambda sizes, masks: {"points": sizes.points, "span": sizes.span, "passes": masks, "keep_losses": True},
         lambda arguments, subject: surface.measured(arguments, subject, seed=arguments.seed),
+        averaged={"dropout": "fresh"},
     ),
     # Predictions on the training set, augmented as in training: whether a network fits worse, not generalises worse.
     "training": Request(
@@ -321,7 +325,8 @@ def ask(
         Earlier checkpoints of the same training, for a series.
     """
     request = REQUESTS[name]
-    protocol = request.protocol(sizes).replace(**{"device": device, **dict(changes or {})})
+    changes = {**(changes or {}), **(request.averaged if masks > 1 else {})}
+    protocol = request.protocol(sizes).replace(device=device, **changes)
     subject = (origin or Origin()).subject(path, protocol)
     files = [*map(str, before), str(path)]
     arguments = request.instrument.arguments([*files, "--device", device, "--quiet", *request.flags(sizes, masks)])

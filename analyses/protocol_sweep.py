@@ -5,9 +5,12 @@ exactly, and surfaces keep it apart.
 """
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from scipy.special import stdtrit
 
 from analyses import studies
 from landscape import command
@@ -24,10 +27,15 @@ VARIANTS = {
     for augmentation in ("frozen", "none")
     for masks, fields in MASKS.items()
 }
-MOMENTS = {"late": ("mcdo", "mcdo-smooth"), "early": ("mcdo-early", "mcdo-smooth-early")}
+MOMENTS = {
+    "late": ("mcdo", "mcdo-smooth"),
+    "middle": ("mcdo-middle", "mcdo-smooth-middle"),
+    "early": ("mcdo-early", "mcdo-smooth-early"),
+}
 COLUMNS = {
     "C1": "C1: top eigenvalue",
     "C1 filter-normalised": "C1: filter-normalised",
+    "C1 loss-scaled": "C1: over the loss",
     "C2": "C2: 90 % quantile of mini-batches",
     "C3 rise": "C3: rise",
     "C3 roughness": "C3: roughness",
@@ -52,6 +60,9 @@ def compared(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for entry in entries:
         for l2 in ("on", "off"):
             measured[entry["kind"], entry["seed"], l2, entry["variant"]] |= _numbers(entry, l2=l2 == "on")
+    for numbers in measured.values():
+        if "C1" in numbers and "loss" in numbers:
+            numbers["C1 loss-scaled"] = numbers["C1"] / numbers["loss"]
     rows = []
     for moment, (plain, smooth) in MOMENTS.items():
         of_kind = [{seed for known, seed, *_ in measured if known == kind} for kind in (plain, smooth)]
@@ -93,21 +104,22 @@ def _numbers(entry: Mapping[str, Any], *, l2: bool) -> dict[str, float]:
         return {"C2": float(np.quantile(values, 0.9))}
     variable = "loss" if l2 else "cross_entropy"
     return {
+        "loss": float(dataset[variable].sel(alpha=0, beta=0)),
         "C3 rise": rises(dataset, variable, shares=(0.5,))[0].mean,
         "C3 roughness": roughness(dataset, variable)[0],
     }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Ratios smooth / plain: geometric mean over seeds, with the range over seeds where there are several."""
+    """Ratios smooth / plain: geometric mean over seeds, with its 95 % interval from three seeds on."""
     shown = []
     for row in rows:
         cells = [_cell(row[name]) for name in COLUMNS]
         shown.append([f"{row['moment']}, L2 {row['l2']}, {row['variant']}", *cells])
     lines = [
         command.columns(["smooth / plain", *COLUMNS.values()], shown),
-        "below 1 the claim holds; brackets: range over seeds; * holds in every seed. '-': not positive, or exactly "
-        "zero roughness.",
+        "below 1 the claim holds; brackets: 95 % interval of Student's t over seeds, each for itself; * holds in every "
+        "seed. '-': not positive, or exactly zero roughness.",
         f"Masks averaged: the mean Hessian, and the mean loss with fresh masks, over {AVERAGED} draws.",
     ]
     return "\n".join(lines)
@@ -117,9 +129,18 @@ def _cell(logarithms: Sequence[float]) -> str:
     known = [value for value in logarithms if math.isfinite(value)]
     if not known:
         return "-"
-    mean = math.exp(sum(known) / len(known))
-    span = f" [{math.exp(min(known)):.2f}, {math.exp(max(known)):.2f}]" if len(known) > 1 else ""
+    mean, low, high = (math.exp(value) for value in interval(known))
+    span = f" [{low:.2f}, {high:.2f}]" if math.isfinite(high) else ""
     return f"{mean:.2f}{span}{'*' if max(known) < 0 else ''}"
+
+
+def interval(logarithms: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over seeds and the ends of its 95 % interval by Student's t; infinite from fewer than three seeds."""
+    count, mean = len(logarithms), statistics.fmean(logarithms)
+    if count < 3:
+        return mean, -math.inf, math.inf
+    half = float(stdtrit(count - 1, 0.975)) * statistics.stdev(logarithms) / math.sqrt(count)
+    return mean, mean - half, mean + half
 
 
 STUDY = studies.Study(

@@ -1,10 +1,12 @@
-"""Where the landscape claim holds: smooth against plain under every protocol, early and late (C1, C2, C3)."""
+"""Where the landscape claim holds: smooth against plain under every protocol and at every moment (C1, C2, C3)."""
 
 import math
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from analyses import protocol_sweep
 from figures.sources import Drawing
 from landscape import plotting
 
@@ -12,6 +14,7 @@ STUDY = "protocol_sweep"
 COLUMNS = {
     "C1": "C1: top\neigenvalue",
     "C1 filter-normalised": "C1: filter-\nnormalised",
+    "C1 loss-scaled": "C1: over\nthe loss",
     "C2": "C2: mini-\nbatches, 90 %",
     "C3 rise": "C3: rise of\nthe loss",
     "C3 roughness": "C3: rough-\nness",
@@ -31,8 +34,14 @@ def draw(drawing: Drawing) -> Figure:
             for row in rows:
                 marker, fill = MARKS[row["l2"]]
                 height = places.index((row["moment"], row["variant"])) + (0.12 if row["l2"] == "off" else -0.12)
-                known = [math.exp(value) for value in row[name] if math.isfinite(value)]
-                axes.plot(known, [height] * len(known), marker, color=color, fillstyle=fill)
+                known = [value for value in row[name] if math.isfinite(value)]
+                several = len(known) > 2
+                size = {"markersize": 1.8, "alpha": 0.6} if several else {}
+                axes.plot(np.exp(known), [height] * len(known), marker, color=color, fillstyle=fill, **size)
+                if several:
+                    mean, low, high = np.exp(protocol_sweep.interval(known))
+                    axes.plot(mean, height, marker, color=color, fillstyle=fill)
+                    axes.plot([low, high], [height, height], color=color, linewidth=0.8)
             axes.axvline(1, color=plotting.ink(), linewidth=0.8)
             axes.set_xscale("log")
             axes.set_title(title)
@@ -54,7 +63,9 @@ def draw(drawing: Drawing) -> Figure:
                 label=f"L2 term {'in the loss' if l2 == 'on' else 'left out'}",
             )
         plotting.letter(panels)
-        plotting.below(made, made.axes[0], title="one mark per training; left of 1 the claim holds")
+        most = max(len(row["C1"]) for row in rows)
+        marks = "one mark per pair" if most < 3 else f"small: each of {most} pairs; large: mean, 95 % interval"
+        plotting.below(made, made.axes[0], title=f"{marks}; left of 1 the claim holds")
     return made
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray
+from scipy import stats
 
 from analyses import claims as claims_page
 from analyses import kinds, measuring, protocol_sweep
@@ -322,7 +323,7 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
     text = out.read_text()
     assert "| C4 lower model uncertainty before the smoothing layers |" in text
     assert "n = 1. Command: `python -m analyses.claims --measure --preset digits --only smooth --seeds 1`" in text
-    assert "| C13: deterministic nets gain too | not measured | - | not measured |" in text
+    assert "| C13: deterministic nets gain too | not measured |" in text
     out.unlink()
     monkeypatch.setattr(claims_page, "measure", None)
     assert command.run("analyses.claims", asked) == 0
@@ -330,6 +331,20 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
     (reports / "smooth.json").write_text("{}")
     assert command.run("analyses.claims", asked) == 2
     assert "JSON object with a sha256" in capsys.readouterr().err
+
+
+def test_the_page_of_claims_is_what_the_kept_reports_say_stage_by_stage(tmp_path):
+    out = tmp_path / "CLAIMS.md"
+    assert command.run("analyses.claims", ["--out", str(out)]) == 0
+    assert out.read_text() == Path("CLAIMS.md").read_text()
+    kept = claims_page.reports_in(Path("reference/cifar100-small/claims"))
+    lines = claims_page.page({"converged": kept, "digits": {"smooth": kept["smooth"]}}).splitlines()
+    (c9,) = (line for line in lines if line.startswith("| C9: "))
+    first, second = c9.removesuffix(" |").split(" | ")[1:]
+    assert first == second == "**supported**, n = 4; 1 of 1 measures move as claimed"
+    (c13,) = (line for line in lines if line.startswith("| C13: "))
+    assert c13.endswith(" | not measured |")
+    assert [line for line in lines if line.startswith("## ")] == ["## Stage: converged", "## Stage: digits"]
 
 
 def test_every_preset_has_networks_and_a_scale():
@@ -400,18 +415,36 @@ def test_a_claims_verdict_says_what_all_its_measures_say():
 
 
 def test_the_sweep_takes_the_l2_term_off_and_compares_seed_by_seed(monkeypatch):
-    numbers = {("mcdo", 0): 2.0, ("mcdo-smooth", 0): 1.0, ("mcdo", 1): 4.0, ("mcdo-smooth", 1): 3.0}
+    plain, smooth = (2.0, 4.0, 3.0), (1.0, 3.0, 2.0)
+    numbers = {
+        (kind, seed): values[seed] for kind, values in (("mcdo", plain), ("mcdo-smooth", smooth)) for seed in range(3)
+    }
 
     def read(entry, *, l2):
-        return {"C1": numbers[entry["kind"], entry["seed"]] + 10 * l2}
+        return {"C1": numbers[entry["kind"], entry["seed"]] + 10 * l2, "loss": 2.0 if entry["kind"] == "mcdo" else 1.0}
 
     monkeypatch.setattr(protocol_sweep, "_numbers", read)
     variant = next(iter(protocol_sweep.VARIANTS))
     rows = protocol_sweep.compared([{"kind": kind, "seed": seed, "variant": variant} for kind, seed in numbers])
     assert [(row["moment"], row["l2"]) for row in rows] == [("late", "on"), ("late", "off")]
-    assert rows[1]["C1"] == pytest.approx([math.log(1 / 2), math.log(3 / 4)])
-    assert rows[0]["C1"] == pytest.approx([math.log(11 / 12), math.log(13 / 14)])
-    assert "0.61 [0.50, 0.75]*" in protocol_sweep.table(rows)
+    assert rows[1]["C1"] == pytest.approx([math.log(1 / 2), math.log(3 / 4), math.log(2 / 3)])
+    assert rows[0]["C1"] == pytest.approx([math.log(11 / 12), math.log(13 / 14), math.log(12 / 13)])
+    assert rows[1]["C1 loss-scaled"] == pytest.approx([math.log(1), math.log(3 / 2), math.log(4 / 3)])
+    exact = stats.ttest_1samp(rows[1]["C1"], 0).confidence_interval()
+    low, high = np.exp(exact)
+    assert f"0.63 [{low:.2f}, {high:.2f}]*" in protocol_sweep.table(rows)
+    two = protocol_sweep.table([{**rows[1], **{name: rows[1][name][:2] for name in protocol_sweep.COLUMNS}}])
+    assert "0.61*" in two
+    assert "[" not in two
+
+
+def test_a_mean_over_masks_draws_them_afresh_on_surfaces_too(trained):
+    _, (baseline, _) = trained
+    fixed, averaged = (
+        measuring.ask(baseline.path, "surface", TINY, changes={"dropout": "fixed"}, masks=masks) for masks in (1, 4)
+    )
+    assert (fixed.subject.protocol.dropout, averaged.subject.protocol.dropout) == ("fixed", "fresh")
+    assert averaged.arguments.passes == 4
 
 
 def test_curvature_tells_the_l2_term_apart_and_a_mean_of_masks_from_one(trained, monkeypatch):
