@@ -15,8 +15,8 @@ COLUMNS = {
     "C1": "C1: top\neigenvalue",
     "C1 filter-normalised": "C1: filter-\nnormalised",
     "C1 loss-scaled": "C1: over\nthe loss",
-    "C2": "C2: mini-\nbatches, 90 %",
-    "C3 rise": "C3: rise of\nthe loss",
+    "C2": "C2: mini-\nbatches",
+    "C3 rise": "C3: rise\nof loss",
     "C3 roughness": "C3: rough-\nness",
 }
 MARKS = {"on": ("o", "full"), "off": ("s", "none")}
@@ -45,14 +45,19 @@ def draw(drawing: Drawing) -> Figure:
             axes.axvline(1, color=plotting.ink(), linewidth=0.8)
             axes.set_xscale("log")
             axes.set_title(title)
-            axes.set_xlabel("smooth / plain")
             axes.xaxis.set_major_locator(
                 LogLocator(subs=(1, 2, 5) if len(rows) and _spread(rows, name) > 2.5 else (1, 1.5, 2))
             )
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.minorticks_off()
-        made.axes[0].set_yticks(range(len(places)), [f"{moment}: {variant}" for moment, variant in places])
+        made.axes[0].set_yticks(range(len(places)), [_short(variant) for _, variant in places])
         made.axes[0].set_ylim(len(places) - 0.5, -0.5)
+        for moment in dict.fromkeys(moment for moment, _ in places):
+            heights = [height for height, place in enumerate(places) if place[0] == moment]
+            for axes in panels if heights[0] else ():
+                axes.axhline(heights[0] - 0.5, color=plotting.ink(), linewidth=0.4)
+            across = panels[-1].get_yaxis_transform()
+            panels[-1].text(1.08, sum(heights) / len(heights), moment, transform=across, rotation=-90, va="center")
         for l2, (marker, fill) in MARKS.items():
             made.axes[0].plot(
                 [],
@@ -65,8 +70,14 @@ def draw(drawing: Drawing) -> Figure:
         plotting.letter(panels)
         most = max(len(row["C1"]) for row in rows)
         marks = "one mark per pair" if most < 3 else f"small: each of {most} pairs; large: mean, 95 % interval"
-        plotting.below(made, made.axes[0], title=f"{marks}; left of 1 the claim holds")
+        plotting.below(made, made.axes[0], title=f"ratio smooth / plain; {marks}; left of 1 the claim holds")
     return made
+
+
+def _short(variant: str) -> str:
+    """A protocol in a line's head: what is augmented is not said twice."""
+    augmentation, masks = variant.split(", ")
+    return f"{'augmented' if augmentation.endswith('frozen') else 'not augmented'}, {masks}"
 
 
 def _spread(rows: list[dict], name: str) -> float:
