@@ -21,10 +21,12 @@ LENGTH = 64
 class GPT(nn.Module):
     """Token and position embeddings, blocks of attention and a two-layer network, a head tied to the embedding."""
 
-    def __init__(self, width: int = 32, heads: int = 4, layers: int = 2, vocabulary: int = 128) -> None:
+    def __init__(
+        self, width: int = 32, heads: int = 4, layers: int = 2, vocabulary: int = 128, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(LENGTH, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
         self.head.weight = self.tokens.weight
         nn.init.normal_(self.tokens.weight, std=0.1)
@@ -40,9 +42,9 @@ class GPT(nn.Module):
 class Block(nn.Module):
     """Causal attention and a two-layer network, each behind a layer norm, with shortcuts."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, nn.Dropout(dropout)
         self.before, self.mix, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
@@ -53,8 +55,8 @@ class Block(nn.Module):
         mixed = self.mix(self.before(hidden)).unflatten(-1, (3, self.heads, -1))
         query, key, value = mixed.permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        hidden = hidden + self.out(seen.transpose(1, 2).flatten(2))
-        return hidden + self.mlp(hidden)
+        hidden = hidden + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
+        return hidden + self.dropout(self.mlp(hidden))
 
 
 def text() -> Tensor:

@@ -51,6 +51,9 @@ class Examples:
         How far the probabilities' sum is from 1, float64.
     classes
         Number of classes.
+    group
+        (N,) int64, 0 to G - 1: the sequence or picture that each prediction is a part of. Groups are then what was
+        sampled, and predictions within one depend on each other; None: every prediction is an example by itself.
     """
 
     nll: Tensor
@@ -61,6 +64,19 @@ class Examples:
     in_top: Tensor
     excess: Tensor
     classes: int
+    group: Tensor | None = None
+
+    @property
+    def independent(self) -> int:
+        """Number of independent units: groups, or examples."""
+        return len(self.nll) if self.group is None else int(self.group.max()) + 1
+
+    def by_group(self, values: Tensor) -> Tensor:
+        """Sums over each group (G, ...) of values (N, ...); the values themselves without groups."""
+        if self.group is None:
+            return values
+        total = torch.zeros(self.independent, *values.shape[1:], dtype=values.dtype, device=values.device)
+        return total.index_add_(0, self.group, values)
 
     @property
     def correct(self) -> Tensor:

@@ -13,7 +13,7 @@ from landscape.metrics import confidence, definitions
 from landscape.metrics.choices import Binning
 from landscape.metrics.definitions import BINS, CUTOFF, METRICS
 from landscape.metrics.examples import Examples
-from landscape.metrics.metric_set import MetricSet
+from landscape.metrics.resampling import sums_of
 
 # Draws of the gaps' errors that the calibration error's interval is read off.
 _DRAWS = 1000
@@ -40,6 +40,9 @@ class Intervals:
       occur, which few examples choose in favour of the well predicted ones.
     - ECE: `confidence.absolute_sum` of the bins' gaps; the interval need not hold the value itself, whose upward bias
       it takes off. A bin's variance is at least that of calibrated predictions.
+
+    Of examples in groups (tokens of a sequence), groups are what was sampled: standard errors are those of sums over
+    groups, and a share's count is the one that has this standard error.
 
     Parameters
     ----------
@@ -68,11 +71,10 @@ class Intervals:
         LandscapeError
             When they are of another number of examples than the first.
         """
-        metric_set = MetricSet(batch.classes, binning=self.binning, device=batch.nll.device)
-        metric_set.add(batch)
-        sums, values = metric_set.sums(), metric_set.values()
-        terms = linear_terms(batch, self.binning)
-        if self._terms and len(self._terms["nll"]) != len(batch.nll):
+        sums = sums_of(batch, binning=self.binning)
+        values = {name: float(value) for name, value in definitions.values(sums).items()}
+        terms = {name: of_groups(term, batch) for name, term in linear_terms(batch, self.binning).items()}
+        if self._terms and len(self._terms["nll"]) != len(terms["nll"]):
             raise LandscapeError(f"{len(batch.nll)} predictions beside those of {len(self._terms['nll'])} examples")
         for name, term in terms.items():
             self._terms[name] = self._terms[name] + term if name in self._terms else term
@@ -83,7 +85,9 @@ class Intervals:
         count, confident = float(sums.count), float(sums.labels[1].sum())
         trials = {"accuracy_90": confident, "uncertain_90": wrong}
         for name in _SHARES:
-            self._trials[name] = min(self._trials.get(name, math.inf), trials.get(name, count))
+            # Where all agree, nothing says how much examples of a group depend on each other: a group is one trial.
+            most = math.inf if batch.group is None else batch.independent
+            self._trials[name] = min(self._trials.get(name, math.inf), trials.get(name, count), most)
         for name, labels in (("iou", sums.labels.sum(0)), ("iou_90", sums.labels[1])):
             self._rare[name] |= bool((labels == 1).any()) or not bool((labels > 0).any())
         self._calibration += self._gap_interval(batch)
@@ -97,7 +101,8 @@ class Intervals:
             value = self._values[name] / self._added
             term = (self._terms[name] / self._added).double().cpu().numpy()
             count = len(term)
-            stderr = float(term.std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
+            known = count > 1 and math.isfinite(value)
+            stderr = float(term.std(ddof=1)) / math.sqrt(count) if known else math.nan
             intervals[name] = Interval(value, stderr, *self._ends(name, value, stderr, term))
         return intervals
 
@@ -126,16 +131,29 @@ class Intervals:
 
     def _gap_interval(self, batch: Examples) -> np.ndarray:
         """Debiased ECE and its interval (3,) of one prediction of each example."""
-        gaps = gap_terms(batch, self.binning).cpu().numpy()
+        gaps = of_groups(gap_terms(batch, self.binning), batch).cpu().numpy()
         count = len(gaps)
         if count < 2:
             return np.full(3, np.nan)
         confidences = batch.confidence.cpu().numpy()
         bin_index = definitions.bin_of(batch.rounded, BINS).cpu().numpy()
-        calibrated = np.bincount(bin_index, confidences * (1 - confidences), minlength=BINS) / count**2
+        calibrated = np.bincount(bin_index, confidences * (1 - confidences), minlength=BINS) / len(bin_index) ** 2
         scale = np.sqrt(np.maximum(gaps.var(0, ddof=1) / count, calibrated))
         estimate, (low, high) = confidence.absolute_sum(gaps.mean(0), self._draws[:, :BINS] * scale)
         return np.array([estimate, low, high])
+
+
+def of_groups(terms: Tensor, batch: Examples) -> Tensor:
+    r"""Linear term (G, ...) of each group, from those of its examples (N, ...), with the same mean.
+
+    A mean over all examples of groups of different sizes :math:`n_g` is a ratio of sums, and its linear term
+    :math:`\bar t + \frac{G}{N} \sum_{i \in g} (t_i - \bar t)` (Cochran 1977,
+    Sampling Techniques, chapter 6).
+    """
+    if batch.group is None:
+        return terms
+    mean = terms.mean(0)
+    return mean + batch.by_group(terms - mean) * (batch.independent / len(terms))
 
 
 def gap_terms(batch: Examples, binning: Binning = "right") -> Tensor:

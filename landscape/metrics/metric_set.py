@@ -131,10 +131,7 @@ class MetricSet:
         """The sums by name; raises LandscapeError without any examples, or when probabilities do not sum to 1."""
         if self.count == 0:
             raise LandscapeError("metrics of no examples: update with at least one")
-        if float(self._excess) > _TOLERANCE:
-            raise LandscapeError(
-                f"probabilities sum to 1 ± {float(self._excess):.2g}: give log-probabilities (log_softmax of logits)"
-            )
+        require_probabilities(float(self._excess))
         # Quotients of integers would be float32.
         confusion, bins = self._matrix().double(), self._bins.double()
         sums = Sums(
@@ -193,6 +190,12 @@ class MetricSet:
             "ece": _of_mean(values["ece"], square_of["gap"], count),
             "signed_ece": _of_mean(values["signed_ece"], square_of["gap"], count),
         }
+
+
+def require_probabilities(excess: float) -> None:
+    """Raise LandscapeError when probabilities sum to something else than 1, by `excess`."""
+    if excess > _TOLERANCE:
+        raise LandscapeError(f"probabilities sum to 1 ± {excess:.2g}: give log-probabilities (log_softmax of logits)")
 
 
 _STATE = ("_confusion", "_in_top", "_bins", "_bin_confidence", "_moments", "_excess")

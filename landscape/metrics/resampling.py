@@ -1,5 +1,7 @@
 """Metrics over bootstrap samples of the examples: intervals that need no linearisation, and that pair networks."""
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,8 +12,11 @@ from landscape.metrics.choices import Binning
 from landscape.metrics.confidence import LEVEL, tails
 from landscape.metrics.definitions import BINS, CUTOFF, Sums
 from landscape.metrics.examples import Examples
+from landscape.metrics.metric_set import MetricSet, require_probabilities
 
 REPLICATES = 1000
+# Of more classes, as the words of a language, an intersection over union says nothing and its counts fill memory.
+_MOST_CLASSES = 1000
 
 
 def bootstrap_weights(count: int, *, replicates: int = REPLICATES, seed: int = 0) -> Tensor:
@@ -27,7 +32,12 @@ def bootstrap_weights(count: int, *, replicates: int = REPLICATES, seed: int = 0
 
 
 def weighted_sums(batch: Examples, weights: Tensor, *, binning: Binning = "right") -> Sums:
-    """Sums (R, ...) over weighted examples, one for each row of `weights` (R, N); `binning` as in `MetricSet`."""
+    """Sums (R, ...) over weighted examples, one for each row of `weights` (R, N); `binning` as in `MetricSet`.
+
+    Of examples in groups, weights are the groups' (R, G).
+    """
+    if batch.group is not None:
+        return _weighted_groups(batch, weights, binning)
     rounded, correct = batch.rounded, batch.correct
     confident = (rounded > torch.tensor(CUTOFF, dtype=torch.float32)).long()
     columns = batch.classes + 1
@@ -39,13 +49,7 @@ def weighted_sums(batch: Examples, weights: Tensor, *, binning: Binning = "right
         total.index_add_(0, confident * columns + column, of_those)
         return total.T.reshape(len(weights), 2, columns)[..., :-1]
 
-    numbers = torch.arange(BINS)
-    bin_index = definitions.bin_of(rounded, BINS)
-    member = (bin_index[:, None] == numbers).double()
-    if binning == "authors":
-        bin_index = definitions.authors_bin_of(rounded, BINS)
-    adds = (bin_index[:, None] == numbers).double()
-    binned = weights @ torch.cat([member, member * correct.double()[:, None], adds * batch.confidence[:, None]], dim=1)
+    binned = weights @ _binned(batch, binning)
     bin_count, bin_correct, bin_confidence = binned.split(BINS, dim=1)
     sums = Sums(
         count=weights.sum(1),
@@ -60,6 +64,69 @@ def weighted_sums(batch: Examples, weights: Tensor, *, binning: Binning = "right
         bin_confidence=bin_confidence,
     )
     return definitions.without_numbers(sums, weights @ (batch.predicted == batch.classes).double() > 0)
+
+
+def _binned(batch: Examples, binning: Binning) -> Tensor:
+    """What each example adds to the counts, the correct ones and the confidences of the bins, (N, 3 B) float64."""
+    rounded = batch.rounded
+    numbers = torch.arange(BINS)
+    bin_index = definitions.bin_of(rounded, BINS)
+    member = (bin_index[:, None] == numbers).double()
+    if binning == "authors":
+        bin_index = definitions.authors_bin_of(rounded, BINS)
+    adds = (bin_index[:, None] == numbers).double()
+    return torch.cat([member, member * batch.correct.double()[:, None], adds * batch.confidence[:, None]], dim=1)
+
+
+def _weighted_groups(batch: Examples, weights: Tensor, binning: Binning) -> Sums:
+    """`weighted_sums` of weighted groups: what a group's examples add is summed before it is weighted."""
+    group = batch.group
+    assert group is not None
+    correct, missing = batch.correct.double(), batch.predicted == batch.classes
+    confident = (batch.rounded > torch.tensor(CUTOFF, dtype=torch.float32)).long()
+    together = batch.classes > _MOST_CLASSES
+    classes = 1 if together else batch.classes
+    labels = torch.zeros_like(batch.labels) if together else batch.labels
+    predicted = missing.long() if together else batch.predicted
+    columns = 2 * (classes + 1)
+
+    def by_class(column: Tensor, of_those: Tensor) -> Tensor:
+        total = torch.zeros(batch.independent * columns, dtype=torch.float64)
+        total.index_add_(0, group * columns + confident * (classes + 1) + column, of_those)
+        return (weights @ total.view(-1, columns)).view(len(weights), 2, classes + 1)[..., :-1]
+
+    plain = torch.stack(
+        [torch.ones_like(batch.nll), batch.nll, batch.brier, batch.in_top.double(), missing.double()], 1
+    )
+    parts = weights @ batch.by_group(torch.cat([plain, _binned(batch, binning)], dim=1))
+    count, nll, brier, in_top, without = parts[:, :5].unbind(1)
+    bin_count, bin_correct, bin_confidence = parts[:, 5:].split(BINS, dim=1)
+    predictions = by_class(predicted, torch.ones_like(correct))
+    sums = Sums(
+        count=count,
+        nll=nll,
+        brier=brier,
+        in_top=in_top,
+        hits=by_class(labels, correct),
+        labels=by_class(labels, torch.ones_like(correct)),
+        predictions=torch.full_like(predictions, torch.nan) if together else predictions,
+        bin_count=bin_count,
+        bin_correct=bin_correct,
+        bin_confidence=bin_confidence,
+    )
+    return definitions.without_numbers(sums, without > 0)
+
+
+def sums_of(batch: Examples, *, binning: Binning = "right") -> Sums:
+    """Sums over the examples, in groups or not; raises LandscapeError when probabilities do not sum to 1."""
+    if batch.group is None:
+        metric_set = MetricSet(batch.classes, binning=binning, device=batch.nll.device)
+        metric_set.add(batch)
+        return metric_set.sums()
+    require_probabilities(float(batch.excess.nan_to_num(nan=0.0, posinf=torch.inf).max()))
+    ones = torch.ones(1, batch.independent, dtype=torch.float64)
+    sums = weighted_sums(batch, ones, binning=binning)
+    return Sums(**{field.name: getattr(sums, field.name)[0] for field in fields(sums)})
 
 
 def bootstrap(batch: Examples, weights: Tensor, *, binning: Binning = "right") -> dict[str, np.ndarray]:

@@ -97,6 +97,11 @@ class Classification(Loss):
     smoothing: float = 0.0
     unit: str = "nats"
 
+    @property
+    def term(self) -> str:
+        """What a term is, where examples have several."""
+        return "token" if self.dimension == -1 else "pixel"
+
     def _aligned(self, outputs: Any, targets: Tensor) -> tuple[Any, Tensor]:
         """Scores with their classes in dimension 1, and the targets that belong to them."""
         if self.shifted:
@@ -131,12 +136,18 @@ class Classification(Loss):
         classes = targets[:, 1:] if self.shifted else targets
         return _by_example((classes != self.ignored).double())
 
-    def rows(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
-        """Scores (T, K) and classes (T,) of the terms."""
+    def rows(self, outputs: Any, targets: Any) -> tuple[Any, Tensor]:
+        """Scores (T, K), deferred ones as such, and classes (T,) of the terms."""
         scores, classes = self._aligned(outputs, targets)
-        scores, classes = scores.movedim(1, -1).reshape(-1, scores.shape[1]), classes.reshape(-1)
         valid = classes != self.ignored
-        return (scores, classes) if bool(valid.all()) else (scores[valid], classes[valid])
+        if not isinstance(scores, Deferred):
+            scores, classes, valid = scores.movedim(1, -1).flatten(0, -2), classes.flatten(), valid.flatten()
+        return (scores[valid], classes[valid]) if isinstance(scores, Deferred) or not valid.all() else (scores, classes)
+
+    def examples_of(self, targets: Tensor) -> Tensor:
+        """Place (T,) of the example that each of the terms is of."""
+        classes = targets[:, 1:] if self.shifted else targets
+        return (classes != self.ignored).nonzero()[:, 0]
 
     def term_sums(self, products: Tensor) -> Tensor:
         """Summed over classes."""

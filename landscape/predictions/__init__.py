@@ -10,7 +10,18 @@ if TYPE_CHECKING:
     from landscape.predictions.curves import curves
     from landscape.predictions.efficiency import effective_size
     from landscape.predictions.passes import Predictor, deep_ensemble, measure
+    from landscape.predictions.terms import per_term, several
 
-__all__ = ["SIZES", "Predictor", "curves", "deep_ensemble", "effective_size", "measure", "picture"]
+__all__ = [
+    "SIZES",
+    "Predictor",
+    "curves",
+    "deep_ensemble",
+    "effective_size",
+    "measure",
+    "per_term",
+    "picture",
+    "several",
+]
 
 lazy.attach(__name__)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, metrics, objective, predictions, store
+from landscape import command, metrics, objective, predictions, store, tables
 from landscape.errors import LandscapeError
 from landscape.metrics.choices import BINNINGS
 from landscape.predictions.choices import RESAMPLES, SIZES
@@ -25,7 +25,8 @@ DESCRIPTION = """Predictions of Monte-Carlo dropout ensembles: metrics against e
 network equal those of another.
 
 All sizes come from one set of passes, which is kept: asking for other sizes costs no further pass. Of several networks,
-each is compared with the first, image by image."""
+each is compared with the first, image by image. With --loss causal_lm or masked_lm, or a class per pixel, every token
+(pixel) that counts is a prediction, and errors are over sequences (pictures)."""
 _PRINTED = ("nll", "accuracy", "ece", "brier", "top5")
 
 
@@ -70,17 +71,22 @@ def check(arguments: argparse.Namespace) -> None:
         raise LandscapeError("a deep ensemble of one network: give two checkpoints or more")
 
 
-def measured(arguments: argparse.Namespace, subject: command.Subject) -> tuple[xarray.Dataset, xarray.Dataset]:
-    """Passes and curves of one subject."""
+def measured(arguments: argparse.Namespace, subject: command.Subject) -> tuple[xarray.Dataset | None, xarray.Dataset]:
+    """Passes and curves of one subject; of predictions of every token, curves alone."""
+    if predictions.several(subject.data, subject.protocol.loss):
+        return None, per_term(arguments, subject)
     passes = passed(arguments, subject)
     return passes, curved(arguments, subject, passes)
 
 
-def combined(arguments: argparse.Namespace, results: list[tuple[xarray.Dataset, xarray.Dataset]]) -> Outcome:
+def combined(arguments: argparse.Namespace, results: list[tuple[xarray.Dataset | None, xarray.Dataset]]) -> Outcome:
     """The curves, with those of the ensemble if it is wanted, and the comparisons."""
     curves = [curve for _, curve in results]
     if arguments.deep_ensemble:
-        ensemble = predictions.deep_ensemble([passes for passes, _ in results])
+        members = [passes for passes, _ in results if passes is not None]
+        if len(members) < len(results):
+            raise LandscapeError("--deep-ensemble is for one prediction per example: leave it out")
+        ensemble = predictions.deep_ensemble(members)
         curves.append(predictions.curves(ensemble, **_choices(arguments)))
     return Outcome(curves, comparisons(curves))
 
@@ -131,6 +137,27 @@ def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Da
     return command.journaled(question, begin, force=arguments.force)
 
 
+def per_term(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
+    """The curves of a network that predicts every token, from the cache when they are there."""
+    settings = {"passes": arguments.passes, **_choices(arguments)}
+    question = command.question(arguments, NAME, subject, settings)
+
+    def begin(journal: Journal) -> xarray.Dataset:
+        return predictions.per_term(
+            subject.checkpoint.model,
+            subject.data,
+            protocol=subject.protocol,
+            passes=arguments.passes,
+            batch=arguments.batch,
+            device=command.device(arguments),
+            journal=journal,
+            quiet=arguments.quiet,
+            **_choices(arguments),
+        )
+
+    return command.journaled(question, begin, force=arguments.force)
+
+
 def curved(arguments: argparse.Namespace, subject: command.Subject, passes: xarray.Dataset) -> xarray.Dataset:
     """The curves of one subject, from the cache when they are there."""
     settings = {"passes": arguments.passes, **_choices(arguments)}
@@ -141,7 +168,8 @@ def curved(arguments: argparse.Namespace, subject: command.Subject, passes: xarr
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Passes, seconds and memory that the measurement will cost, by timing a batch."""
     chosen = objective.objective.examples(subject.data, subject.protocol)
-    predictor = predictions.Predictor(
+    several = predictions.several(chosen, subject.protocol.loss)
+    predictor = (predictions.terms.TermPredictor if several else predictions.Predictor)(
         subject.checkpoint.model,
         chosen,
         protocol=subject.protocol,
@@ -150,11 +178,18 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     )
     start, stop = predictor.batches(0, len(chosen))[0]
     images = predictor.images(chosen, start, stop)
-    predictor.passes(images, start, range(1))
+    predictor.outputs(images, start, range(1))
     started = time.perf_counter()
-    predictor.passes(images, start, range(3))
-    seconds = (time.perf_counter() - started) / 3 / (stop - start)
+    predictor.outputs(images, start, range(3))
+    repeats = 3 if predictor.stochastic else 1
+    seconds = (time.perf_counter() - started) / repeats / (stop - start)
     passes = arguments.passes if predictor.stochastic else 1
+    if several:
+        return (
+            f"{subject.name}: {len(chosen)} examples x {passes} passes at {seconds * 1e3:.2g} ms, about "
+            f"{len(chosen) * passes * seconds:.0f} s, and as much again or more for metrics of {predictor.classes:,} "
+            "classes; log-probabilities are not kept"
+        )
     stored = 4 * passes * len(chosen) * predictor.classes
     return (
         f"{subject.name}: {len(chosen)} images x {passes} passes at {seconds * 1e3:.2g} ms, about "
@@ -184,10 +219,10 @@ def table(results: Sequence[xarray.Dataset], pairs: Sequence[xarray.Dataset] = (
     lines: list[str] = []
     for result in results:
         attributes = result.attrs
-        lines.append(
-            f"{attributes['name']}: {attributes['images']} images, one set of {attributes['passes']} "
-            f"{attributes['members']}"
-        )
+        what = f"{attributes['images']} images"
+        if "term" in attributes:
+            what = f"{attributes['terms']:,} {attributes['term']}s of {attributes['images']:,} examples"
+        lines.append(f"{attributes['name']}: {what}, one set of {attributes['passes']} {attributes['members']}")
         rows = [
             [
                 str(size),
@@ -197,10 +232,13 @@ def table(results: Sequence[xarray.Dataset], pairs: Sequence[xarray.Dataset] = (
             for size in result["size"].values
         ]
         lines += [command.columns(["  N", *[_head(name) for name in _PRINTED], "debiased ECE, %"], rows), ""]
+    over = "examples" if all("term" in result.attrs for result in results) else "images"
     lines += [
-        "[95 % interval over images and their masks; none where there is none that holds, such as for a mean of losses",
-        "without any wrong prediction]. Few images raise the ECE: its interval and the debiased ECE take that off.",
+        f"[95 % interval over {over} and their masks; none where there is none that holds, such as for a mean of",
+        f"losses without any wrong prediction]. Few {over} raise the ECE: its interval and the debiased ECE take that",
+        "off.",
     ]
+    lines += [_perplexity(result) for result in results if result.attrs.get("term") == "token"]
     lines += [_worth(pair) for pair in pairs]
     return "\n".join(lines)
 
@@ -217,6 +255,17 @@ def _cell(row: xarray.Dataset, name: str) -> str:
     if not math.isfinite(low):
         return f"{value:.{digits}f}"
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _perplexity(result: xarray.Dataset) -> str:
+    """What the NLL of tokens is as a perplexity, in a sentence."""
+    last = result.isel(size=-1)
+    value, low, high = (math.exp(float(last[f"nll{part}"])) for part in ("", "_low", "_high"))
+    size = int(last["size"])
+    return (
+        f"{result.attrs['name']}: the perplexity exp(NLL) with {size} pass{'es' * (size > 1)} is "
+        f"{tables.with_interval(value, low, high)}, of {result.attrs['classes']:,} tokens to choose from."
+    )
 
 
 def _worth(pair: xarray.Dataset) -> str:
@@ -244,7 +293,7 @@ INSTRUMENT = command.Instrument(
     check=check,
     measured=measured,
     plan=plan,
-    compared=lambda results: [passes for passes, _ in results],
+    compared=lambda results: [curve if passes is None else passes for passes, curve in results],
     combined=combined,
     table=lambda arguments, outcome: table(outcome.curves, outcome.pairs),
     facts=facts,

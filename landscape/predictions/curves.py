@@ -1,6 +1,7 @@
 """Metrics against ensemble size: every size and every choice of passes out of one set of passes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 from landscape import metrics
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
-from landscape.metrics import METRICS, Examples, Intervals, MetricSet
+from landscape.metrics import METRICS, Examples, Intervals
 from landscape.metrics.choices import Binning
 from landscape.metrics.definitions import BINS
+from landscape.metrics.resampling import sums_of
 from landscape.predictions.choices import RESAMPLES, SIZES
 
 # Images at a time, so that float64 copies stay small.
@@ -67,36 +69,60 @@ def curves(
     """
     logs = torch.from_numpy(passes["log_probability"].values)
     labels = torch.from_numpy(passes["label"].values)
-    count, images = logs.shape[:2]
+    usable, orders = choices_of(len(logs), sizes, resamples, seed)
+    found = (ensembles(logs[order], labels, usable) for order in orders)
+    return summary(found, usable, passes.attrs, len(orders), replicates=replicates, binning=binning, seed=seed)
+
+
+def choices_of(count: int, sizes: Sequence[int], resamples: int, seed: int) -> tuple[list[int], list[Tensor]]:
+    """Ensemble sizes that so many passes allow, and the orders of the passes that are averaged over."""
     usable = sorted({size for size in sizes if 0 < size <= count} | {count})
-    if not usable or resamples < 1 or replicates < 1:
-        raise LandscapeError("curves need a size, a resample and a replicate of 1 or more")
+    if not usable or resamples < 1:
+        raise LandscapeError("curves need a size and a resample of 1 or more")
     # One order is all there is of a single pass.
     resamples = min(resamples, count)
-    weights = metrics.bootstrap_weights(images, replicates=replicates, seed=seed)
-    values = {name: np.empty((len(usable), resamples)) for name in METRICS}
-    drawn = {name: np.zeros((len(usable), replicates)) for name in METRICS}
-    intervals = [Intervals(binning=binning, seed=seed) for _ in usable]
-    pooled = [MetricSet(logs.shape[2], binning=binning) for _ in usable]
-    for resample in range(resamples):
-        order = torch.randperm(count, generator=generator(seed, "resample", resample))
-        for index, batch in enumerate(_ensembles(logs[order], labels, usable)):
-            metric_set = MetricSet(batch.classes, binning=binning)
-            metric_set.add(batch)
-            for name, value in metric_set.values().items():
-                values[name][index, resample] = value
-            pooled[index].merge(metric_set)
+    return usable, [torch.randperm(count, generator=generator(seed, "resample", place)) for place in range(resamples)]
+
+
+def summary(
+    predicted: Iterable[Sequence[Examples]],
+    sizes: list[int],
+    attributes: Mapping[Any, Any],
+    resamples: int,
+    *,
+    replicates: int = metrics.REPLICATES,
+    binning: Binning = "right",
+    seed: int = 0,
+) -> xarray.Dataset:
+    """What `curves` returns, from the predictions of every order of the passes: for each, those of every size."""
+    if replicates < 1:
+        raise LandscapeError("curves need a replicate of 1 or more")
+    largest = sizes[-1]
+    values = {name: np.empty((len(sizes), resamples)) for name in METRICS}
+    drawn = {name: np.zeros((len(sizes), replicates)) for name in METRICS}
+    intervals = [Intervals(binning=binning, seed=seed) for _ in sizes]
+    # Count, sum of confidences and right predictions of each bin, over the orders.
+    bins = np.zeros((3, len(sizes), BINS))
+    weights: Tensor | None = None
+    for resample, of_sizes in enumerate(predicted):
+        for index, batch in enumerate(of_sizes):
+            sums = sums_of(batch, binning=binning)
+            for name, value in metrics.values(sums).items():
+                values[name][index, resample] = float(value)
+            bins[:, index] += np.stack([sums.bin_count, sums.bin_confidence, sums.bin_correct])
             # All passes make one ensemble, whatever their order.
-            if usable[index] < count or resample == 0:
+            if sizes[index] < largest or resample == 0:
+                if weights is None:
+                    weights = metrics.bootstrap_weights(batch.independent, replicates=replicates, seed=seed)
                 intervals[index].add(batch)
-                repeats = resamples if usable[index] < count else 1
+                repeats = resamples if sizes[index] < largest else 1
                 for name, replicated in metrics.bootstrap(batch, weights, binning=binning).items():
                     drawn[name][index] += replicated / repeats
-    return _dataset(passes, usable, values, intervals, drawn, pooled)
+    return _dataset(attributes, sizes, values, intervals, drawn, bins)
 
 
-def _ensembles(logs: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[Examples]:
-    """Contributions of each image to the metrics of the first N passes, for each N."""
+def ensembles(logs: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[Examples]:
+    """Contributions of each image to the metrics of the first N passes (T, n, C), for each N."""
     logarithms: list[list[Tensor]] = [[] for _ in sizes]
     for start in range(0, len(labels), _CHUNK):
         chunk = logs[:, start : start + _CHUNK].double()
@@ -109,12 +135,12 @@ def _ensembles(logs: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[Examp
 
 
 def _dataset(
-    passes: xarray.Dataset,
+    attributes: Mapping[Any, Any],
     sizes: list[int],
     values: dict[str, np.ndarray],
     intervals: list[Intervals],
     drawn: dict[str, np.ndarray],
-    pooled: list[MetricSet],
+    bins: np.ndarray,
 ) -> xarray.Dataset:
     variables: dict[str, tuple[object, np.ndarray, dict[str, str]]] = {}
     results = [one.result() for one in intervals]
@@ -144,19 +170,14 @@ def _dataset(
         np.array([one.debiased_ece for one in intervals]),
         {"long_name": "ECE without the bias of few images", "units": "1"},
     )
-    sums = [metric_set.sums() for metric_set in pooled]
-    counts = np.stack([one.bin_count.numpy() for one in sums])
+    counts, confidences, correct = bins
     with np.errstate(invalid="ignore"):
         variables["bin_share"] = (("size", "bin"), counts / counts.sum(1, keepdims=True), {})
-        variables["bin_confidence"] = (
-            ("size", "bin"),
-            np.stack([one.bin_confidence.numpy() for one in sums]) / counts,
-            {},
-        )
-        variables["bin_accuracy"] = (("size", "bin"), np.stack([one.bin_correct.numpy() for one in sums]) / counts, {})
-    kept = ("images", "population", "passes", "members", "images_sha256", "name")
+        variables["bin_confidence"] = (("size", "bin"), confidences / counts, {})
+        variables["bin_accuracy"] = (("size", "bin"), correct / counts, {})
+    kept = ("images", "population", "passes", "members", "images_sha256", "name", "term", "terms", "classes")
     return xarray.Dataset(
         variables,
         coords={"size": sizes, "bin": (np.arange(BINS) + 0.5) / BINS},
-        attrs={name: passes.attrs[name] for name in kept if name in passes.attrs},
+        attrs={name: attributes[name] for name in kept if name in attributes},
     )

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,12 +85,16 @@ class Predictor:
         self.device = torch.device(device or protocol.device)
         self.dtype: torch.dtype = getattr(torch, protocol.dtype)
         self.network = Network(model, data, device=self.device, dtype=self.dtype, output=protocol.output)
-        self.classes = self.network.require_class_scores(data)
+        self.classes = self._require_scores(data)
         self.stochastic = protocol.dropout == "fresh" and self.network.dropout_calls > 0
         self.network.fold(data)
         self.batch = batch or self._choose_batch(self.network.activation_bytes)
         # What comes before the first dropout is kept on the network itself: one thread at a time.
         self._running = threading.RLock()
+
+    def _require_scores(self, data: Data) -> int:
+        """Number of classes of the scores that the network gives."""
+        return self.network.require_class_scores(data)
 
     def images(self, data: Data, start: int, stop: int) -> Tree:
         """Examples `start` to `stop` as the network takes them."""
@@ -117,16 +122,24 @@ class Predictor:
         samples
             Numbers of the mask draws; a deterministic network gives as many equal passes from one.
         """
+        outputs = self.outputs(images, first, samples)
+        if not self.stochastic:
+            once = outputs[0].double().log_softmax(-1)
+            return once.expand(len(samples), *once.shape)
+        return torch.stack(outputs).double().log_softmax(-1)
+
+    @torch.no_grad()
+    def outputs(self, images: Tree, first: int, samples: Sequence[int]) -> list[Any]:
+        """What the network returns in each pass; a deterministic one is passed once."""
         if not self.stochastic:
             with self._running, Masks.off():
-                once = self.network(images).double().log_softmax(-1)
-            return once.expand(len(samples), *once.shape)
+                return [self.network(images)]
         outputs = []
         with self._running, self.masks() as masks, prefix.shared(self.network.module, masks):
             for sample in samples:
                 masks.address(first_example=first, sample=sample)
                 outputs.append(self.network(images))
-        return torch.stack(outputs).double().log_softmax(-1)
+        return outputs
 
     def average(self, data: Data, first: int, last: int, samples: Sequence[int], *, offset: int = 0) -> Tensor:
         """Log-probabilities (last - first, C), float64, of the average over mask draws.

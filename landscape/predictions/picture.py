@@ -89,7 +89,8 @@ def reliability(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | No
     axes.plot([0, 100], [0, 100], color=plotting.PUBLISHED, linestyle=":", linewidth=1)
     for result, look in zip(results, plotting.labels(results), strict=True):
         bins = _bins(result, size)
-        enough = bins["bin_share"].values * float(result.attrs.get("images", np.inf)) >= FEWEST
+        predictions = float(result.attrs.get("terms", result.attrs.get("images", np.inf)))
+        enough = bins["bin_share"].values * predictions >= FEWEST
         axes.plot(
             100 * bins["bin_confidence"].values[enough],
             100 * bins["bin_accuracy"].values[enough],

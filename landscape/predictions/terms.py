@@ -1,0 +1,236 @@
+"""Predictions of every token of a sequence, or pixel of a map: metrics against ensemble size, errors over sequences.
+
+Log-probabilities of all passes over all tokens of a vocabulary would fill any memory. What each token adds to the
+metrics is computed for some tokens at a time and kept instead, for every ensemble size.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from landscape import metrics
+from landscape.compute.masks import Masks
+from landscape.compute.settings import measurement
+from landscape.data import Data, Images
+from landscape.errors import LandscapeError
+from landscape.metrics import Examples
+from landscape.metrics.choices import Binning
+from landscape.objective import folding
+from landscape.objective.chunked import SMALLEST, Deferred, DeferredHead, deferring
+from landscape.objective.losses import Classification, resolved
+from landscape.objective.network import frozen_randomness
+from landscape.objective.objective import examples
+from landscape.predictions.choices import RESAMPLES, SIZES
+from landscape.predictions.curves import choices_of, ensembles, summary
+from landscape.predictions.passes import Predictor
+from landscape.store.journal import Journal
+from landscape.store.pieces import Arrays, pieces
+from landscape.store.protocol import Protocol
+
+# Bytes that the outputs of all passes over one batch may take, and log-probabilities that are looked at together.
+_OUTPUT_BYTES = 256 * 2**20
+_TOGETHER = 2**22
+# Parts of the examples, each a piece of the journal.
+_PARTS = 20
+# What is kept of every token, for every order of the passes and every size.
+_KEPT = {"nll": torch.float32, "brier": torch.float32, "confidence": torch.float32, "in_top": torch.bool}
+
+
+def several(data: Data, loss: str) -> bool:
+    """Whether examples hold several predictions each, such as tokens or pixels, under the loss of that name."""
+    if isinstance(data, Images):
+        return False
+    targets = data.targets
+    return loss.partition(",")[0] in ("causal_lm", "masked_lm") or (isinstance(targets, Tensor) and targets.dim() > 1)
+
+
+class TermPredictor(Predictor):
+    """A `Predictor` of several predictions per example, aligned with their targets as the protocol's loss says.
+
+    Raises
+    ------
+    LandscapeError
+        When the loss is none of classes, or outputs and targets do not belong together.
+    """
+
+    def _require_scores(self, data: Data) -> int:
+        name = self.protocol.loss
+        loss = resolved(name) if name.partition(",")[0] in ("cross_entropy", "causal_lm", "masked_lm") else None
+        if not isinstance(loss, Classification):
+            raise LandscapeError(
+                f"predictions are of classes, and --loss {name} does not say which target belongs to which output: "
+                "give --loss causal_lm, masked_lm or cross_entropy"
+            )
+        self.loss = loss
+        inputs = self.network.inputs(data, 0, 2)
+        with frozen_randomness(self.device), Masks.addressed() as masks, torch.no_grad():
+            masks.address(first_example=0, sample=0)
+            outputs = self.network(inputs)
+        self.loss.require(outputs, data.target(0, len(data)), data.title)
+        classes = int(outputs.shape[loss.dimension])
+        self.output_bytes = outputs[0].numel() * outputs.element_size()
+        last = self.network.head(inputs, Masks.addressed) if loss.dimension == -1 and classes >= SMALLEST else None
+        if last is not None:
+            head = self.network.module.get_submodule(last)
+            assert isinstance(head, nn.Linear)
+            folding.replace(self.network.module, last, DeferredHead(head))
+            self.output_bytes = outputs[0].numel() // classes * head.in_features * outputs.element_size()
+        return classes
+
+    @measurement
+    @torch.no_grad()
+    def rows(self, data: Data, start: int, stop: int, samples: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Log-probabilities (T, n, C), float64, and classes (n,) of some terms at a time, in the order of the data."""
+        targets = data.target(start, stop)
+        assert isinstance(targets, Tensor)
+        targets = targets.to(self.device)
+        with deferring():
+            passed = self.outputs(self.images(data, start, stop), start, samples)
+        scores, classes = [], targets
+        for outputs in passed:
+            some, classes = self.loss.rows(outputs, targets)
+            scores.append(some)
+        if not len(classes):
+            return
+        for place in torch.arange(len(classes)).split(max(1, _TOGETHER // (len(scores) * self.classes))):
+            yield torch.stack([_taken(some, place) for some in scores]).double().log_softmax(-1), classes[place]
+
+
+def _taken(scores: Any, place: Tensor) -> Tensor:
+    if isinstance(scores, Deferred):
+        return functional.linear(scores.hidden[place], scores.weight, scores.bias)
+    rows: Tensor = scores[place]
+    return rows
+
+
+@measurement
+def per_term(
+    model: nn.Module,
+    data: Any,
+    *,
+    protocol: Protocol,
+    passes: int = 50,
+    sizes: Sequence[int] = SIZES,
+    resamples: int = RESAMPLES,
+    replicates: int = metrics.REPLICATES,
+    binning: Binning = "right",
+    batch: int | None = None,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    journal: Journal | None = None,
+    quiet: bool = True,
+) -> xarray.Dataset:
+    r"""Metrics of predicted tokens (or pixels) against ensemble size, with errors over sequences.
+
+    Tokens of one sequence depend on each other: what was sampled are sequences, and standard errors, intervals and
+    bootstrap samples are over these. A mean over tokens is then a ratio of sums over sequences. Targets that the loss
+    ignores do not count.
+
+    Parameters
+    ----------
+    model
+        Any network of scores (N, L, V), or (N, C, ...) for ``cross_entropy``; left as it was.
+    data
+        Examples with targets, in any form that `landscape.data.as_examples` reads; `protocol` says which of them.
+    protocol
+        Its `loss` says how outputs and targets are aligned (``causal_lm``, ``masked_lm``, ``cross_entropy``); otherwise
+        see `Predictor`.
+    passes, sizes, resamples, replicates, binning, seed
+        See `landscape.predictions.measure` and `landscape.predictions.curves`. Of a vocabulary of more than 1,000
+        words there is no IoU.
+    batch
+        Examples per forward pass; None: as many as have the outputs of all passes in 256 MiB.
+    device, journal, quiet
+        See `landscape.predictions.measure`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `landscape.predictions.curves`; attributes ``images`` (number of examples), ``terms`` (of predictions that
+        count), ``term`` (``token`` or ``pixel``), ``classes``.
+
+    Raises
+    ------
+    LandscapeError
+        As `TermPredictor`, and when no target counts.
+    """
+    from landscape.data import as_examples
+
+    data = as_examples(data)
+    chosen = examples(data, protocol)
+    predictor = TermPredictor(model, chosen, protocol=protocol, batch=batch, device=device)
+    samples = range(passes if predictor.stochastic else 1)
+    if batch is None:
+        predictor.batch = max(1, min(predictor.batch, _OUTPUT_BYTES // (len(samples) * predictor.output_bytes)))
+    usable, orders = choices_of(len(samples), sizes, resamples, seed)
+    targets = chosen.target(0, len(chosen))
+    assert isinstance(targets, Tensor)
+    # Of examples without any target that counts, nothing is known.
+    group = predictor.loss.examples_of(targets).unique(return_inverse=True)[1].cpu()
+    if not len(group):
+        raise LandscapeError(f"{chosen.title}: no target counts for {predictor.loss.name}: all are ignored")
+    parts = torch.arange(len(chosen)).tensor_split(min(_PARTS, len(chosen)))
+    bounds = {f"part {place}": (int(part[0]), int(part[-1]) + 1) for place, part in enumerate(parts)}
+
+    def compute(key: str) -> Arrays:
+        found: dict[str, list[Tensor]] = {}
+        for start, stop in predictor.batches(*bounds[key]):
+            for logs, classes in predictor.rows(chosen, start, stop, samples):
+                for name, value in _of_chunk(logs.cpu(), classes.cpu(), usable, orders).items():
+                    found.setdefault(name, []).append(value)
+        return {name: torch.cat(values, dim=-1).numpy() for name, values in found.items()}
+
+    steps = [stop - start for start, stop in bounds.values()]
+    what = f"{len(samples)} passes"
+    whole = dict(pieces(list(bounds), compute, journal=journal, what=what, unit="example", steps=steps, quiet=quiet))
+    kept = {
+        name: np.concatenate([whole[key][name] for key in bounds if name in whole[key]], axis=-1)
+        for name in (*_KEPT, "predicted", "label", "excess")
+    }
+    found = (
+        [_restored(kept, order, size, group, predictor.classes) for size in range(len(usable))]
+        for order in range(len(orders))
+    )
+    attributes = {
+        "images": len(chosen),
+        "population": len(data),
+        "passes": len(samples),
+        "members": "passes",
+        "images_sha256": chosen.sha256,
+        "term": predictor.loss.term,
+        "terms": len(group),
+        "classes": predictor.classes,
+    }
+    return summary(found, usable, attributes, len(orders), replicates=replicates, binning=binning, seed=seed)
+
+
+def _of_chunk(logs: Tensor, classes: Tensor, sizes: Sequence[int], orders: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What some tokens add to the metrics: (orders, sizes, n), and labels (n,)."""
+    found = [ensembles(logs[order], classes, sizes) for order in orders]
+
+    def all_of(name: str) -> Tensor:
+        return torch.stack([torch.stack([getattr(one, name) for one in of_sizes]) for of_sizes in found])
+
+    kept = {name: all_of(name).to(dtype) for name, dtype in _KEPT.items()}
+    return {**kept, "predicted": all_of("predicted").int(), "label": classes, "excess": all_of("excess").amax((0, 1))}
+
+
+def _restored(kept: dict[str, np.ndarray], order: int, size: int, group: Tensor, classes: int) -> Examples:
+    """The predictions of one order and size."""
+    one = {name: torch.from_numpy(kept[name][order, size]) for name in (*_KEPT, "predicted")}
+    return Examples(
+        nll=one["nll"].double(),
+        brier=one["brier"].double(),
+        confidence=one["confidence"].double(),
+        predicted=one["predicted"].long(),
+        labels=torch.from_numpy(kept["label"]),
+        in_top=one["in_top"],
+        excess=torch.from_numpy(kept["excess"]),
+        classes=classes,
+        group=group,
+    )
