@@ -562,6 +562,8 @@ def test_the_command_line_takes_any_network(tmp_path: Any, monkeypatch: pytest.M
         assert landscape.hessian.cli.main([*arguments[:4], "--loss", "mse", "--json", "--quiet", *more]) == 0
         assert len(json.loads(capsys.readouterr().out)["trace"]) == 4 if "--diagonal" in more else 2
     with pytest.raises(LandscapeError, match="looks at images with one class each"):
+        landscape.frequency_noise.cli.main([*arguments[:4], "--loss", "mse"])
+    with pytest.raises(LandscapeError, match="there is no axis of positions"):
         landscape.fourier.cli.main([*arguments[:4], "--loss", "mse"])
 
 

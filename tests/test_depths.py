@@ -87,7 +87,7 @@ def test_blocks_by_pattern():
     assert depths.find(model, images(), blocks="layer*").points[0].name == "layer0"
     with pytest.raises(LandscapeError, match="blocks nothing"):
         depths.find(model, images(), blocks="nothing")
-    with pytest.raises(LandscapeError, match="no block"):
+    with pytest.raises(LandscapeError, match="no module of this network returns a feature map"):
         depths.find(nn.Sequential(nn.Flatten(), nn.Linear(768, 10)), images())
 
 

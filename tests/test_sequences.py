@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from landscape import LandscapeError, Protocol, metrics, predictions
+from landscape import LandscapeError, Protocol, feature_maps, fourier, metrics, predictions
 from landscape.compute.masks import Masks
 from landscape.compute.randomness import generator
+from landscape.data import as_examples
 from landscape.metrics import Intervals
 from landscape.predictions import terms
 
@@ -168,3 +169,105 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "the perplexity exp(NLL) with 3 passes is" in printed
     assert predictions.cli.main([*common, "--plan"]) == 0
     assert "12 examples x 50 passes" in capsys.readouterr().out
+    for instrument, said in ((feature_maps, "± standard error over examples"), (fourier, "along the tokens")):
+        assert instrument.cli.main([*common, "--passes", "2", "--plot", "picture.png"]) == 0
+        printed = capsys.readouterr().out
+        assert "8x6" in printed
+        assert said in printed
+        assert instrument.cli.main([*common, "--passes", "2", "--plan"]) == 0
+        assert "2 points, 2 dropout layers; 12 examples x 2 passes" in capsys.readouterr().out
+    with pytest.raises(LandscapeError, match="looks at images"):
+        fourier.cli.main([*common, "--transfer"])
+
+
+def plain_maps(model: Causal, ids: Tensor, passes: int) -> Tensor:
+    """What the last block returns (T, N, L, C), by a plain loop with the same masks."""
+    maps: list[Tensor] = []
+    handle = model.blocks[1].register_forward_hook(lambda module, given, output: maps.append(output.double()))
+    with torch.no_grad(), Masks.addressed(seed=0) as masks:
+        for sample in range(passes):
+            masks.address(first_example=0, sample=sample)
+            model(ids)
+    handle.remove()
+    return torch.stack(maps)
+
+
+def test_maps_of_tokens_vary_as_by_hand() -> None:
+    (ids, labels), model, passes = sentences(), Causal(), 5
+    maps = plain_maps(model, ids, passes)
+    protocol = Protocol(dropout="fresh", loss="causal_lm")
+    for batch in (5, 64):
+        found = feature_maps.measure(
+            model, as_examples((ids, labels)), protocol=protocol, passes=passes, batch=batch
+        ).sel(point="blocks.1")
+        variance = maps.var(0)
+        spread = maps.var(2, correction=0)
+        assert float(found["model_std"]) == pytest.approx(float(variance.sqrt().mean()), rel=1e-5)
+        assert float(found["data_std"]) == pytest.approx(float(spread.sqrt().mean()), rel=1e-5)
+        assert float(found["power"]) == pytest.approx(float(maps.square().mean()), rel=1e-5)
+        between = maps.mean(0).var(0).mean() - variance.mean() / passes
+        assert float(found["variance_between_images"]) == pytest.approx(float(between), rel=1e-4)
+        sizes = [int(found[name]) for name in ("channels", "height", "width")]
+        assert (sizes, found.attrs["examples"]) == ([8, 1, LENGTH], "examples")
+
+
+def test_spectra_of_tokens_are_along_them() -> None:
+    (ids, labels), model, passes = sentences(), Causal(), 3
+    result = fourier.measure(model, as_examples((ids, labels)), protocol=FRESH, passes=passes)
+    found = result.sel(point="blocks.1", dropout="on")
+    logs = (torch.fft.rfft(plain_maps(model, ids, passes), dim=2).abs() + 1e-6).log().mean((0, 1, 3))
+    for path in ("half_diagonal", "radial"):
+        np.testing.assert_allclose(found["delta_log_amplitude"].sel(path=path), logs - logs[0], atol=1e-4)
+    np.testing.assert_allclose(found["frequency"], np.arange(4) / 3)
+    variance = feature_maps.measure(model, as_examples((ids, labels)), protocol=FRESH, passes=passes)["model_variance"]
+    np.testing.assert_allclose(result["noise_variance"], variance, rtol=1e-5)
+
+
+class Padded(nn.Module):
+    """Each word by itself, so that padding changes no other position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(WORDS, 8)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)) for _ in range(2))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.words(input_ids)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+
+def test_padding_does_not_count() -> None:
+    ids, _ = sentences()
+    mask = (torch.arange(LENGTH) < 4 + torch.arange(len(ids))[:, None] % 3).long()
+    model, protocol = Padded(), FRESH.replace(dropout="off")
+    first, second = (
+        fourier.measure(model, as_examples({"input_ids": some, "attention_mask": mask}), protocol=protocol)
+        for some in (ids, ids.where(mask > 0, 0))
+    )
+    assert [int(width) for width in first["width"]] == [4, 4]
+    np.testing.assert_array_equal(first["log_amplitude"], second["log_amplitude"])
+    mask[2, 1:] = 0
+    with pytest.raises(LandscapeError, match="fewer than 2 positions in a row count in every example"):
+        fourier.measure(model, as_examples({"input_ids": ids, "attention_mask": mask}), protocol=protocol)
+
+
+class OneDimensional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), nn.ReLU()) for _ in range(3)))
+
+    def forward(self, series: Tensor) -> Tensor:
+        return self.layers(series).mean(2)
+
+
+def test_what_has_no_axis_of_positions_says_so() -> None:
+    protocol = Protocol(dropout="off", loss="mse")
+    series = as_examples((torch.randn(4, 2, 10, generator=generator(0, "series")), torch.zeros(4, 2)))
+    found = fourier.measure(OneDimensional(), series, protocol=protocol)
+    assert [int(found[name][-1]) for name in ("channels", "height", "width")] == [2, 1, 10]
+    points = as_examples((torch.zeros(4, 3), torch.zeros(4)))
+    with pytest.raises(LandscapeError, match="there is no axis of positions") as caught:
+        fourier.measure(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)), points, protocol=protocol)
+    assert "\n" not in str(caught.value)

@@ -39,10 +39,13 @@ def caution_about_fit(attributes: Mapping[str, Any]) -> None:
 
     fit = Fit.of(attributes)
     if fit is not None and fit.is_near_chance:
+        # A loss of another name is not of images.
+        others = "images that differ from those it was trained on (--mean, --std, --data, order of the classes)"
+        if fit.loss_name != "cross_entropy":
+            others = "examples that differ from those it was trained on (--data)"
         caution(
             f"{attributes.get('name', 'the network')} has an accuracy of {fit.accuracy:.3g} on "
-            f"{attributes.get('data', 'its images')}, chance is {fit.chance:.3g}: an untrained network, or images that "
-            "differ from those it was trained on (--mean, --std, --data, order of the classes)"
+            f"{attributes.get('data', 'its images')}, chance is {fit.chance:.3g}: an untrained network, or {others}"
         )
 
 

@@ -92,7 +92,8 @@ class Subject:
         if not isinstance(self.data, Images):
             raise LandscapeError(
                 f"this instrument looks at images with one class each, {self.data.title} holds other examples: "
-                "landscape.hessian, surface, series and selfcheck measure any examples"
+                "landscape.hessian, surface, series and selfcheck measure any examples, predictions those with "
+                "classes, feature_maps and fourier those with sequences or maps"
             )
         return self.data
 

@@ -18,7 +18,8 @@ NAME = "landscape.feature_maps"
 DESCRIPTION = """Model and data uncertainty of feature maps by depth, over Monte-Carlo dropout passes.
 
 model_std: standard deviation over dropout masks; data_std: over positions within a pass; relative: divided by the map's
-own root mean square. Of several networks, the first is the one that the others are compared with, image by image."""
+own root mean square. Of several networks, the first is the one that the others are compared with, image by image. Of
+sequences, positions are tokens: outputs (N, T, C) of blocks."""
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -46,7 +47,7 @@ def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[st
 
 def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
     """Standard deviations by depth, or the maps of one image."""
-    model, data = subject.checkpoint.model, subject.images
+    model = subject.checkpoint.model
     common = {
         "protocol": subject.protocol,
         "passes": arguments.passes,
@@ -54,8 +55,10 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
         "device": command.device(arguments),
     }
     if arguments.image is not None:
-        return feature_maps.maps.measure(model, data, arguments.image, **common)
-    result = feature_maps.measure(model, data, **common, batch=arguments.batch, journal=journal, quiet=arguments.quiet)
+        return feature_maps.maps.measure(model, subject.images, arguments.image, **common)
+    result = feature_maps.measure(
+        model, subject.data, **common, batch=arguments.batch, journal=journal, quiet=arguments.quiet
+    )
     return command.with_fit(arguments, subject, result)
 
 
@@ -79,7 +82,8 @@ def table(results: Sequence[xarray.Dataset]) -> str:
             row.append(f"{masks / (masks + images):.0%}" if masks + images > 0 else "-")
         rows.append(row)
     lines = [f"[{index + 1}] {feature_maps.tables.legend(result)}" for index, result in enumerate(results)]
-    lines += ["", command.columns(head, rows), "± standard error over images"]
+    over = results[0].attrs.get("examples", "images")
+    lines += ["", command.columns(head, rows), f"± standard error over {over}"]
     return "\n".join([*lines, *feature_maps.tables.compared(results, "model_std_of_image", "model std")])
 
 

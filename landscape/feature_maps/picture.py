@@ -55,7 +55,7 @@ def explain(made: Figure, axes: Axes, results: Sequence[xarray.Dataset]) -> None
     if not any(bool((result["kind"] == "smoothing").any()) for result in results):
         extra = []
     extra.append(plotting.mark("subsampling between two points", "s", color=plotting.SHADE))
-    bands = plotting.explained(results, "bands: 95 % over images")
+    bands = plotting.explained(results, f"bands: 95 % over {results[0].attrs.get('examples', 'images')}")
     plotting.below(made, axes, columns=3, title=bands, extra=extra)
 
 

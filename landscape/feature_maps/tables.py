@@ -25,7 +25,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Passes and seconds that the measurement will cost, by timing a batch."""
     runs = look.forward.Passes(
         subject.checkpoint.model,
-        subject.images,
+        subject.data,
         protocol=subject.protocol,
         blocks=arguments.blocks,
         batch=arguments.batch,
@@ -41,22 +41,25 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     entries = sum(point.channels * point.height * point.width for point in runs.depths.points)
     memory = 4 * entries * runs.batch * runs.dtype.itemsize
     return (
-        f"{subject.name}: {len(runs.depths)} points, {runs.dropout_calls} dropout layers; {len(runs)} images x "
-        f"{passes} passes at {seconds * 1e3:.2g} ms, about {len(runs) * passes * seconds:.0f} s "
+        f"{subject.name}: {len(runs.depths)} points, {runs.dropout_calls} dropout layers; {len(runs)} {runs.examples} "
+        f"x {passes} passes at {seconds * 1e3:.2g} ms, about {len(runs) * passes * seconds:.0f} s "
         f"and {memory / 2**20:.0f} MiB"
     )
 
 
 def map_size(point: xarray.Dataset, before: str) -> str:
     """Size of a map behind the sizes that other networks have at this point, where they differ."""
-    size = f"{int(point['channels'])}x{int(point['height'])}x{int(point['width'])}"
+    # A sequence has no height.
+    size = "x".join(
+        str(int(point[side])) for side in ("channels", "height", "width") if side != "height" or point[side] > 1
+    )
     return size if before in ("", size) else f"{before}, {size}"
 
 
 def legend(result: xarray.Dataset) -> str:
     """One line that says what was measured on what."""
     attributes = result.attrs
-    on = f"{attributes['images']} images of {attributes['data']}"
+    on = f"{attributes['images']} {attributes.get('examples', 'images')} of {attributes['data']}"
     words = [f"{attributes['name']} on {on}, {attributes['passes']} passes", command.fit_in_words(attributes)]
     return "; ".join(word for word in words if word)
 

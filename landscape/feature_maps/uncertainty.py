@@ -9,7 +9,7 @@ import xarray
 from torch import Tensor, nn
 
 from landscape.compute.settings import measurement
-from landscape.data import Images
+from landscape.data import Data
 from landscape.eigen.estimate import widening
 from landscape.errors import LandscapeError
 from landscape.look.forward import Passes, Range, by_share
@@ -35,7 +35,7 @@ PER_IMAGE = {
 @measurement
 def measure(
     model: nn.Module,
-    data: Images,
+    data: Data,
     *,
     protocol: Protocol | None = None,
     passes: int = 50,
@@ -69,7 +69,7 @@ def measure(
     model
         Any network; dropout is found whether it is a module or a bare call.
     data
-        Images; `protocol` says which of them.
+        Images or sequences; `protocol` says which of them. Positions of a sequence are its tokens.
     protocol
         See `Passes`; default: fresh masks, all test images.
     passes
@@ -112,6 +112,7 @@ def measure(
     result = _whole(runs, by_share(runs, of_batches, journal=journal, what="feature maps", quiet=quiet), passes)
     result.attrs |= {
         "images": len(runs),
+        "examples": runs.examples,
         "population": len(data),
         "passes": passes if runs.dropout_calls else 1,
         "dropout_calls": runs.dropout_calls,

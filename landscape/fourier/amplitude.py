@@ -9,7 +9,7 @@ import xarray
 from torch import Tensor, nn
 
 from landscape.compute.settings import measurement
-from landscape.data import Images
+from landscape.data import Data
 from landscape.errors import LandscapeError
 from landscape.fourier.choices import PATHS
 from landscape.fourier.spectrum import Grid, log_amplitude, transform
@@ -26,7 +26,7 @@ COMPONENTS = ("signal", "noise")
 @measurement
 def measure(
     model: nn.Module,
-    data: Images,
+    data: Data,
     *,
     protocol: Protocol | None = None,
     passes: int = 10,
@@ -42,8 +42,9 @@ def measure(
 
     .. math:: \Delta\log A(f) = \langle \log(|F(f)| + 10^{-6}) - \log(|F(0)| + 10^{-6}) \rangle_{nc}
 
-    with *F* the unnormalised 2D transform of a map, averaged over images *n*, channels *c* and, with masks on, passes.
-    Along two paths (see `Grid`): the authors' half-diagonal, and rings.
+    with *F* the unnormalised 2D transform of a map, or the transform of a sequence along its tokens, averaged over
+    images *n*, channels *c* and, with masks on, passes. Along two paths (see `Grid`): the authors' half-diagonal, and
+    rings.
 
     Dropout's noise alone is a pass minus the mean over passes. Its spectrum and the signal's (the mean over passes,
     which still holds a *T*-th of the noise's power) are root-mean-square amplitudes over channels, unbiased in *T*:
@@ -108,6 +109,7 @@ def measure(
         result["delta_of_image"] = _delta_of_image(grids, whole, [str(mode) for mode in result["dropout"].values])
     result.attrs |= {
         "images": len(runs),
+        "examples": runs.examples,
         "population": len(data),
         "passes": passes if stochastic else 1,
         "dropout_calls": runs.dropout_calls,

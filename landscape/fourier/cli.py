@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, feature_maps, fourier, look
+from landscape import command, feature_maps, fourier, look, tables
 from landscape.fourier.choices import PATHS
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ NAME = "landscape.fourier"
 DESCRIPTION = """Amplitude spectra of feature maps by depth.
 
 Delta log A(f): log amplitude at frequency f relative to that at 0, on the half-diagonal of the 2D spectrum (as the
-authors) or averaged over rings; with dropout's masks off and on, and of dropout's noise alone. With --transfer, the
-gain of each block for sinusoids at the operating point instead."""
+authors) or averaged over rings; with dropout's masks off and on, and of dropout's noise alone. Of sequences, along
+their tokens. With --transfer, the gain of each block for sinusoids at the operating point instead."""
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -59,7 +59,7 @@ def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[st
 
 def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
     """Spectra, or gains of blocks."""
-    model, data = subject.checkpoint.model, subject.images
+    model = subject.checkpoint.model
     common = {
         "protocol": subject.protocol,
         "blocks": arguments.blocks,
@@ -67,10 +67,10 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
         "quiet": arguments.quiet,
     }
     if arguments.transfer:
-        return fourier.transfer.measure(model, data, images=arguments.points, seed=arguments.seed, **common)
+        return fourier.transfer.measure(model, subject.images, images=arguments.points, seed=arguments.seed, **common)
     result = fourier.measure(
         model,
-        data,
+        subject.data,
         passes=arguments.passes,
         window=arguments.window,
         of_image=arguments.keep_curves,
@@ -99,7 +99,7 @@ def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
             point = result.sel(point=name, path=path)
             row[1] = feature_maps.tables.map_size(point, row[1])
             row += [
-                f"{float(point['delta_at_pi'][mode]):.3f}±{float(point['delta_at_pi_stderr'][mode]):.1g}"
+                tables.with_error(float(point["delta_at_pi"][mode]), float(point["delta_at_pi_stderr"][mode]))
                 for mode in range(modes)
             ]
             if "noise_to_signal" in result:
@@ -108,7 +108,10 @@ def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
         rows.append(row)
     lines = [f"[{index + 1}] {feature_maps.tables.legend(result)}" for index, result in enumerate(results)]
     lines += ["", command.columns(head, rows)]
-    lines.append(f"Delta log A(pi) on the {path.replace('_', ' ')}, natural logarithm, ± standard error over images")
+    over = results[0].attrs.get("examples", "images")
+    sequences = all(bool((result["height"] == 1).all()) for result in results)
+    along = "along the tokens" if sequences else f"on the {path.replace('_', ' ')}"
+    lines.append(f"Delta log A(pi) {along}, natural logarithm, ± standard error over {over}")
     ends = [result.sel(path=path).isel(dropout=-1) for result in results]
     return "\n".join(
         [*lines, *feature_maps.tables.compared(ends, "delta_at_pi_of_image", "Delta log A(pi)", ratio=False)]

@@ -20,6 +20,8 @@ class Grid:
     n the shorter side: up to pi for even n, pi (1 - 1/n) for odd n. (The authors' code reads the other half of an even
     diagonal, whose last point is pi (1 - 2/n), and labels it pi: see `end`.)
 
+    A sequence has height 1 and the frequencies of its length, on both paths.
+
     Parameters
     ----------
     height, width
@@ -30,9 +32,14 @@ class Grid:
     width: int
 
     @property
+    def shorter(self) -> int:
+        """The shorter side, whose frequencies they are; of a sequence, its length."""
+        return self.width if self.height == 1 else min(self.height, self.width)
+
+    @property
     def count(self) -> int:
         """Number of frequencies."""
-        return min(self.height, self.width) // 2 + 1
+        return self.shorter // 2 + 1
 
     @property
     def end(self) -> int:
@@ -41,12 +48,11 @@ class Grid:
         At pi itself a box blur passes nothing, and the logarithm would be that of the floor under it. A map of 2 x 2
         has nothing between: there it is pi.
         """
-        shorter = min(self.height, self.width)
-        return max((shorter - 1) // 2, 1)
+        return max((self.shorter - 1) // 2, 1)
 
     def frequencies(self) -> Tensor:
         """In units of pi, (count,) float64."""
-        return 2 * torch.arange(self.count, dtype=torch.float64) / min(self.height, self.width)
+        return 2 * torch.arange(self.count, dtype=torch.float64) / self.shorter
 
     def multiplicity(self, device: torch.device | None = None) -> Tensor:
         """How often each entry of the half spectrum stands in the whole one, (height, width // 2 + 1) float64."""
@@ -56,7 +62,7 @@ class Grid:
 
     def read(self, half_spectrum: Tensor) -> Tensor:
         """A half spectrum (..., height, width // 2 + 1) along both of `PATHS`: (..., 2, count)."""
-        shorter = min(self.height, self.width)
+        shorter = self.shorter
         steps = torch.arange(self.count, device=half_spectrum.device)
         # Nearest entries, for maps that are not square; exact for square ones.
         rows = (steps * self.height + shorter // 2) // shorter

@@ -123,7 +123,8 @@ def _batch(
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Correctness, NLL and noise of single images, (N, ...)."""
-    images, labels = runs.images(start, stop), runs.data.labels[start:stop]
+    images, labels = runs.images(start, stop), runs.data.target(start, stop)
+    assert isinstance(labels, Tensor)
     white = white_noise(images.shape, seed=seed, first=start).to(runs.device)
     correct, nll = _scores(runs, images, labels, start, samples)
     scores: dict[str, list[Tensor]] = {"correct": [], "nll": [], "power": []}

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from landscape.compute.masks import Masks
+from landscape.data.examples import Tree, mapped
 from landscape.errors import LandscapeError
+from landscape.objective.losses import called
 
 PointKind = Literal["block", "smoothing", "subsampling"]
-Layout = Literal["NCHW", "NHWC", "tokens"]
+Layout = Literal["NCHW", "NHWC", "tokens", "NLC", "NCL"]
 
 # A map that is less than 3/4 as long as the one before was subsampled; one that lost or gained a border was not.
 _SUBSAMPLED = 0.75
@@ -39,7 +41,7 @@ class Point:
     depth
         Normalised depth: 0 after the first block, 1 after the last; layers between two blocks lie evenly between them.
     channels, height, width
-        Of the feature map (N, channels, height, width); tokens are on their grid.
+        Of the feature map (N, channels, height, width); tokens of images are on their grid, sequences have height 1.
     subsampled
         Whether the map is smaller than the one before.
     """
@@ -69,6 +71,9 @@ class Point:
         if self.layout == "tokens":
             grid = features[:, self.extra_tokens :]
             return grid.reshape(len(grid), self.height, self.width, self.channels).permute(0, 3, 1, 2)
+        if self.layout in ("NLC", "NCL"):
+            sequence = features.mT if self.layout == "NLC" else features
+            return sequence[:, :, None, self.extra_tokens : self.extra_tokens + self.width]
         return features
 
     def as_output(self, feature_map: Tensor, output: Any) -> Tensor:
@@ -144,8 +149,15 @@ class _Call:
         return self.name if self.index == 0 else f"{self.name}:{self.index + 1}"
 
 
-def find(model: nn.Module, images: Tensor, *, blocks: str | None = None) -> Depths:
-    """Find the points of a network by its structure and by what it does to a few images.
+def find(
+    model: nn.Module,
+    inputs: Tree,
+    *,
+    blocks: str | None = None,
+    sequences: bool = False,
+    counted: Mapping[int, tuple[int, int]] | None = None,
+) -> Depths:
+    """Find the points of a network by its structure and by what it does to an example.
 
     A *block* is the outermost module that repeats with its siblings and holds weights: a residual block, a transformer
     layer, a convolution-norm-activation group; indexed containers (stages) are gone into. A *smoothing layer* is a
@@ -156,11 +168,15 @@ def find(model: nn.Module, images: Tensor, *, blocks: str | None = None) -> Dept
     ----------
     model
         Any network; left as it was.
-    images
-        (N, C, H, W), one is enough, on the model's device.
+    inputs
+        Images (N, C, H, W), or whatever the network takes, one is enough, on the model's device.
     blocks
         Patterns of module names, separated by commas, instead of the structural search for blocks: ``layer*.*``; a
         ``*`` stands for any text without a dot. Smoothing and pooling layers are found as always.
+    sequences
+        Whether outputs (N, L, C) are sequences of tokens; they are squares of image patches otherwise.
+    counted
+        First and last + 1 of the positions that count, by the length of a sequence; all unless given.
 
     Returns
     -------
@@ -172,14 +188,19 @@ def find(model: nn.Module, images: Tensor, *, blocks: str | None = None) -> Dept
     LandscapeError
         When nothing is found, or a pattern matches nothing that returns a map.
     """
-    calls = _watched(model, images)
-    shapes = _Shapes(calls)
-    mapped = [call for call in calls if shapes.layout(call.module, call.returned) is not None]
-    names = _matching(mapped, blocks) if blocks else set(_block_names(model, {call.name for call in mapped}))
+    calls = _watched(model, inputs)
+    shapes = _Shapes(calls, sequences, counted or {})
+    maps = [call for call in calls if shapes.layout(call.module, call.returned) is not None]
+    if not maps:
+        raise LandscapeError(
+            "no module of this network returns a feature map (N, C, H, W) or tokens (N, T, C): what is measured here "
+            "varies over positions, and there is no axis of positions"
+        )
+    names = _matching(maps, blocks) if blocks else set(_block_names(model, {call.name for call in maps}))
     inside = tuple(f"{name}." for name in names)
     points: list[tuple[_Call, PointKind]] = []
     taken: tuple[str, ...] = ()
-    for call in mapped:
+    for call in maps:
         if call.name in names:
             points.append((call, "block"))
         elif call.name and not call.name.startswith((*inside, *taken)):
@@ -196,7 +217,8 @@ def find(model: nn.Module, images: Tensor, *, blocks: str | None = None) -> Dept
     ]
     if not any(kind == "block" for _, kind in points):
         raise LandscapeError(
-            "no block of this network returns a feature map or a square grid of tokens: name some by --blocks PATTERN"
+            "no block of this network returns a feature map, a grid of tokens or a sequence of them: name some by "
+            "--blocks PATTERN"
         )
     return Depths(tuple(_placed(points, shapes)))
 
@@ -234,7 +256,7 @@ def watch(model: nn.Module, depths: Depths, visit: Callable[[int, Tensor], None]
 
 
 @torch.no_grad()
-def _watched(model: nn.Module, images: Tensor) -> list[_Call]:
+def _watched(model: nn.Module, inputs: Tree) -> list[_Call]:
     """Every call of every named module in one forward pass without dropout, in the order in which they return."""
     calls: list[_Call] = []
     count: dict[str, int] = {}
@@ -254,7 +276,7 @@ def _watched(model: nn.Module, images: Tensor) -> list[_Call]:
     try:
         model.eval()
         with Masks.off():
-            model(images[:1])
+            called(model, mapped(lambda tensor: tensor[:1], inputs))
     finally:
         for handle in handles:
             handle.remove()
@@ -266,7 +288,8 @@ def _watched(model: nn.Module, images: Tensor) -> list[_Call]:
 class _Shapes:
     """How the outputs of a network are to be read as maps."""
 
-    def __init__(self, calls: Sequence[_Call]) -> None:
+    def __init__(self, calls: Sequence[_Call], sequences: bool, counted: Mapping[int, tuple[int, int]]) -> None:
+        self._sequences, self._counted = sequences, counted
         # Keeps the tensors alive through `calls`, so that ids stay theirs.
         self._calls = calls
         self._known: dict[int, Layout] = {}
@@ -294,6 +317,13 @@ class _Shapes:
             last = _channels_last(module, rest)
             channels, height, width = (rest[2], rest[0], rest[1]) if last else (rest[0], rest[1], rest[2])
             return ("NHWC" if last else "NCHW", 0, channels, height, width) if min(height, width) > 1 else None
+        if output.dim() == 3 and self._sequences:
+            first = _channels_first(module, output.shape[1])
+            channels, length = output.shape[1:] if first else (output.shape[2], output.shape[1])
+            start, stop = self._counted.get(length, (0, length))
+            # One example was shown: a first dimension of another size does not count examples.
+            fits = len(output) == 1 and stop - start > 1
+            return ("NCL" if first else "NLC", start, channels, 1, stop - start) if fits else None
         if output.dim() == 3:
             extras = range(min(_EXTRA_TOKENS, output.shape[1] - 3))
             # A grid that is known goes before a square that happens to fit with some other number of extra tokens.
@@ -318,6 +348,16 @@ def _channels_last(module: nn.Module, shape: Sequence[int]) -> bool:
         elif isinstance(child, nn.Linear):
             last.add(child.out_features)
     return shape[2] in last and shape[0] not in last
+
+
+def _channels_first(module: nn.Module, channels: int) -> bool:
+    """Whether a module that returns (N, a, b) has its channels before its positions: where its layers work."""
+    first = (
+        child.out_channels if isinstance(child, nn.Conv1d) else child.num_features
+        for child in module.modules()
+        if isinstance(child, (nn.Conv1d, nn.BatchNorm1d))
+    )
+    return channels in first
 
 
 def _has_weights(module: nn.Module) -> bool:
@@ -401,7 +441,7 @@ def _other_kind(call: _Call, shapes: _Shapes, blocks_inside: Sequence[str]) -> P
     if blocks_inside or call.given is None or call.returned is call.given:
         return None
     before, after = shapes.layout(call.module, call.given), shapes.layout(call.module, call.returned)
-    if before is None or after is None or shapes.known(call.given) != "NCHW":
+    if before is None or after is None or call.given.dim() != 4 or shapes.known(call.given) != "NCHW":
         return None
     if min(after[3] / before[3], after[4] / before[4]) < _SUBSAMPLED:
         return "subsampling"

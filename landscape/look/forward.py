@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from landscape.compute.masks import BLOCK, Masks
 from landscape.compute.settings import measurement
-from landscape.data import Images
+from landscape.data import Data, Images
+from landscape.data.examples import Tree, leaves
 from landscape.errors import LandscapeError
 from landscape.look import depths, prefix
+from landscape.objective.losses import called
 from landscape.objective.network import Network, ranges
 from landscape.objective.objective import examples
 from landscape.store.journal import Journal
@@ -33,7 +36,7 @@ SampleVisit = Callable[[int, int, Tensor], None]
 
 
 class Passes:
-    """A network, its points, and the images that are passed through it.
+    """A network, its points, and the images or other examples that are passed through it.
 
     The network is copied; in the copy, batch norm with running statistics is folded into the convolutions before it
     (exact but for rounding), except where a point lies between the two.
@@ -41,9 +44,11 @@ class Passes:
     Parameters
     ----------
     model
-        Any network that maps images (N, C, H, W) to outputs; left as it was.
+        Any network that takes the examples; left as it was.
     data
-        The images; `protocol` says which of them.
+        Images, or any examples: outputs (N, T, C) of modules are then sequences of T tokens. Of padded ones, by an
+        input called ``attention_mask``, the positions that count in every example are looked at. `protocol` says which
+        of them.
     protocol
         Its `mask_seed`, `split`, `images`, `subset_seed`, `augmentation` and `dtype` count; batch norm must be
         ``running``.
@@ -64,15 +69,15 @@ class Passes:
     Raises
     ------
     LandscapeError
-        When the network cannot take the images, no block is found, a weight is not finite, or the protocol asks for
-        other batch-norm statistics than the running ones.
+        When the network cannot take the examples, no block is found, no module returns a map or a sequence, a weight is
+        not finite, or the protocol asks for other batch-norm statistics than the running ones.
     """
 
     @measurement
     def __init__(
         self,
         model: nn.Module,
-        data: Images,
+        data: Data,
         *,
         protocol: Protocol | None = None,
         blocks: str | None = None,
@@ -90,7 +95,13 @@ class Passes:
         self.data = examples(data, protocol).to(self.device)
         self.network = Network(model, self.data, device=self.device, dtype=self.dtype, output=protocol.output)
         self.dropout_calls = self.network.dropout_calls
-        self.depths = depths.find(self.network.module, self.images(0, 1), blocks=blocks)
+        self.depths = depths.find(
+            self.network.module,
+            self.images(0, 1),
+            blocks=blocks,
+            sequences=not isinstance(data, Images),
+            counted=_counted(self.data),
+        )
         self.network.fold(self.data, except_at={point.module_name for point in self.depths.points})
         self.batch = batch or self._choose_batch()
         # Points are watched on the network itself: one thread at a time.
@@ -99,9 +110,14 @@ class Passes:
     def __len__(self) -> int:
         return len(self.data)
 
-    def images(self, start: int, stop: int) -> Tensor:
-        """Images `start` to `stop` as the network takes them."""
-        return self.network.images(self.data, start, stop)
+    @property
+    def examples(self) -> str:
+        """What is passed through, in a word."""
+        return "images" if isinstance(self.data, Images) else "examples"
+
+    def images(self, start: int, stop: int) -> Any:
+        """Images or other examples `start` to `stop` as the network takes them."""
+        return self.network.inputs(self.data, start, stop)
 
     def batches(self, first: int, last: int) -> list[Range]:
         """Ranges (start, stop) of the batches between two images."""
@@ -109,22 +125,22 @@ class Passes:
 
     @measurement
     @torch.no_grad()
-    def deterministic(self, images: Tensor, visit: Visit | None = None) -> Tensor:
+    def deterministic(self, images: Tree, visit: Visit | None = None) -> Tensor:
         """Outputs (N, K) with every dropout the identity; `visit` sees the map at each point."""
         with self._running, Masks.off(), self._watched(visit):
             return self.network(images)
 
     @measurement
     @torch.no_grad()
-    def stochastic(
-        self, images: Tensor, first: int, samples: Sequence[int], visit: SampleVisit | None = None
-    ) -> Tensor:
+    def stochastic(self, images: Tree, first: int, samples: Sequence[int], visit: SampleVisit | None = None) -> Tensor:
         """Outputs (T, N, K) of one pass for each of T mask draws; what comes before the first dropout is done once.
+
+        With `visit`, maps are what is wanted, and no outputs are kept: (0,).
 
         Parameters
         ----------
         images
-            (N, C, H, W), the images from number `first` on, as `images` gives them (or changed by some noise).
+            The images from number `first` on, as `images` gives them (or changed by some noise).
         first
             Number of the first image, which decides its masks.
         samples
@@ -144,12 +160,14 @@ class Passes:
         with self._running, masked as masks, prefix.shared(module, masks) as kept, self._watched(visit and seen):
             for sample in samples:
                 masks.address(first_example=first, sample=sample)
-                outputs.append(self.network(images))
+                output = called(module, images) if visit is not None else self.network(images)
+                if visit is None:
+                    outputs.append(output)
                 if not constant:
                     constant |= {
                         index for index, point in enumerate(self.depths.points) if kept.covers(point.module_name)
                     }
-        return torch.stack(outputs)
+        return torch.stack(outputs) if outputs else torch.empty(0)
 
     @contextmanager
     def _watched(self, visit: Visit | None) -> Iterator[None]:
@@ -166,6 +184,24 @@ class Passes:
         largest = max(point.channels * point.height * point.width for point in self.depths.points) * width
         # Whole blocks of masks: a block that is cut is drawn twice.
         return int(min(max(2 ** int(math.log2(max(_CACHE_BYTES // largest, 1))), BLOCK), 8 * BLOCK))
+
+
+def _counted(data: Data) -> dict[int, tuple[int, int]]:
+    """First and last + 1 of the positions that no example pads, by the length of the padded sequences."""
+    counted: dict[int, tuple[int, int]] = {}
+    for path, mask in [] if isinstance(data, Images) else leaves(data.inputs, "inputs"):
+        if path.endswith("attention_mask") and mask.dim() == 2:
+            everywhere = (mask != 0).all(0).cpu().numpy()
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], everywhere.astype(np.int8), [0]])))
+            runs = edges.reshape(-1, 2)
+            start, stop = max(runs.tolist(), key=lambda run: run[1] - run[0], default=(0, 0))
+            if stop - start < 2:
+                raise LandscapeError(
+                    f"{data.title}: fewer than 2 positions in a row count in every example by {path}: leave out the "
+                    "shortest examples"
+                )
+            counted[len(everywhere)] = (start, stop)
+    return counted
 
 
 def by_share(

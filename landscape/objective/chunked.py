@@ -92,6 +92,16 @@ class Deferred:
             )
         return found.view(classes.shape)
 
+    @torch.no_grad()
+    def right(self, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """How many tokens have their class as the highest score, and how many have finite scores; hidden (T, d)."""
+        right, finite = (torch.zeros((), dtype=torch.int64, device=self.hidden.device) for _ in range(2))
+        for place in _chunks(len(classes), self.weight):
+            scores = functional.linear(self.hidden[place], self.weight, self.bias)
+            right += (scores.argmax(1) == classes[place]).sum()
+            finite += scores.isfinite().all(1).sum()
+        return right, finite
+
 
 def _chunks(tokens: int, weight: Tensor) -> Iterator[slice]:
     rows = max(_FEWEST, _CHUNK_BYTES // (len(weight) * weight.element_size()))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from landscape.compute import distributed, workers
+from landscape.objective.chunked import Deferred
 from landscape.objective.objective import DataLoss, Objective, data_loss_name
 
 # From chance (0) to perfect (1): below a tenth a network has learned next to nothing of these images.
@@ -93,12 +94,15 @@ def fit(objective: Objective, *, sample: int = 0) -> Fit:
     def measured(bounds: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         if objective.loss.needs_network:
             return objective.example_losses_at(weights, *bounds, sample=sample), None, None
-        outputs = objective.outputs(weights.parameters, *bounds, sample=sample)
+        with objective.deferring():
+            outputs = objective.outputs(weights.parameters, *bounds, sample=sample)
         labels = objective.labels(*bounds)
         losses = objective.example_losses(outputs, labels)
         scores, classes = _rows(objective, outputs, labels) or (None, None)
         if scores is None or classes is None:
             return losses, None, None
+        if isinstance(scores, Deferred):
+            return losses, torch.stack(scores.right(classes)), classes
         right = torch.stack([(scores.argmax(1) == classes).sum(), scores.isfinite().all(1).sum()])
         return losses, right, classes
 
@@ -134,7 +138,7 @@ def _summed(objective: Objective, counts: torch.Tensor) -> torch.Tensor:
     return objective.reduced(torch.nn.functional.pad(counts, (0, longest - len(counts))))
 
 
-def _rows(objective: Objective, outputs: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _rows(objective: Objective, outputs: Any, labels: Any) -> tuple[Any, torch.Tensor] | None:
     """Class scores (T, K) and classes (T,) of the loss's terms, or of examples where the loss does not say."""
     known = objective.loss.rows(outputs, labels)
     if known is not None or not isinstance(outputs, torch.Tensor) or not isinstance(labels, torch.Tensor):

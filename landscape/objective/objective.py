@@ -582,10 +582,11 @@ class Objective:
             with torch.enable_grad():
                 # Losses that differentiate in the inputs make leaves of them.
                 return self.loss.sums(network, mapped(Tensor.detach, inputs), targets)
-        with torch.no_grad(), self._deferring():
+        with torch.no_grad(), self.deferring():
             return self.loss.sums(called(network, inputs), targets)
 
-    def _deferring(self) -> AbstractContextManager[None]:
+    def deferring(self) -> AbstractContextManager[None]:
+        """Within it, outputs of a large vocabulary are `Deferred` ones."""
         return deferring() if self._defers else nullcontext()
 
     def example_losses(self, outputs: Any, labels: Any) -> Tensor:
@@ -639,7 +640,7 @@ class Objective:
             targets = self.labels(start, stop)
             # Losses that differentiate in the inputs make leaves of them.
             return self.loss(network, mapped(Tensor.detach, inputs), targets) * self.share(start, stop)
-        with self._deferring():
+        with self.deferring():
             outputs = called(network, inputs)
         return self.mean_loss(outputs, start, stop)
 
