@@ -8,7 +8,17 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from figures import fig8, sources
-from landscape import feature_maps, fourier, frequency_noise, hessian, plotting, predictions, robustness, surface
+from landscape import (
+    feature_maps,
+    fourier,
+    frequency_noise,
+    hessian,
+    plotting,
+    predictions,
+    robustness,
+    series,
+    surface,
+)
 from landscape.store import result
 
 KEPT = Path(__file__).parents[1] / "reference" / "cifar100-small" / "results"
@@ -63,6 +73,8 @@ def main() -> None:
         for name, (folder, kinds, seeds, variable, draw) in PICTURES.items():
             draw(kept(folder, kinds, seeds, variable), OUT / f"{name}.png")
         drawing = sources.read(fig8.STUDY, "cifar100-small", KEPT)
+        along = sorted((KEPT.parents[1] / "digits" / "results" / "series").glob("*.nc"))
+        series.picture.draw([*map(result.load, along)], OUT / "series.png")
         plotting.save(
             fig8.draw(drawing), OUT / "fig8.png", sources.provenance(drawing, "fig8", "docs/draw_pictures.py")
         )

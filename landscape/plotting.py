@@ -50,6 +50,8 @@ _RECIPE = re.compile(
     r"(?P<data>digits|cifar10|cifar100-small|converged|cifar100-paper)-(?P<kind>.+?)"
     r"(?:-after(?P<epochs>\d+))?(?:-seed(?P<seed>\d+))?"
 )
+# How other names say their seed.
+_SEEDED = re.compile(r"(?P<kind>.+?)[-_.]?seed[-_]?(?P<seed>\d+)")
 _ALIASES = {
     "plain": "mcdo",
     "smooth": "mcdo-smooth",
@@ -134,7 +136,7 @@ def groups(results: Sequence[xarray.Dataset], *, together: bool = True) -> list[
     """Results by kind of network, with labels for people and the kind's own colour.
 
     What the name of one of our recipes says decides (``cifar100-small-mcdo-smooth-seed1`` is *MC dropout + smooth*);
-    any other network is a kind of its own, with its name and the next colour that is free.
+    any other network is a kind of its own, with its name but for the seed and the next colour that is free.
 
     Parameters
     ----------
@@ -188,7 +190,8 @@ def _identified(result: xarray.Dataset, place: int) -> dict[str, str]:
     found = _RECIPE.fullmatch(name)
     kind = _ALIASES.get(found["kind"], found["kind"]) if found else name
     if found is None or kind not in KINDS:
-        return {"data": "", "kind": name, "epochs": "", "seed": ""}
+        seeded = _SEEDED.fullmatch(name)
+        return {"data": "", "epochs": "", **(seeded.groupdict() if seeded else {"kind": name, "seed": ""})}
     return {"data": found["data"], "kind": kind, "epochs": found["epochs"] or "", "seed": found["seed"] or "0"}
 
 

@@ -1,15 +1,64 @@
-"""Picture of series: one panel per quantity, one curve per training, trainings of a kind in one colour."""
+"""Picture of series: one panel per quantity, trainings of a kind in one colour, their mean and each of them thin."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import xarray
 from matplotlib.axes import Axes
+from scipy.special import stdtrit
 
 from landscape import plotting
+from landscape.metrics.confidence import Z
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A variable over time.
+
+    Attributes
+    ----------
+    name, label
+        The variable, and the panel's title.
+    half_width
+        Half the width of the band of one training.
+    positive
+        Whether it spans orders of magnitude: drawn, and averaged, in logarithms where all of it is positive.
+    linear
+        On a symmetric-logarithmic axis, what is drawn linearly.
+    """
+
+    name: str
+    label: str
+    half_width: Callable[[xarray.Dataset], np.ndarray] = lambda result: np.zeros(result.sizes["time"])
+    positive: bool = False
+    linear: float | None = None
+
+    def of(self, result: xarray.Dataset) -> np.ndarray:
+        """(time,) values; of several eigenvalues, the leading one."""
+        values: np.ndarray = result[self.name].values
+        return values[:, 0] if values.ndim == 2 else values
+
+
+QUANTITIES = {
+    quantity.name: quantity
+    for quantity in (
+        Quantity("loss", "regularised loss (nats)", positive=True),
+        Quantity("accuracy", "accuracy"),
+        Quantity("eigenvalue", "largest eigenvalue (nats)", lambda result: result["residual"].values[:, 0], True),
+        Quantity(
+            "smallest_eigenvalue",
+            "smallest eigenvalue (nats)",
+            lambda result: result["smallest_residual"].values.reshape(result.sizes["time"], -1)[:, 0],
+        ),
+        # Early in training a trace may be negative.
+        Quantity("trace", "trace (nats)", lambda result: Z * result["trace_stderr"].values, linear=100.0),
+        Quantity("barrier", "barrier to the next (nats)"),
+    )
+}
+PATH = "path"
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
@@ -20,82 +69,90 @@ def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
     LandscapeError
         For a file name that does not end in .pdf, .png or .svg.
     """
-    panels: list[tuple[str, Callable[[Axes, xarray.Dataset, dict], None]]] = [
-        (name, panel) for name, panel in _PANELS if any(name in result for result in results)
-    ]
-    kinds = list(dict.fromkeys(_kind(result) for result in results))
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    groups = plotting.groups([result.assign_attrs(name=result.attrs.get("series", "")) for result in results])
+    names = [name for name in (*QUANTITIES, PATH) if any(name in result for result in results)]
+    rows = math.ceil(len(names) / 3)
+    columns = math.ceil(len(names) / rows)
     with plotting.style():
-        figure = plotting.figure(2.9 * columns + 0.3, 2.3 * rows + 0.4)
-        axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-        for spare in axes[len(panels) :]:
+        made = plotting.figure(plotting.TWO_COLUMNS * max(columns, 2) / 3, 1.9 * rows + 0.6)
+        panels = np.atleast_1d(made.subplots(rows, columns)).ravel()
+        for spare in panels[len(names) :]:
             spare.set_axis_off()
-        for axis, (name, panel) in zip(axes, panels, strict=False):
-            seen: set[str] = set()
-            for result in results:
-                if name not in result:
-                    continue
-                kind = _kind(result)
-                color = plotting.COLORS[kinds.index(kind) % len(plotting.COLORS)]
-                label = None if kind in seen else kind
-                seen.add(kind)
-                panel(axis, result, {"color": color, "label": label})
-            if name != "path":
-                axis.set_xlabel("epoch")
-                _time_axis(axis, results)
-        if len(kinds) > 1 or len(results) > 1:
-            axes[0].legend(loc="best")
-        return plotting.save(figure, path, {"series": [result.attrs.get("series") for result in results]})
+        for axes, name in zip(panels, names, strict=False):
+            if name == PATH:
+                _trajectories(axes, groups)
+            else:
+                over_time(axes, groups, QUANTITIES[name])
+        plotting.letter(list(panels[: len(names)]))
+        title = plotting.seeds_explained([len(group.results) for group in groups], "")
+        plotting.below(made, panels[0], columns=min(len(groups), 3), title=title or None)
+        return plotting.save(made, path, {"series": [result.attrs.get("series") for result in results]})
 
 
-def _time_axis(axis: Axes, results: Sequence[xarray.Dataset]) -> None:
-    """A training changes fast at first: times that span much are drawn by their logarithm."""
-    times = np.concatenate([result["time"].values for result in results])
-    if times.min() > 0 and times.max() > 20 * times.min():
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter("{x:g}")
+def over_time(axes: Axes, groups: Sequence[plotting.Group], quantity: Quantity) -> None:
+    """One quantity along the trainings: the mean of each kind, its band from three trainings on, each one thin."""
+    shown = [(group, [result for result in group.results if quantity.name in result]) for group in groups]
+    drawn = [quantity.of(result) for _, some in shown for result in some]
+    positive = quantity.positive and all(bool((values[np.isfinite(values)] > 0).all()) for values in drawn)
+    for group, some in shown:
+        if len(some) == 1:
+            (result,) = some
+            values, half = quantity.of(result), quantity.half_width(result)
+            plotting.curve(axes, group, result["time"].values, [values], [half], marker=group.marker)
+        elif some:
+            _mean(axes, group, [(result["time"].values, quantity.of(result)) for result in some], in_logs=positive)
+    times = np.unique(np.concatenate([result["time"].values for _, some in shown for result in some]))
+    # A training changes fast at first: times that span much are drawn by their logarithm.
+    if times.min() > 0 and times.max() >= 20 * times.min():
+        axes.set_xscale("log")
+        ticks = _apart([int(time) for time in times])
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    if positive:
+        axes.set_yscale("log")
+    elif quantity.linear is not None:
+        axes.set_yscale("symlog", linthresh=quantity.linear)
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("epoch")
+    axes.set_title(quantity.label)
 
 
-def _kind(result: xarray.Dataset) -> str:
-    """A training's name without its seed."""
-    return re.sub(r"[-_]?seed[-_]?\d+", "", str(result.attrs.get("series", ""))) or "training"
+def _mean(axes: Axes, group: plotting.Group, curves: Sequence[tuple[np.ndarray, np.ndarray]], *, in_logs: bool) -> None:
+    """Of trainings of a kind; those that are not finished count as far as they have come."""
+    epochs = np.unique(np.concatenate([times for times, _ in curves]))
+    stacked = np.full((len(curves), len(epochs)), np.nan)
+    for row, (times, values) in zip(stacked, curves, strict=True):
+        row[np.searchsorted(epochs, times)] = values
+        there = np.isfinite(row)
+        axes.plot(epochs[there], row[there], color=group.color, linewidth=0.4, alpha=0.6)
+    scaled = np.log(stacked) if in_logs else stacked
+    count, mean = np.isfinite(scaled).sum(0), np.nanmean(scaled, 0)
+    back: Callable[[np.ndarray], np.ndarray] = np.exp if in_logs else np.asarray
+    axes.plot(epochs, back(mean), color=group.color, marker=group.marker, label=group.label)
+    several = count > 2
+    if several.any():
+        spread = np.nanstd(scaled[:, several], 0, ddof=1)
+        half = stdtrit(count[several] - 1, 0.975) * spread / np.sqrt(count[several])
+        low, high = back(mean[several] - half), back(mean[several] + half)
+        axes.fill_between(epochs[several], low, high, color=group.color, alpha=0.18, linewidth=0)
 
 
-def _band(axis: Axes, result: xarray.Dataset, values: np.ndarray, error: np.ndarray, style: dict) -> None:
-    times = result["time"].values
-    axis.plot(times, values, marker="o", markersize=2.5, linewidth=1.0, **style)
-    axis.fill_between(times, values - error, values + error, color=style["color"], alpha=0.2, linewidth=0)
+def _apart(epochs: list[int], factor: float = 1.5) -> list[int]:
+    """Epochs whose labels have room beside each other on a logarithmic axis, the last one among them."""
+    chosen = epochs[-1:]
+    for epoch in reversed(epochs):
+        if epoch * factor < chosen[0]:
+            chosen.insert(0, epoch)
+    return chosen
 
 
-def _curve(name: str, error: str | None, label: str, *, log: bool = False) -> Callable:
-    def panel(axis: Axes, result: xarray.Dataset, style: dict) -> None:
-        values = result[name].values
-        values = values[:, 0] if values.ndim == 2 else values
-        bound = np.zeros(len(values)) if error is None else result[error].values
-        _band(axis, result, values, bound[:, 0] if bound.ndim == 2 else bound, style)
-        axis.set_ylabel(label)
-        if log and bool((values[np.isfinite(values)] > 0).all()):
-            axis.set_yscale("log")
-
-    return panel
-
-
-def _trajectory(axis: Axes, result: xarray.Dataset, style: dict) -> None:
-    places, times = result["path"].values, result["time"].values
-    axis.plot(*places.T, marker="o", markersize=2.5, linewidth=1.0, **style)
-    for place in (0, len(times) - 1):
-        axis.annotate(str(times[place]), places[place], textcoords="offset points", xytext=(4, 4), fontsize=7)
-    axis.set_xlabel("first principal component")
-    axis.set_ylabel("second")
-
-
-_PANELS: tuple[tuple[str, Callable], ...] = (
-    ("loss", _curve("loss", None, "loss (nats)", log=True)),
-    ("accuracy", _curve("accuracy", None, "accuracy")),
-    ("eigenvalue", _curve("eigenvalue", "residual", "largest eigenvalue", log=True)),
-    ("smallest_eigenvalue", _curve("smallest_eigenvalue", "smallest_residual", "smallest eigenvalue")),
-    ("trace", _curve("trace", "trace_stderr", "trace", log=True)),
-    ("barrier", _curve("barrier", None, "barrier to the next (nats)")),
-    ("path", _trajectory),
-)
+def _trajectories(axes: Axes, groups: Sequence[plotting.Group]) -> None:
+    for group in groups:
+        for index, result in enumerate(group.results):
+            places, times = result[PATH].values, result["time"].values
+            axes.plot(*places.T, marker="o", markersize=2, color=group.color, label=None if index else group.label)
+            for place in (0, len(times) - 1):
+                axes.annotate(str(times[place]), places[place], textcoords="offset points", xytext=(4, 4), fontsize=7)
+    axes.set_xlabel("first principal component")
+    axes.set_ylabel("second")
+    axes.set_title("trajectory")
