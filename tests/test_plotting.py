@@ -1,11 +1,13 @@
 """The one look: a kind has one colour, trainings share a curve, styles change nothing but the look."""
 
+import re
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import xarray
+from matplotlib.colors import to_rgb
 
 from analyses.kinds import KINDS
 from landscape import plotting
@@ -115,3 +117,36 @@ def test_reliability_leaves_out_nearly_empty_bins() -> None:
         axes = plotting.figure().add_subplot()
         predictions_picture.reliability(axes, [result])
     assert len(axes.lines[1].get_xdata()) == 9
+
+
+def luminance(color):
+    """Relative luminance of WCAG 2.1."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("page", ["analyses/audit/report.html", "landscape/surface/page.html"])
+def test_text_of_pages_stands_out_as_level_aa_asks(page):
+    text = Path(page).read_text()
+    assert contrast("#777777", "white") == pytest.approx(4.48, abs=0.005)  # the grey that famously fails
+    styles = text[text.index("<style>") : text.index("</style>")]
+    assert set(re.findall(r"background: (#\w+)", styles)) == {"#fff"}
+    colors = set(re.findall(r"(?<![-\w])color: (#\w+)", styles))
+    assert len(colors) > 1
+    assert [color for color in colors if contrast(color, "white") < 4.5] == []
+
+
+def test_text_of_pictures_stands_out_in_every_style():
+    for name in plotting.STYLES:
+        with plotting.using(name), plotting.style():
+            assert contrast(plotting.ink(), plotting.page()) > 7
+
+
+def test_trainings_of_a_foreign_network_share_a_group_too() -> None:
+    first, other = plotting.groups(named("mine-seed1", "mine_seed2", "mine", "other-seed0")[:2] + named("other"))
+    assert (first.label, len(first.results), other.label) == ("mine", 2, "other")
