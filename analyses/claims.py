@@ -121,6 +121,7 @@ def parser() -> command.Parser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     parser.add_argument("--executor", metavar="ENGINE", help=executors.HELP)
     parser.add_argument("--out", type=Path, default=Path("CLAIMS.md"), metavar="FILE", help="the page to write")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the effects of smoothing, stage by stage")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -129,6 +130,8 @@ def main(argv: Sequence[str]) -> int:
     """Measure if asked to, and write the page."""
     arguments = parser().parse_args(argv)
     command.require_writable(arguments.out)
+    if arguments.plot is not None:
+        command.require_writable(arguments.plot)
     if arguments.until_decided and not arguments.measure:
         raise LandscapeError("--until-decided trains and measures: give --measure too")
     if (arguments.cifar_c is None) != (arguments.corruption_baseline is None):
@@ -148,7 +151,38 @@ def main(argv: Sequence[str]) -> int:
     if not stages:
         raise LandscapeError(f"no reports in {folder}: run python -m analyses.claims --measure first")
     files.write_whole(arguments.out, page(stages).encode())
+    if arguments.plot is not None:
+        draw(stages, arguments.plot)
     return 0
+
+
+def draw(stages: Mapping[str, "Reports"], path: Path) -> Path:
+    """Effects of smoothing at every stage that has them, those that are arithmetic left out."""
+    import numpy as np
+
+    from analyses.audit.claims import HIGHER, LOWER
+    from analyses.audit.pictures import Bar, forest
+    from analyses.audit.verdict import Effect
+    from landscape import plotting
+
+    columns = {}
+    for preset, reports in stages.items():
+        if SMOOTHING not in reports:
+            continue
+        report = reports[SMOOTHING]
+        columns[f"{_headed(preset, reports)}, n = {report['seeds']}".replace(": ", "\n", 1)] = [
+            Bar(
+                f"{claim['claim']} {claim['statement']}",
+                LOWER if claim["claimed"] == "lower" else HIGHER,
+                claim["verdict"],
+                Effect(**{**claim["effect"], "of_seed": np.array(claim["effect"]["of_seed"], float)}),
+            )
+            for claim in report["claims"]
+            if claim["family"] == "network"
+        ]
+    if not columns:
+        raise LandscapeError("no stage has a report of smoothing, so there is nothing to draw: leave --plot out")
+    return plotting.save(forest(columns), path, {"stages": {preset: sorted(each) for preset, each in stages.items()}})
 
 
 def reports_in(folder: Path) -> "Reports":

@@ -334,9 +334,12 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
 
 
 def test_the_page_of_claims_is_what_the_kept_reports_say_stage_by_stage(tmp_path):
-    out = tmp_path / "CLAIMS.md"
-    assert command.run("analyses.claims", ["--out", str(out)]) == 0
+    out, picture = tmp_path / "CLAIMS.md", tmp_path / "claims.svg"
+    assert command.run("analyses.claims", ["--out", str(out), "--plot", str(picture)]) == 0
     assert out.read_text() == Path("CLAIMS.md").read_text()
+    drawn = picture.read_text()
+    assert drawn.count("C1 lower top Hessian eigenvalue") == 1
+    assert "arithmetic" not in drawn
     kept = claims_page.reports_in(Path("reference/cifar100-small/claims"))
     lines = claims_page.page({"converged": kept, "digits": {"smooth": kept["smooth"]}}).splitlines()
     (c9,) = (line for line in lines if line.startswith("| C9: "))

@@ -1,7 +1,8 @@
 """Pictures of an audit's report."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import xarray
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyses.audit.panel import Audit
+from analyses.audit.verdict import Effect
 from landscape import plotting
 from landscape.look.comparison import stage_ends
 
@@ -90,50 +92,94 @@ def numbers(made: Figure) -> tuple[list[str], list[list[str]]]:
     return ["network", axes.get_xlabel(), axes.get_ylabel()], rows
 
 
+@dataclass(frozen=True)
+class Bar:
+    """A claim's effect as a picture shows it.
+
+    Attributes
+    ----------
+    head
+        The claim.
+    direction
+        1 where more is claimed, -1 where less is.
+    verdict
+        Of the rule.
+    effect, placebo
+        Of the variant, and of the placebo where there is one.
+    """
+
+    head: str
+    direction: int
+    verdict: str
+    effect: Effect
+    placebo: Effect | None = None
+
+
 def effects(audit: Audit) -> Figure:
-    """All effects, one row per claim, each scaled to its own longest bar; what is unknown is said, not drawn."""
+    """All effects of an audit."""
+    bars = [
+        Bar(f"{row.claim.name} {row.claim.statement}", row.claim.direction, row.verdict, row.effect, row.placebo)
+        for row in audit.rows
+    ]
+    return forest({"": bars})
+
+
+def forest(columns: Mapping[str, Sequence[Bar]]) -> Figure:
+    """Effects, one row per claim and one panel per column; what is unknown is said, not drawn.
+
+    A row is scaled to its own longest bar, the same in all panels, so that they compare.
+    """
+    heads = list(dict.fromkeys(bar.head for bars in columns.values() for bar in bars))
+    shown = [bar for bars in columns.values() for bar in bars]
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 0.32 * len(audit.rows) + 0.9)
-        axes = made.add_subplot()
-        for place, row in enumerate(audit.rows):
-            shown = [row.effect] + ([row.placebo] if row.placebo is not None else [])
-            ends = [abs(end) for each in shown for end in (each.low, each.high, *each.of_seed) if math.isfinite(end)]
-            scale = max(ends, default=0.0) or 1.0
-            for each, color, height, marker in zip(
-                shown, (VERDICT_COLORS[row.verdict], ROLE_COLORS["placebo"]), (-0.12, 0.22), ("o", "s"), strict=False
-            ):
-                if not (math.isfinite(each.low) and math.isfinite(each.high)):
-                    # Without an interval, a place on this axis would say what is not known.
-                    if marker == "o":
-                        axes.text(0.03, place, "no interval", color=color, va="center", fontsize="small")
-                    continue
-                sign = row.claim.direction / scale
-                bounds = [sign * each.low, sign * each.high]
-                axes.plot(bounds, [place + height] * 2, color=color, linewidth=2 if marker == "o" else 1)
-                axes.plot(sign * each.of_seed, [place + height] * len(each.of_seed), ".", color=color, markersize=2.5)
-                filled = row.verdict != "undecided" or marker == "s"
-                axes.plot(
-                    sign * each.estimate,
-                    place + height,
-                    marker,
-                    color=color,
-                    markerfacecolor=color if filled else plotting.page(),
-                )
-        axes.axvline(0, color=plotting.ink(), linewidth=0.8)
-        axes.set_yticks(range(len(audit.rows)), [f"{row.claim.name} {row.claim.statement}" for row in audit.rows])
-        axes.set_ylim(len(audit.rows) - 0.5, -0.6)
-        axes.set_xlim(-1.1, 1.1)
-        axes.set_xticks([-0.6, 0.6], ["against the claim", "as claimed"])
-        axes.grid(visible=False)
+        made = plotting.figure(plotting.TWO_COLUMNS, 0.24 * len(heads) + 0.9)
+        panels = np.atleast_1d(made.subplots(1, len(columns), sharey=True))
+        for axes, (title, bars) in zip(panels, columns.items(), strict=True):
+            for bar in bars:
+                ends = [end for each in shown if each.head == bar.head for end in _ends(each)]
+                _draw_bar(axes, bar, heads.index(bar.head), max(ends, default=0.0) or 1.0)
+            axes.axvline(0, color=plotting.ink(), linewidth=0.8)
+            axes.set_xlim(-1.1, 1.1)
+            axes.set_xticks([-0.6, 0.6], ["against", "as claimed"])
+            axes.set_title(title)
+            axes.grid(visible=False)
+        panels[0].set_yticks(range(len(heads)), heads)
+        panels[0].set_ylim(len(heads) - 0.5, -0.6)
+        plotting.letter(list(panels))
         marks = [
             plotting.mark("supported", "o", line="-", color=VERDICT_COLORS["supported"]),
             plotting.mark("against", "o", line="-", color=VERDICT_COLORS["against"]),
             plotting.mark("undecided", "o", line="-", filled=False, color=VERDICT_COLORS["undecided"]),
         ]
-        if any(row.placebo is not None for row in audit.rows):
+        if any(bar.placebo is not None for bar in shown):
             marks.append(plotting.mark("placebo", "s", line="-", color=ROLE_COLORS["placebo"]))
         made.legend(handles=marks, loc="outside lower center", ncols=4)
     return made
+
+
+def _ends(bar: Bar) -> list[float]:
+    known = [bar.effect] + ([bar.placebo] if bar.placebo is not None else [])
+    ends = [end for each in known for end in (each.low, each.high, *each.of_seed)]
+    return [abs(end) for end in ends if math.isfinite(end)]
+
+
+def _draw_bar(axes: Axes, bar: Bar, place: int, scale: float) -> None:
+    """Interval, estimate and seeds of a claim, and those of the placebo below."""
+    styles = [(bar.effect, VERDICT_COLORS[bar.verdict], -0.12, "o")]
+    styles += [] if bar.placebo is None else [(bar.placebo, ROLE_COLORS["placebo"], 0.22, "s")]
+    for each, color, height, marker in styles:
+        if not (math.isfinite(each.low) and math.isfinite(each.high)):
+            # Without an interval, a place on this axis would say what is not known.
+            if marker == "o":
+                axes.text(0.03, place, "no interval", color=color, va="center", fontsize="small")
+            continue
+        sign = bar.direction / scale
+        at = place + (height if bar.placebo is not None else 0.0)
+        axes.plot([sign * each.low, sign * each.high], [at, at], color=color, linewidth=2 if marker == "o" else 1)
+        axes.plot(sign * each.of_seed, [at + 0.2] * len(each.of_seed), ".", color=color, markersize=2.5)
+        filled = bar.verdict in ("supported", "against") or marker == "s"
+        face = color if filled else plotting.page()
+        axes.plot(sign * each.estimate, at, marker, color=color, markerfacecolor=face)
 
 
 def lines(
