@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import landscape
 from landscape import CurvatureOperator, LandscapeError, Objective, Protocol
 from landscape.compute.randomness import generator
-from landscape.data import Examples, Images, as_examples, load_any
+from landscape.data import Examples, Images, arrays, as_examples, load_any
 from landscape.eigen import eigenpairs
 from landscape.objective import chunked
 from landscape.objective import objective as objective_module
@@ -239,7 +239,7 @@ def test_values_and_products_are_the_dense_ones_for_any_micro_batch(name: str, m
         assert all(torch.allclose(one, ggn[0], atol=1e-12) for one in ggn)
         if measured.loss.unit != "nats" or ("masked" not in name and "causal" not in name):
             break
-        assert measured._defers == (smallest == 1)
+        assert measured.defers == (smallest == 1)
     if case.gauss_newton:
         matrix = CurvatureOperator(measured, "ggn")(torch.eye(len(point), dtype=torch.float64))
         assert float(torch.linalg.eigvalsh(matrix)[0]) > -1e-12
@@ -407,6 +407,31 @@ def test_arrays_of_any_names_and_memory_mapped_ones(tmp_path: Any) -> None:
         landscape.data.load(tmp_path / "a.npz")
 
 
+def test_large_files_stay_on_disk(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.arange(24.0).reshape(6, 4), np.arange(6)
+    np.savez(tmp_path / "plain.npz", x=x, y=y, big_endian=x.astype(">f8"))
+    np.savez_compressed(tmp_path / "packed.npz", x=x, y=y)
+    small = {name: load_any(tmp_path / name) for name in ("plain.npz", "packed.npz")}
+    monkeypatch.setattr(arrays, "_MAPPED", 0)
+    read = arrays.read_arrays(tmp_path / "plain.npz", ("x", "y", "big_endian"), mapped=True)
+    assert [isinstance(read[name], np.memmap) for name in ("x", "y", "big_endian")] == [True, True, False]
+    assert not read["x"].flags.writeable
+    assert all(np.array_equal(read[name], x) for name in ("x", "big_endian"))
+    for name, known in small.items():
+        found = load_any(tmp_path / name)
+        assert isinstance(found, Examples)
+        assert found.sha256 == known.sha256
+    monkeypatch.setattr(arrays, "available_memory", lambda device: 300)
+    with pytest.raises(LandscapeError, match=r"packed.npz: array 'x' takes .* save it uncompressed") as caught:
+        load_any(tmp_path / "packed.npz")
+    assert "\n" not in str(caught.value)
+    content = bytearray((tmp_path / "plain.npz").read_bytes())
+    content[content.index(b"PK\x03\x04")] = 0
+    (tmp_path / "damaged.npz").write_bytes(content)
+    with pytest.raises(LandscapeError, match="not a readable"):
+        load_any(tmp_path / "damaged.npz")
+
+
 class Augmented(Dataset):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return 4
@@ -557,7 +582,10 @@ def test_the_command_line_takes_any_network(tmp_path: Any, monkeypatch: pytest.M
         assert facts[loss]["protocol"]["loss"].startswith(loss)
     assert facts["mse"]["protocol_hash"] != facts["mine.py:absolute"]["protocol_hash"]
     assert len(list((tmp_path / "results").rglob("*.nc"))) == 2
-    assert landscape.selfcheck.cli.main([*arguments[:4], "--loss", "mine.py:absolute", "--images", "6", "--quiet"]) == 0
+    assert landscape.selfcheck.cli.main([*arguments[:4], "--loss", "mine.py:absolute", "--quiet"]) == 0
+    assert landscape.hessian.cli.main([*arguments[:4], "--loss", "mse", "--plan", "--at", "0", "--top", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "activation 0 (3), 6 examples; about" in printed
     for more in (["--diagonal", "5"], ["--at", "0", "--at-examples", "2"]):
         assert landscape.hessian.cli.main([*arguments[:4], "--loss", "mse", "--json", "--quiet", *more]) == 0
         assert len(json.loads(capsys.readouterr().out)["trace"]) == 4 if "--diagonal" in more else 2

@@ -1,13 +1,15 @@
 """Every variable of a result has a long name and a unit, results of earlier versions included."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray
 
+from landscape.objective import losses
 from landscape.store import result
-from landscape.store.vocabulary import described
+from landscape.store.vocabulary import described, unit_of_loss, with_unit
 
 KEPT = Path(__file__).parents[1] / "reference" / "cifar100-small" / "results"
 
@@ -26,6 +28,22 @@ def test_kept_results_are_described_and_otherwise_unchanged(folder: str) -> None
             assert variable.attrs["long_name"] != str(name).replace("_", " "), name
         assert variable.attrs.items() >= before.variables[name].attrs.items()
     assert after.drop_attrs().identical(before.drop_attrs())
+
+
+def test_a_loss_without_a_unit_gives_none() -> None:
+    plain = {"protocol": json.dumps({"loss": "mine.py:dice@0123"})}
+    for attributes, unit in (({}, "nats"), (plain, "1"), ({"loss_name": "mse"}, "1"), ({"loss_name": "bce"}, "nats")):
+        made = described(
+            xarray.Dataset(
+                {"trace": 1.0, "density": 1.0, "barrier": ((), 1.0, {"units": "nats"}), "nll": 1.0}, attrs=attributes
+            )
+        )
+        assert made["trace"].attrs["units"] == made["barrier"].attrs["units"] == unit
+        assert made["nll"].attrs["units"] == "nats"
+        assert made["density"].attrs["units"] == {"nats": "1 / nats", "1": "1"}[unit]
+        assert with_unit("loss", [made]) == {"nats": "loss (nats)", "1": "loss"}[unit]
+    for name in losses.NAMES:
+        assert unit_of_loss({"loss_name": name}) == losses.resolved(name).unit
 
 
 def test_endings_are_explained_with_the_unit_of_what_they_belong_to(tmp_path: Path) -> None:

@@ -139,6 +139,13 @@ def instrument_parser(
         "--seed", type=int, default=0, metavar="S", help="seed of the instrument's own random numbers (default: 0)"
     )
     run.add_argument("--memory", type=byte_count, metavar="BYTES", help="budget of graphs kept in memory, e.g. 4G")
+    run.add_argument(
+        "--activation-checkpointing",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="compute blocks again instead of keeping their activations, for long sequences (default: where they would "
+        "not fit half of the memory)",
+    )
     if kept:
         run.add_argument(
             "--out", type=Path, metavar="FILE", help="result (default: results/<what>/<checkpoint>-<hash>.nc)"

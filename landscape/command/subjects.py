@@ -157,7 +157,8 @@ def _subject(arguments: argparse.Namespace, name: str | None, on: "torch.device"
     images = images.normalized_by(protocol.image_mean, protocol.image_std)
     caution_about_images(images)
     if arguments.images != "all":
-        protocol = protocol.replace(images=arguments.images or min(DEFAULT_IMAGES, len(images)))
+        few = min(getattr(arguments, "default_images", DEFAULT_IMAGES), len(images))
+        protocol = protocol.replace(images=arguments.images or few)
     if protocol.images is not None and protocol.images > len(images):
         raise LandscapeError(f"--images {protocol.images} is beyond the {len(images)} of {images.title}")
     weight_decay = arguments.weight_decay
@@ -216,6 +217,7 @@ def objective(arguments: argparse.Namespace, subject: Subject, *, sharded: bool 
         device=device(arguments),
         memory=arguments.memory,
         sharded=sharded,
+        checkpointing={"on": True, "off": False}.get(arguments.activation_checkpointing),
     )
 
 

@@ -6,6 +6,7 @@ that results depend neither on how examples are grouped into batches nor on what
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -134,6 +135,10 @@ class Masks(TorchFunctionMode):
         """Mask values (N, ...) of a shape, 0 or 1 / k, in the dtype and on the device of `like`."""
         raise TypeError("use Masks.off, Masks.addressed or Masks.stream")
 
+    def again(self) -> "Masks":
+        """Masks that go on from here as these will: for a part of a forward pass that is computed once more."""
+        raise TypeError("use Masks.off or Masks.addressed")
+
     def __enter__(self) -> "Masks":
         self._token = _current.set(self)
         super().__enter__()
@@ -151,6 +156,9 @@ class Masks(TorchFunctionMode):
 
 
 class _Off(Masks):
+    def again(self) -> Masks:
+        return _Off()
+
     def active(self, rate: float, training: bool) -> bool:
         return False
 
@@ -164,6 +172,12 @@ class _Addressed(Masks):
 
     def address(self, *, first_example: int = 0, sample: int = 0) -> None:
         self.calls, self._first_example, self._sample = 0, first_example, sample
+
+    def again(self) -> Masks:
+        other = _Addressed(self._seed)
+        other.address(first_example=self._first_example, sample=self._sample)
+        other.calls = self.calls
+        return other
 
     def active(self, rate: float, training: bool) -> bool:
         return rate > 0
@@ -207,6 +221,24 @@ def _shaped(values: Tensor, shape: torch.Size) -> Tensor:
 
 
 _current: ContextVar[Masks | None] = ContextVar("masks", default=None)
+
+
+def advance(calls: int) -> None:
+    """Say that the masks in force have been called so often since their address, by others that replay them."""
+    masks = _current.get()
+    if masks is not None:
+        masks.calls = calls
+
+
+def replaying() -> Callable[[], AbstractContextManager[Any]]:
+    """Makes, whenever it is called, the masks in force now as they are now; nothing where none are in force."""
+    masks = _current.get()
+    if masks is None:
+        return nullcontext
+    kept = masks.again()
+    return kept.again
+
+
 _fallback: dict[torch.device, Masks] = {}
 
 

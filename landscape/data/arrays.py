@@ -1,14 +1,16 @@
 """Named arrays out of an ``.npz``, bounded and without pickles."""
 
 import math
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
 
+from landscape.compute.memory import available_memory
 from landscape.data.bounds import require_plausible
 from landscape.data.images import Images
 from landscape.data.reading import Data, as_examples, checked
@@ -22,6 +24,10 @@ _MAGIC = b"\x93NUMPY"
 _CLASSES = 10_000_000
 # No network takes more arguments.
 _ARRAYS = 1000
+# Bytes from which on arrays stay in their file.
+_MAPPED = 256 * 2**20
+# Bytes of a zip member's header before its name.
+_LOCAL_HEADER = 30
 
 
 def load_npz(path: Path) -> Images:
@@ -58,6 +64,8 @@ def load_npz(path: Path) -> Images:
 def load_arrays(path: Path) -> Data:
     """An ``.npz`` of any named arrays: images with labels as `load_npz` reads them, all others as `as_examples` does.
 
+    Large files are not read whole: arrays that are not compressed stay on disk, and are read as they are needed.
+
     Raises
     ------
     LandscapeError
@@ -66,7 +74,7 @@ def load_arrays(path: Path) -> Data:
     names = array_names(path)
     if "images" in names or not names:
         return load_npz(path)
-    return as_examples(read_arrays(path, names), name=str(path))
+    return as_examples(read_arrays(path, names, mapped=path.stat().st_size >= _MAPPED), name=str(path))
 
 
 def array_names(path: Path) -> list[str]:
@@ -78,8 +86,10 @@ def array_names(path: Path) -> list[str]:
         return []
 
 
-def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, names: Sequence[str], *, mapped: bool = False) -> dict[str, np.ndarray]:
     """Arrays of an ``.npz`` by name, numbers alone, in native byte order; other members are not looked at.
+
+    With `mapped`, those that are not compressed stay in the file, without a check of their content's CRC.
 
     Raises
     ------
@@ -91,7 +101,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             if file.read(len(_MAGIC)) == _MAGIC:
                 raise LandscapeError(f"{path} is a single array (.npy); images need labels: {_HOW}")
             with zipfile.ZipFile(file) as archive:
-                return _read(archive, path, names)
+                return _read(archive, path, names, mapped)
     except LandscapeError:
         raise
     except Exception as error:  # a damaged archive can raise nearly anything: zlib.error, RuntimeError, struct.error
@@ -99,7 +109,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise LandscapeError(f"{path} is not a readable .npz of plain arrays ({reason}): {_HOW}") from None
 
 
-def _read(archive: zipfile.ZipFile, path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _read(archive: zipfile.ZipFile, path: Path, names: Sequence[str], mapped: bool) -> dict[str, np.ndarray]:
     members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
     missing = [name for name in names if name not in members]
     if missing:
@@ -107,28 +117,55 @@ def _read(archive: zipfile.ZipFile, path: Path, names: Sequence[str]) -> dict[st
         raise LandscapeError(f"{path} has no array {missing[0]!r} (it has {there}): {_HOW}")
     chosen = {name: members[name] for name in names}
     require_plausible(sum(member.file_size for member in chosen.values()), path.stat().st_size, path)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, member in chosen.items():
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
             raise LandscapeError(f"{path}: array {name!r} is encrypted or not compressed as NumPy does it: {_HOW}")
         with archive.open(member) as stream:
-            _require_plain(stream, member.file_size)
+            shape, fortran, dtype, start = _require_plain(stream, member.file_size)
+        as_it_is = member.compress_type == zipfile.ZIP_STORED and dtype.isnative and not fortran
+        if mapped and as_it_is and 0 not in shape:
+            offset = _content(path, member) + start
+            arrays[name] = np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
+            continue
+        if member.file_size > available_memory(torch.device("cpu")) // 2:
+            raise LandscapeError(
+                f"{path}: array {name!r} takes {member.file_size / 2**30:.1f} GiB, more than half of the memory, and "
+                "can only be read whole as it is saved: save it uncompressed (np.savez), in native byte order"
+            )
         with archive.open(member) as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False, max_header_size=_HEADER)
         arrays[name] = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return arrays
 
 
-def _require_plain(stream: IO[bytes], size: int) -> None:
-    """Check that a member of `size` bytes is one array of numbers of exactly that size; raises ValueError."""
+def _content(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where the content of an uncompressed member begins in the file: behind its local header."""
+    with open(path, "rb") as file:
+        file.seek(member.header_offset)
+        header = file.read(_LOCAL_HEADER)
+    if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
+        raise ValueError("a member is not where its archive says")
+    offset = member.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", header[26:30]))
+    if offset + member.file_size > path.stat().st_size:
+        raise ValueError("a member is longer than its archive")
+    return offset
+
+
+def _require_plain(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether Fortran's order, type, and start of the numbers of a member of `size` bytes.
+
+    Raises ValueError unless it is one array of numbers of exactly that size.
+    """
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("not an array of numbers")
     start = stream.tell()
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER)
     if dtype.kind not in "biufc" or any(length < 0 for length in shape):
         raise ValueError(f"an array of {dtype.name}, not of numbers")
     if stream.tell() + dtype.itemsize * math.prod(shape) != size or start > size:
         raise ValueError(f"an array of shape {shape} does not take {size} bytes")
+    return shape, fortran, dtype, stream.tell()
 
 
 def _class_numbers(labels: np.ndarray, where: Path | str) -> np.ndarray:

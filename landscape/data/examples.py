@@ -211,10 +211,20 @@ class Examples:
         return dataclasses.replace(self, inputs={**self.inputs, name: self.targets})
 
 
+# Numbers that are looked at together.
+_PART = 2**22
+
+
 def require_finite(examples: Examples) -> Examples:
     """The examples, of which every number is finite; raises LandscapeError otherwise."""
     for path, tensor in examples.leaves():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            first = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0]) if tensor.dim() > 1 else 0
-            raise LandscapeError(f"{examples.title}: {path} is not finite in example {first}: repair or remove it")
+        if not tensor.is_floating_point():
+            continue
+        # In parts: what is mapped from a file need not be in memory at once.
+        rows = max(1, _PART // max(tensor[0].numel(), 1))
+        for start in range(0, len(tensor), rows):
+            bad = ~tensor[start : start + rows].isfinite()
+            if bool(bad.any()):
+                first = start + int(bad.flatten(1).any(1).nonzero()[0] if bad.dim() > 1 else bad.nonzero()[0])
+                raise LandscapeError(f"{examples.title}: {path} is not finite in example {first}: repair or remove it")
     return examples

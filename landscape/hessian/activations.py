@@ -4,6 +4,7 @@ r"""Curvature in activations: the Hessian of each example's loss in a feature ma
 """
 
 import difflib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -203,6 +204,19 @@ def activation_curvature(
             "parameters": int(np.prod(shape)),
             "images": count,
         },
+    )
+
+
+def cost(objective: Objective, at: str, *, examples: int, **settings: Any) -> str:
+    """What `activation_curvature` will cost, by measuring the first example."""
+    started = time.perf_counter()
+    first = activation_curvature(objective, at, examples=1, **settings)
+    seconds, count = time.perf_counter() - started, min(examples, objective.images)
+    products = int(first.attrs["products"])
+    return (
+        f"activation {at} ({first.attrs['shape']}), {count} {objective.kind_of_examples}; about {count * products} "
+        f"products of {seconds / products:.2g} s, {count * seconds:.0f} s in all, by the {products} of the first "
+        "example; the graph of one example is kept at a time"
     )
 
 

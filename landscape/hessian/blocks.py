@@ -14,6 +14,7 @@ from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
+from landscape.store.vocabulary import with_unit
 from landscape.tables import columns
 
 
@@ -163,7 +164,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
             above.plot(names, result["block_eigenvalue"], look.marker, color=look.color, label=look.label)
             below.plot(names, result["share"][0], look.marker, color=look.color)
         above.set_yscale("log")
-        above.set_ylabel("top eigenvalue (nats)")
+        above.set_ylabel(with_unit("top eigenvalue", results))
         below.set_ylabel("share of the first\neigenvector")
         below.set_ylim(0, None)
         below.tick_params(axis="x", rotation=60)

@@ -129,6 +129,8 @@ def plan(arguments: argparse.Namespace, subject: command.Subject, chosen: Measur
     """Products, seconds and memory that the measurement will cost, by one micro-batch's product."""
     settings = chosen.settings(arguments)
     objective = command.objective(arguments, arranged(subject, arguments, chosen), sharded=chosen.sharded)
+    if chosen.flag == "--at":
+        return f"{subject.name}: {activations.cost(objective, **settings)}"
     size = settings.get("per_batch")
     operator = (
         CurvatureOperator(objective)

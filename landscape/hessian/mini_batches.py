@@ -21,6 +21,7 @@ from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
+from landscape.store.vocabulary import with_unit
 
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 REPLICATES = 1000
@@ -300,12 +301,12 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
             above = 1 - np.arange(len(largest)) / max(len(largest), 1)
             tail.step(largest, above, where="pre", color=look.color)
         body.axvline(0, color=plotting.ink(), linewidth=0.5)
-        body.set_xlabel("eigenvalues of a mini-batch's Hessian (nats)")
-        body.set_ylabel("density (1 / nat)")
+        body.set_xlabel(with_unit("eigenvalues of a mini-batch's Hessian", results))
+        body.set_ylabel("density (1 / nat)" if with_unit("", results) else "density")
         body.set_title("max-eigenvalue spectrum")
         tail.set_xscale("log")
         tail.set_yscale("log")
-        tail.set_xlabel("largest eigenvalue of a mini-batch (nats)")
+        tail.set_xlabel(with_unit("largest eigenvalue of a mini-batch", results))
         tail.set_ylabel("share of mini-batches above")
         tail.set_title("upper tail")
         plotting.letter([body, tail])

@@ -16,9 +16,15 @@ from landscape.errors import LandscapeError
 from landscape.hessian.sampling import interval
 from landscape.hessian.spectrum import density_of
 from landscape.metrics.confidence import Z
+from landscape.store.vocabulary import with_unit
 
 NO_PICTURE = "a trace alone has no picture: leave out --plot, or measure top or density as well"
-_EIGENVALUE = "eigenvalue of the Hessian (nats per weight squared)"
+
+
+def _eigenvalue(results: Sequence[xarray.Dataset]) -> str:
+    """Label of an axis of eigenvalues."""
+    unit = " (nats per weight squared)" if with_unit("", results) else ""
+    return f"eigenvalue of the Hessian{unit}"
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
@@ -103,8 +109,8 @@ def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     axes.set_ylim(10 ** (logs[0] - (logs[1] - logs[0]) * rows / (1 - rows)), 10 ** logs[1])
     axes.set_xlim(low * (1.15 if low < 0 else 0.9), high * 1.15)
     _ticks(axes, knee, low, high)
-    axes.set_ylabel("spectral density (1 / nat)")
-    axes.set_xlabel(_EIGENVALUE + "; linear around 0, logarithmic beyond")
+    axes.set_ylabel("spectral density (1 / nat)" if with_unit("", results) else "spectral density")
+    axes.set_xlabel(_eigenvalue(results) + "; linear around 0, logarithmic beyond")
     axes.axvline(0, color=plotting.ink(), linewidth=0.5, alpha=0.6)
     handles, names = axes.get_legend_handles_labels()
     marked = [result for result in results if "eigenvalue" in result]
@@ -151,7 +157,7 @@ def _ranks(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rank")
-    axes.set_ylabel(_EIGENVALUE.replace(" (", "\n("))
+    axes.set_ylabel(_eigenvalue(results).replace(" (", "\n("))
     axes.legend(title="bars: 95 % for the choice of images")
 
 

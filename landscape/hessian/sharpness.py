@@ -17,6 +17,7 @@ from landscape.hessian.spectrum import show_on
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.protocol import Protocol
+from landscape.store.vocabulary import with_unit
 
 
 def filter_norms(objective: Objective) -> Tensor:
@@ -319,6 +320,6 @@ def table(results: Sequence[xarray.Dataset]) -> str:
     notes = [
         "scale-free: in units of each filter's norm, comparable between networks of different scale; ± is a bound for "
         "eigenvalues, one standard error for the trace.",
-        "sharpness: rise of the loss (nats) at the worst point found in the neighbourhood.",
+        f"sharpness: rise of the {with_unit('loss', results)} at the worst point found in the neighbourhood.",
     ]
     return tables.side_by_side(results, rows, notes)

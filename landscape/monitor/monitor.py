@@ -1,5 +1,6 @@
 """The monitor: when to measure, on what, and what becomes of it."""
 
+import json
 import logging
 import math
 import time
@@ -348,6 +349,7 @@ class Monitor:
                 "every": self.every,
                 "budget": math.inf if self.budget is None else self.budget,
                 "examples": len(self._examples),
+                "protocol": json.dumps(self._protocol.replace(loss=self._loss.name).to_dict(), sort_keys=True),
                 "protocol_hash": self._protocol.hash,
                 "optimizer": type(self._optimizer).__name__,
             },

@@ -13,6 +13,7 @@ import xarray
 from landscape import plotting
 from landscape.errors import LandscapeError
 from landscape.store.files import write_whole
+from landscape.store.vocabulary import described, with_unit
 
 Row = dict[str, float]
 
@@ -46,7 +47,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
 def dataset(rows: Sequence[Row], attributes: Mapping[str, Any]) -> xarray.Dataset:
     """Rows as variables over ``step``, with units; what was not measured at a step is NaN."""
     names = [name for name in VARIABLES if any(name in row for row in rows)]
-    return xarray.Dataset(
+    made = xarray.Dataset(
         {
             name: (
                 "step",
@@ -58,6 +59,7 @@ def dataset(rows: Sequence[Row], attributes: Mapping[str, Any]) -> xarray.Datase
         {"step": ("step", np.array([int(row["step"]) for row in rows], dtype=np.int64))},
         attrs=dict(attributes),
     )
+    return described(made)
 
 
 class Table:
@@ -147,13 +149,13 @@ def draw(result: xarray.Dataset, path: Path | str) -> Path:
                 high = max(high, edge if edge < 3 * high else high)
             margin = 0.08 * (high - low or 1.0)
             above.set_ylim(low - margin, high + margin)
-        above.set_ylabel("curvature (nats)")
+        above.set_ylabel(with_unit("curvature", [result]))
         above.legend(loc="best")
         below.plot(steps, result["loss"].values, color=plotting.COLORS[0], label="loss")
         below.plot(steps, result["gradient_norm"].values, color=plotting.COLORS[1], label="gradient norm")
         below.set_yscale("log")
         below.set_xlabel("step")
-        below.set_ylabel("nats")
+        below.set_ylabel("nats" if with_unit("", [result]) else "loss and gradient norm")
         below.legend(loc="best")
         return plotting.save(figure, path, dict(result.attrs))
 

@@ -11,10 +11,10 @@ computed for some tokens at a time, anew in every product. That costs seven prod
 with kept scores needs six.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,51 @@ class Deferred:
         return found.view(classes.shape)
 
     @torch.no_grad()
+    def curvature(
+        self,
+        classes: Tensor,
+        tangents: Sequence[Tensor | None],
+        kind: Literal["ggn", "fisher"],
+        *,
+        ignored: int,
+        smoothing: float,
+        scale: float,
+    ) -> list[Tensor]:
+        r"""Product of the loss's Gauss-Newton or empirical Fisher matrix in (hidden, weight, bias) with a tangent.
+
+        With :math:`t` what the tangent moves the scores by, :math:`u = p \circ (t - p^\top t)` for the Gauss-Newton
+        matrix and :math:`u = (p - q) (p - q)^\top t` for Fisher's, pulled back to hidden states, weight and bias.
+
+        Parameters
+        ----------
+        classes
+            (T,).
+        tangents
+            Of hidden states (T, d), weight (V, d) and bias (V,), or None for what does not move.
+        kind
+            Which matrix.
+        ignored, smoothing
+            As in `cross_entropy`.
+        scale
+            Factor of every token: one over the number of terms.
+        """
+        hidden = self.hidden.flatten(0, -2)
+        of_hidden, of_weight, of_bias = _targets(hidden, self.weight, self.bias, (True, True, True))
+        for place in _chunks(len(classes), self.weight):
+            probabilities = functional.linear(hidden[place], self.weight, self.bias).softmax(-1)
+            moved = _moved(hidden[place], self.weight, place, tangents)
+            if moved is None:
+                continue
+            if kind == "ggn":
+                mean = torch.einsum("tv,tv->t", probabilities, moved)[:, None]
+                bent = (moved - mean).mul_(probabilities).mul_((classes[place] != ignored)[:, None])
+            else:
+                residual = _residual(probabilities, classes[place], ignored, smoothing)
+                bent = residual * torch.einsum("tv,tv->t", residual, moved)[:, None]
+            _add(of_hidden, of_weight, of_bias, place, bent.mul_(scale), hidden, self.weight)
+        return [of_hidden, of_weight, of_bias]  # type: ignore[list-item]
+
+    @torch.no_grad()
     def right(self, classes: Tensor) -> tuple[Tensor, Tensor]:
         """How many tokens have their class as the highest score, and how many have finite scores; hidden (T, d)."""
         right, finite = (torch.zeros((), dtype=torch.int64, device=self.hidden.device) for _ in range(2))
@@ -107,6 +152,20 @@ def _chunks(tokens: int, weight: Tensor) -> Iterator[slice]:
     rows = max(_FEWEST, _CHUNK_BYTES // (len(weight) * weight.element_size()))
     for start in range(0, tokens, rows):
         yield slice(start, min(start + rows, tokens))
+
+
+def _moved(hidden: Tensor, weight: Tensor, place: slice, tangents: Sequence[Tensor | None]) -> Tensor | None:
+    """What tangents of hidden states, weight and bias move some tokens' scores by."""
+    hidden_tangent, weight_tangent, bias_tangent = tangents
+    tangent: Tensor | None = None
+    if hidden_tangent is not None:
+        tangent = functional.linear(hidden_tangent[place], weight)
+    if weight_tangent is not None:
+        second = functional.linear(hidden, weight_tangent)
+        tangent = second if tangent is None else tangent.add_(second)
+    if bias_tangent is not None:
+        tangent = bias_tangent.expand(len(hidden), -1).clone() if tangent is None else tangent.add_(bias_tangent)
+    return tangent
 
 
 def _residual(probabilities: Tensor, classes: Tensor, ignored: int, smoothing: float) -> Tensor:
@@ -176,14 +235,7 @@ class _Gradient(torch.autograd.Function):
         of_gradient = torch.zeros_like(gradient) if ctx.needs_input_grad[0] else None
         for place in _chunks(len(hidden), weight):
             probabilities = functional.linear(hidden[place], weight, bias).softmax(-1)
-            tangent: Tensor | None = None
-            if hidden_tangent is not None:
-                tangent = functional.linear(hidden_tangent[place], weight)
-            if weight_tangent is not None:
-                second = functional.linear(hidden[place], weight_tangent)
-                tangent = second if tangent is None else tangent.add_(second)
-            if bias_tangent is not None:
-                tangent = bias_tangent.expand_as(probabilities).clone() if tangent is None else tangent + bias_tangent
+            tangent = _moved(hidden[place], weight, place, (hidden_tangent, weight_tangent, bias_tangent))
             if tangent is None:
                 continue
             valid = (classes[place] != ctx.settings[0])[:, None]

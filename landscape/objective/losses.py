@@ -102,7 +102,7 @@ class Classification(Loss):
         """What a term is, where examples have several."""
         return "token" if self.dimension == -1 else "pixel"
 
-    def _aligned(self, outputs: Any, targets: Tensor) -> tuple[Any, Tensor]:
+    def aligned(self, outputs: Any, targets: Tensor) -> tuple[Any, Tensor]:
         """Scores with their classes in dimension 1, and the targets that belong to them."""
         if self.shifted:
             outputs, targets = outputs[:, :-1], targets[:, 1:]
@@ -112,7 +112,7 @@ class Classification(Loss):
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
         """The mean over the terms of a batch."""
-        scores, classes = self._aligned(outputs, targets)
+        scores, classes = self.aligned(outputs, targets)
         options: dict[str, Any] = {"ignore_index": self.ignored, "label_smoothing": self.smoothing}
         if isinstance(scores, Deferred):
             count = int((classes != self.ignored).sum())
@@ -121,7 +121,7 @@ class Classification(Loss):
 
     def sums(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
         """Sum and number of the terms of every example, (n,) float64 each, from outputs of any precision."""
-        scores, classes = self._aligned(outputs, targets)
+        scores, classes = self.aligned(outputs, targets)
         options: dict[str, Any] = {"ignored": self.ignored, "smoothing": self.smoothing}
         if isinstance(scores, Deferred):
             losses = scores.losses(classes, **options)
@@ -138,7 +138,7 @@ class Classification(Loss):
 
     def rows(self, outputs: Any, targets: Any) -> tuple[Any, Tensor]:
         """Scores (T, K), deferred ones as such, and classes (T,) of the terms."""
-        scores, classes = self._aligned(outputs, targets)
+        scores, classes = self.aligned(outputs, targets)
         valid = classes != self.ignored
         if not isinstance(scores, Deferred):
             scores, classes, valid = scores.movedim(1, -1).flatten(0, -2), classes.flatten(), valid.flatten()

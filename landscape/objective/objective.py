@@ -12,11 +12,12 @@ from torch.func import functional_call
 
 from landscape.compute import distributed, workers
 from landscape.compute.masks import Masks
+from landscape.compute.memory import total_memory
 from landscape.compute.settings import measurement, outside_inference
 from landscape.data import Data, Images, as_examples
 from landscape.data.examples import Examples, Tree, leaves, mapped
 from landscape.errors import LandscapeError
-from landscape.objective import folding, losses
+from landscape.objective import folding, losses, recomputing
 from landscape.objective.chunked import SMALLEST, Deferred, DeferredHead, deferring
 from landscape.objective.losses import Loss, called
 from landscape.objective.network import ALL, Network, frozen_randomness, ranges
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 _CACHE_BYTES = 4 * 2**20
 # Weights, in bytes, that one byte of a micro-batch's largest activation pays for, when they are more than the cache.
 _WEIGHTS_PER_ACTIVATION = 3
+# Largest activation of a micro-batch below which nobody asks whether its graph fits the memory.
+_SHORT_BYTES = 16 * 2**20
+# Bytes that the graph of a second derivative holds, per byte that the forward pass alone saves: 2 to 6 were measured.
+_GRAPH_PER_FORWARD = 4
 
 
 class Weights(NamedTuple):
@@ -129,6 +134,10 @@ class Objective:
         Bytes that kept graphs may take, or None for half of what is available.
     sharded
         Under torchrun, take only this process's share of the examples, and sum over processes.
+    checkpointing
+        Whether blocks that repeat (layers of a transformer, residual blocks) are computed again instead of keeping
+        their activations, see `landscape.objective.recomputing`: for long sequences. None: where the graph of a product
+        would not fit half of the device's memory otherwise. It changes results by rounding only.
 
     Attributes
     ----------
@@ -173,6 +182,7 @@ class Objective:
         device: torch.device | str | None = None,
         memory: int | None = None,
         sharded: bool = False,
+        checkpointing: bool | None = None,
     ) -> None:
         protocol = protocol or Protocol()
         self.loss = _of_protocol(protocol.loss) if loss is None else losses.resolved(loss)
@@ -189,7 +199,7 @@ class Objective:
         # Before batch norm is folded: the folded network has fewer modules.
         weight_bytes = sum(value.numel() * value.element_size() for value in self.network.module.parameters())
         self.micro_batch = micro_batch or self._choose_micro_batch(self.network.activation_bytes, weight_bytes)
-        self._take_coordinates()
+        self._take_coordinates(checkpointing)
         # Rounding of curvature products, measured when first asked for.
         self.roundings: dict[str, float] = {}
         self._counts = self._count_terms()
@@ -227,13 +237,14 @@ class Objective:
         self.classifies = self._require_fitting()
         self._defer_head()
 
-    def _take_coordinates(self) -> None:
+    def _take_coordinates(self, checkpointing: bool | None) -> None:
         """Which parameters count, their names before and after batch norm is folded, and the point they are at."""
         module = self.network.module
         parameters = dict(module.named_parameters())
         chosen = selection(parameters, self.protocol.parameters, self._last_layer)
         unused = self._unused({name: value for name, value in parameters.items() if name in chosen})
         self._prepare_batch_norm()
+        self.checkpointing = self._prepare_checkpointing(checkpointing)
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         self.inner_names = {name: names[id(parameter)] for name, parameter in parameters.items()}
         self.space = ParameterSpace(parameters.items(), chosen=chosen, unused=unused)
@@ -258,6 +269,36 @@ class Objective:
             )
         buffers = {id(buffer): name for name, buffer in module.named_buffers()}
         self._inner_statistics = {name: buffers.get(id(value), "") for name, value in statistics.items()}
+
+    def _prepare_checkpointing(self, wanted: bool | None) -> bool:
+        """Whether blocks are computed again; the private copy's blocks are made ready for it."""
+        module = self.network.module
+        if wanted is None:
+            wanted = self._is_long()
+        elif wanted and not recomputing.blocks(module):
+            raise LandscapeError(
+                "activation checkpointing computes blocks again that repeat, and the network has none: members of one "
+                "class in a ModuleList or Sequential; leave out --activation-checkpointing"
+            )
+        return wanted and bool(recomputing.prepare(module))
+
+    def _is_long(self) -> bool:
+        """Whether the graph of a micro-batch would not fit half of the memory, and blocks are there to recompute."""
+        known = self.network.activation_bytes * self.micro_batch
+        if known < _SHORT_BYTES or not recomputing.blocks(self.network.module):
+            return False
+        total = 0
+
+        def count(tensor: Tensor) -> None:
+            nonlocal total
+            total += tensor.numel() * tensor.element_size()
+
+        # Nothing is kept: what is saved for the backward pass is counted and forgotten.
+        hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing)
+        with frozen_randomness(self.device), self.masks() as masks, torch.enable_grad(), self.deferring(), hooks:
+            masks.address(first_example=0, sample=0)
+            self.network(self.batch(0, 1))
+        return _GRAPH_PER_FORWARD * total * self.micro_batch > total_memory(self.device) // 2
 
     def _choose_micro_batch(self, activation_bytes: int, weight_bytes: int) -> int:
         if self.protocol.batch_norm == "batch":
@@ -314,7 +355,7 @@ class Objective:
 
     def _defer_head(self) -> None:
         """Leave the last layer of a large vocabulary to the loss (`landscape.objective.chunked`)."""
-        self._defers = False
+        self.defers = False
         if not isinstance(self.loss, losses.Classification) or not self.network.output_shape:
             return
         last = self.loss.dimension == -1 or len(self.network.output_shape) == 1
@@ -324,7 +365,7 @@ class Objective:
                 head = self.network.module.get_submodule(name)
                 assert isinstance(head, nn.Linear)
                 folding.replace(self.network.module, name, DeferredHead(head))
-                self._defers = True
+                self.defers = True
 
     def _last_layer(self) -> str:
         """Name of the last module with parameters of its own that the network calls."""
@@ -434,8 +475,8 @@ class Objective:
         """A result whose variables that are in nats are in the unit of this loss; changed in place."""
         for variable in result.variables.values():
             unit = str(variable.attrs.get("units", ""))
-            if unit.startswith("nats") and self.loss.unit != "nats":
-                variable.attrs["units"] = unit.replace("nats", self.loss.unit)
+            if unit.endswith("nats") and self.loss.unit != "nats":
+                variable.attrs["units"] = self.loss.unit
         return result
 
     @property
@@ -494,9 +535,12 @@ class Objective:
         inner = {self.inner_names[name]: value for name, value in zip(self.space.names, parameters, strict=True)}
         tensors = {**inner, **(statistics or {})}
         with self._replicas.one() as module:
-            yield self._under_masks(
-                lambda *given, **named: functional_call(module, tensors, given, named), start=start, sample=sample
-            )
+
+            def run(*given: Any, **named: Any) -> Any:
+                with recomputing.recomputing(self.checkpointing):
+                    return functional_call(module, tensors, given, named)
+
+            yield self._under_masks(run, start=start, sample=sample)
 
     def _under_masks(self, module: Callable[..., Any], *, start: int, sample: int) -> Callable[..., Any]:
         """What counts of a module's outputs; every call draws the same masks."""
@@ -587,7 +631,7 @@ class Objective:
 
     def deferring(self) -> AbstractContextManager[None]:
         """Within it, outputs of a large vocabulary are `Deferred` ones."""
-        return deferring() if self._defers else nullcontext()
+        return deferring() if self.defers else nullcontext()
 
     def example_losses(self, outputs: Any, labels: Any) -> Tensor:
         """What each example contributes (n,), float64, from outputs of any precision; without the L2 term.

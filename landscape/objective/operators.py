@@ -20,8 +20,11 @@ from landscape.compute.memory import available_memory, total_memory
 from landscape.compute.settings import math_attention, measurement
 from landscape.eigen.operator import SymmetricOperator
 from landscape.errors import LandscapeError
+from landscape.objective.chunked import Deferred
 from landscape.objective.convolution import CheapDoubleBackward
+from landscape.objective.losses import Classification
 from landscape.objective.objective import Objective
+from landscape.objective.recomputing import is_transient
 
 Kind = Literal["hessian", "ggn", "fisher"]
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -354,6 +357,8 @@ class _SavedBytes:
 
     def pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
+        if is_transient():
+            return tensor.detach()
         if storage._cdata not in self._seen:
             self._seen.add(storage._cdata)
             self.total += storage.nbytes()
@@ -433,12 +438,43 @@ def _output_graph(
     return free, loss_gradient, push, pull
 
 
+def _deferred_graph(batch: _Batch, kind: Literal["ggn", "fisher"]) -> Product:
+    """The same of scores that are never held: they are linear in hidden states, weight and bias of the last layer."""
+    objective, leaves = batch.objective, batch.leaves
+    with objective.deferring():
+        outputs = batch.outputs()
+    loss = objective.loss
+    assert isinstance(outputs, Deferred)
+    assert isinstance(loss, Classification)
+    scores, classes = loss.aligned(outputs, objective.labels(batch.start, batch.stop))
+    parts = [scores.hidden.flatten(0, -2), scores.weight, scores.bias]
+    moving = [place for place, part in enumerate(parts) if part is not None and part.requires_grad]
+    sources = [parts[place] for place in moving]
+    dummies = [torch.zeros_like(part).requires_grad_() for part in sources]
+    pulled = torch.autograd.grad(sources, leaves, dummies, create_graph=True, materialize_grads=True)
+
+    def product(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
+        tangents: list[Tensor | None] = [None, None, None]
+        for place, tangent in zip(moving, _differentiate(pulled, dummies, vectors), strict=True):
+            tangents[place] = tangent
+        found = scores.curvature(
+            classes.flatten(), tangents, kind, ignored=loss.ignored, smoothing=loss.smoothing, scale=1 / objective.terms
+        )
+        return _differentiate(sources, leaves, [found[place] for place in moving])
+
+    return product
+
+
 def _ggn_graph(batch: _Batch) -> Product:
+    if batch.objective.defers:
+        return _deferred_graph(batch, "ggn")
     free, loss_gradient, push, pull = _output_graph(batch)
     return lambda vectors: pull(_differentiate([loss_gradient], [free], [push(vectors)])[0])
 
 
 def _fisher_graph(batch: _Batch) -> Product:
+    if batch.objective.defers:
+        return _deferred_graph(batch, "fisher")
     _, loss_gradient, push, pull = _output_graph(batch)
     residual = loss_gradient.detach()
 

@@ -23,8 +23,8 @@ _IMAGES = 64
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Completes the number of images."""
-    arguments.images = arguments.images or _IMAGES
+    """Says how many images are enough, where there are so many."""
+    arguments.default_images = _IMAGES
 
 
 def measured(arguments: argparse.Namespace, subject: command.Subject) -> tuple[str, list[Check]]:

@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 
 from landscape import plotting
 from landscape.metrics.confidence import Z
+from landscape.store.vocabulary import with_unit
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def over_time(axes: Axes, groups: Sequence[plotting.Group], quantity: Quantity) 
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("epoch")
-    axes.set_title(quantity.label)
+    results = [result for _, some in shown for result in some]
+    axes.set_title(quantity.label if with_unit("", results) else quantity.label.replace(" (nats)", ""))
 
 
 def _mean(axes: Axes, group: plotting.Group, curves: Sequence[tuple[np.ndarray, np.ndarray]], *, in_logs: bool) -> None:

@@ -4,6 +4,10 @@ Names and units follow the CF conventions' attributes ``long_name`` and ``units`
 An instrument that says something more precise keeps it.
 """
 
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import xarray
 
 # Variable -> (what it is, its unit).
@@ -85,18 +89,42 @@ TITLES = {
 }
 
 
+# Losses that are logarithms of probabilities; all others have no unit.
+_IN_NATS = ("cross_entropy", "causal_lm", "masked_lm", "bce")
+# Variables that are logarithms of probabilities whatever loss was measured.
+_ALWAYS_IN_NATS = ("nll", "clean_nll", "cross_entropy", "log_probability")
+
+
+def unit_of_loss(attributes: Mapping[Any, Any]) -> str:
+    """``nats`` where the loss of a result's protocol is a cross-entropy, ``1`` for a loss without a unit."""
+    # Of a result that no command has saved, the loss stands alone.
+    known = str(attributes.get("loss_name", attributes.get("fit_loss_name", "cross_entropy")))
+    loss = json.loads(attributes["protocol"]).get("loss", "cross_entropy") if "protocol" in attributes else known
+    return "nats" if loss.partition(",")[0] in _IN_NATS else "1"
+
+
+def with_unit(label: str, results: Sequence[xarray.Dataset]) -> str:
+    """A label with the loss's unit behind it in brackets, where all results have it."""
+    return f"{label} (nats)" if all(unit_of_loss(result.attrs) == "nats" for result in results) else label
+
+
 def described(dataset: xarray.Dataset) -> xarray.Dataset:
     """`dataset` with a title, and a long name and a unit for every variable; what has them keeps them.
+
+    Nats are none of a result whose loss is no cross-entropy.
 
     Values, dimensions and all other attributes are as before: results of earlier versions are described, too.
     """
     labelled = dataset.copy()
+    plain = unit_of_loss(dataset.attrs) == "1"
     for name in labelled.variables:
         words, unit = _words(str(name))
         # By the variable itself: `dataset[name]` of a coordinate may be a copy.
         attributes = labelled.variables[name].attrs
         attributes.setdefault("long_name", words)
         attributes.setdefault("units", unit)
+        if plain and attributes["units"].endswith("nats") and not str(name).startswith(_ALWAYS_IN_NATS):
+            attributes["units"] = "1"
     title = TITLES.get(str(labelled.attrs.get("instrument", "")))
     if title is not None and "title" not in labelled.attrs:
         labelled.attrs["title"] = f"{title} of {labelled.attrs.get('name', 'a network')}"
