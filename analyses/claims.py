@@ -262,10 +262,9 @@ def _networks(comparison: Comparison, arguments: Any, seeds: int, device: str, e
 
 def chosen_claims(comparison: Comparison) -> "list[Claim]":
     """The claims of a comparison, as the audit reads them."""
-    from analyses.audit.claims import OTHERS
-    from analyses.audit.claims import PANEL as ALL
+    from analyses.audit.claims import CLAIMS, OTHERS
 
-    return [claim for claim in (*ALL, *OTHERS) if claim.name in comparison.claims]
+    return [claim for claim in (*CLAIMS, *OTHERS) if claim.name in comparison.claims]
 
 
 _NUMBERS = ("baseline", "variant", "p_holm", "estimate", "low", "high", "stderr", "p")

@@ -18,8 +18,7 @@ from landscape.fourier import cli as fourier
 from landscape.frequency_noise import cli as frequency_noise
 from landscape.hessian import cli as hessian
 from landscape.predictions import cli as predictions
-from landscape.robustness import choices, corruptions
-from landscape.robustness import cli as robustness
+from landscape.robustness import choices, cli as robustness, corruptions
 from landscape.series import cli as series
 from landscape.store import result
 from landscape.store.protocol import Protocol

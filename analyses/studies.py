@@ -6,13 +6,16 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analyses import executors
 from analyses.kinds import KINDS, PRESETS, recipe
 from landscape import command
 from landscape.errors import LandscapeError
 from landscape.store.files import write_json
+
+if TYPE_CHECKING:
+    import xarray
 
 # Readings of `changes` that are not fields of the protocol.
 MASKS = "masks"
@@ -154,8 +157,6 @@ def _measured(
     """Train each network if need be and measure it; one entry of the listing per result."""
     from analyses import measuring
     from landscape import training
-    from landscape.predictions.curves import curves
-    from landscape.store import result
 
     device = command.device(arguments).type
     sizes = dataclasses.replace(measuring.SAMPLE_SIZES[arguments.preset], **chosen.lighter)
@@ -193,27 +194,35 @@ def _measured(
             if not network.checkpoints(chosen, arguments.cache)
         ]
         executors.ahead(executor, missing)
-        found = [trained(network, wanted) for network, wanted in zip(networks, trainings, strict=True)]
+        series = [trained(network, wanted) for network, wanted in zip(networks, trainings, strict=True)]
         ahead = [
             (measuring.measure, {**question(files, instrument, fields), "force": force})
-            for files, (instrument, (_, fields)) in itertools.product(found, variants)
+            for files, (instrument, (_, fields)) in itertools.product(series, variants)
         ]
         force = executors.ahead(executor, ahead, quiet=arguments.quiet) < len(ahead) and force
     for network, wanted in zip(networks, trainings, strict=True):
         files = trained(network, wanted)
         for instrument, (variant, fields) in variants:
             dataset, file = measuring.measured(measuring.ask(**question(files, instrument, fields)), force=force)
-            if instrument in ("predictions", "training"):
-                # Figures need the curves alone, thousands of times smaller than the passes.
-                file = file.with_name(f"curves-{file.name}")
-                dataset = curves(dataset).assign_attrs(dataset.attrs)
-                result.save(dataset, file)
-            yield {
-                "kind": network.kind,
-                "label": network.label,
-                "seed": network.seed,
-                "instrument": instrument,
-                "variant": variant,
-                "file": str(file),
-                "seconds": dataset.attrs.get("seconds"),
-            }
+            yield _entry(network, instrument, variant, dataset, file)
+
+
+def _entry(network: _Network, instrument: str, variant: str, dataset: "xarray.Dataset", file: Path) -> dict[str, Any]:
+    """One entry of the listing."""
+    from landscape.predictions.curves import curves
+    from landscape.store import result
+
+    if instrument in ("predictions", "training"):
+        # Figures need the curves alone, thousands of times smaller than the passes.
+        file = file.with_name(f"curves-{file.name}")
+        dataset = curves(dataset).assign_attrs(dataset.attrs)
+        result.save(dataset, file)
+    return {
+        "kind": network.kind,
+        "label": network.label,
+        "seed": network.seed,
+        "instrument": instrument,
+        "variant": variant,
+        "file": str(file),
+        "seconds": dataset.attrs.get("seconds"),
+    }

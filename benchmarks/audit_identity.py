@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses.audit import networks, panel
-from analyses.audit.claims import PANEL, Claim
+from analyses.audit.claims import CLAIMS, Claim
 from analyses.audit.networks import Network, Preset
 from analyses.audit.verdict import FEWEST, LEVEL, NO_VERDICT, power, seeds_needed
 from analyses.measuring import SAMPLE_SIZES, SampleSizes
@@ -41,7 +41,7 @@ def audit(
     pairs: int = PAIRS,
     preset: Preset = PRESET,
     sizes: SampleSizes = SIZES,
-    claims: Sequence[Claim] = PANEL,
+    claims: Sequence[Claim] = CLAIMS,
 ) -> panel.Audit:
     """Pairs from seed `first` on, baseline against a layer; the variants have seeds of their own."""
     compared = []
@@ -65,7 +65,7 @@ def decided(made: panel.Audit) -> list[str]:
 
 def planted(audits: int, cache: Path) -> dict[str, object]:
     """Whether an effect of a size that a pilot has told is found by the foretold number of pairs."""
-    claims = [claim for claim in PANEL if claim.statement == "lower NLL"]
+    claims = [claim for claim in CLAIMS if claim.statement == "lower NLL"]
     pilot = audit(FIRST_PLANTED, PLANTED, cache, pairs=PILOT, claims=claims).rows[0].effect
     facts = {"spread": pilot.spread, "shared": pilot.shared}
     needed = seeds_needed(pilot.estimate, spread=pilot.spread, shared=pilot.shared)

@@ -6,65 +6,34 @@ from landscape import lazy
 
 if TYPE_CHECKING:
     from landscape import (
-        checkpoint,
-        connectivity,
-        data,
-        eigen,
-        feature_maps,
-        fourier,
-        frequency_noise,
-        hessian,
-        metrics,
-        monitor,
-        nets,
-        objective,
-        predictions,
-        robustness,
-        selfcheck,
-        series,
-        store,
-        surface,
-        training,
+        checkpoint as checkpoint,
+        connectivity as connectivity,
+        data as data,
+        eigen as eigen,
+        feature_maps as feature_maps,
+        fourier as fourier,
+        frequency_noise as frequency_noise,
+        hessian as hessian,
+        metrics as metrics,
+        monitor as monitor,
+        nets as nets,
+        objective as objective,
+        predictions as predictions,
+        robustness as robustness,
+        selfcheck as selfcheck,
+        series as series,
+        store as store,
+        surface as surface,
+        training as training,
     )
-    from landscape.checkpoint import load
-    from landscape.errors import LandscapeError
-    from landscape.monitor import Monitor
-    from landscape.nets import build, smooth, unsmooth
-    from landscape.objective import CurvatureOperator, Objective
-    from landscape.store.protocol import Protocol
+    from landscape.checkpoint import load as load
+    from landscape.errors import LandscapeError as LandscapeError
+    from landscape.monitor import Monitor as Monitor
+    from landscape.nets import build as build, smooth as smooth, unsmooth as unsmooth
+    from landscape.objective import CurvatureOperator as CurvatureOperator, Objective as Objective
+    from landscape.store.protocol import Protocol as Protocol
 
 __version__ = "0.1.0"
-__all__ = [
-    "CurvatureOperator",
-    "LandscapeError",
-    "Monitor",
-    "Objective",
-    "Protocol",
-    "__version__",
-    "build",
-    "checkpoint",
-    "connectivity",
-    "data",
-    "eigen",
-    "feature_maps",
-    "fourier",
-    "frequency_noise",
-    "hessian",
-    "load",
-    "metrics",
-    "monitor",
-    "nets",
-    "objective",
-    "predictions",
-    "robustness",
-    "selfcheck",
-    "series",
-    "smooth",
-    "store",
-    "surface",
-    "training",
-    "unsmooth",
-]
 
 # Imports nothing more until a name is used: a command answers --help and Ctrl-C before the numerics are loaded.
 lazy.attach(__name__)

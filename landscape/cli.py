@@ -48,13 +48,13 @@ def _complete() -> None:
         import argcomplete
     except ImportError:
         return
-    made = argparse.ArgumentParser(prog="netlandscape")
-    commands = made.add_subparsers()
+    parser = argparse.ArgumentParser(prog="netlandscape")
+    commands = parser.add_subparsers()
     for each in instruments():
         commands.add_parser(each.name.removeprefix("landscape."), parents=[each.parser()], add_help=False)
     for name in _OTHERS:
         commands.add_parser(name.removeprefix("landscape."))
-    argcomplete.autocomplete(made)
+    argcomplete.autocomplete(parser)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,5 +1,7 @@
 """The one exception that means "your input, not our bug", and text that is safe to show."""
 
+from collections.abc import Sequence
+
 _LONGEST = 2000
 
 
@@ -34,3 +36,10 @@ class LandscapeError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(message, _LONGEST))
+
+
+def require_parts(parts: Sequence[str], known: Sequence[str]) -> None:
+    """Raise LandscapeError unless there are parts to measure, all of them known."""
+    unknown = [part for part in parts if part not in known]
+    if unknown or not parts:
+        raise LandscapeError(f"unknown part {', '.join(unknown) or '(none)'}: choose among {', '.join(known)}")

@@ -65,4 +65,5 @@ def attach(package: str) -> None:
                         exports[alias.asname or alias.name] = origin
     # Before the class is changed: it looks for them.
     vars(module)["_exports"] = exports
+    vars(module).setdefault("__all__", sorted(exports))
     module.__class__ = LazyPackage

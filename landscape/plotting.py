@@ -29,7 +29,6 @@ from landscape.store.files import write_whole
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SEQUENTIAL = "viridis"
-DIVERGING = "RdBu_r"
 PUBLISHED = "#8C8C8C"
 # Behind the curves, where something happens.
 SHADE = "#B0B0B0"
@@ -145,28 +144,28 @@ def groups(results: Sequence[xarray.Dataset], *, together: bool = True) -> list[
     together
         Whether trainings of a kind that differ by their seed alone share a group.
     """
-    named = [_identified(result, place) for place, result in enumerate(results)]
+    named = [_identified(result, number) for number, result in enumerate(results)]
     data = {each["data"] for each in named if each["data"]}
     seeds: dict[tuple[str, str, str], set[str]] = {}
     for each in named:
         seeds.setdefault((each["data"], each["kind"], each["epochs"]), set()).add(each["seed"])
     taken = {KINDS[each["kind"]][1] for each in named if each["kind"] in KINDS}
-    free = iter([place for place in range(len(COLORS)) if place not in taken] * (1 + len(named)))
-    made: dict[tuple[str, ...], Group] = {}
-    colors: dict[str, int] = {kind: place for kind, (_, place) in KINDS.items()}
+    free = iter([number for number in range(len(COLORS)) if number not in taken] * (1 + len(named)))
+    by_kind: dict[tuple[str, ...], Group] = {}
+    colors: dict[str, int] = {kind: number for kind, (_, number) in KINDS.items()}
     for result, each in zip(results, named, strict=True):
         same = (each["data"], each["kind"], each["epochs"])
         where = same if together else (*same, each["seed"])
-        if where not in made:
+        if where not in by_kind:
             label = KINDS[each["kind"]][0] if each["kind"] in KINDS else each["kind"]
             label += f" after {each['epochs']} epochs" if each["epochs"] else ""
             label += f" ({each['data']})" if len(data) > 1 and each["data"] else ""
             label += f", seed {each['seed']}" if not together and len(seeds[same]) > 1 else ""
             if each["kind"] not in colors:
                 colors[each["kind"]] = next(free)
-            made[where] = Group(plain(label), COLORS[colors[each["kind"]]], MARKERS[len(made) % len(MARKERS)])
-        made[where].results.append(result)
-    return list(made.values())
+            by_kind[where] = Group(plain(label), COLORS[colors[each["kind"]]], MARKERS[len(by_kind) % len(MARKERS)])
+        by_kind[where].results.append(result)
+    return list(by_kind.values())
 
 
 def labels(results: Sequence[xarray.Dataset]) -> list[Group]:
@@ -178,21 +177,23 @@ def labels(results: Sequence[xarray.Dataset]) -> list[Group]:
 
 def groups_over(results: Sequence[xarray.Dataset], across: str) -> list[Group]:
     """`groups`, where trainings of a kind stand together only if all of them were measured at the same places."""
-    made = groups(results)
+    whole = groups(results)
     same = all(
-        np.array_equal(each[across].values, group.results[0][across].values) for group in made for each in group.results
+        np.array_equal(each[across].values, group.results[0][across].values)
+        for group in whole
+        for each in group.results
     )
-    return made if same else groups(results, together=False)
+    return whole if same else groups(results, together=False)
 
 
-def _identified(result: xarray.Dataset, place: int) -> dict[str, str]:
-    name = str(result.attrs.get("name", f"network {place + 1}"))
-    found = _RECIPE.fullmatch(name)
-    kind = _ALIASES.get(found["kind"], found["kind"]) if found else name
-    if found is None or kind not in KINDS:
+def _identified(result: xarray.Dataset, number: int) -> dict[str, str]:
+    name = str(result.attrs.get("name", f"network {number + 1}"))
+    match = _RECIPE.fullmatch(name)
+    kind = _ALIASES.get(match["kind"], match["kind"]) if match else name
+    if match is None or kind not in KINDS:
         seeded = _SEEDED.fullmatch(name)
         return {"data": "", "epochs": "", **(seeded.groupdict() if seeded else {"kind": name, "seed": ""})}
-    return {"data": found["data"], "kind": kind, "epochs": found["epochs"] or "", "seed": found["seed"] or "0"}
+    return {"data": match["data"], "kind": kind, "epochs": match["epochs"] or "", "seed": match["seed"] or "0"}
 
 
 def curve(
@@ -264,13 +265,13 @@ def letter(panels: Sequence[Axes]) -> None:
 
 
 def below(
-    made: FigureBase, axes: Axes, *, columns: int = 3, title: str | None = None, extra: Sequence[Line2D] = ()
+    figure: FigureBase, axes: Axes, *, columns: int = 3, title: str | None = None, extra: Sequence[Line2D] = ()
 ) -> None:
     """One legend below all panels, each label once, with what bands and marks mean."""
     handles, names = axes.get_legend_handles_labels()
     unique = dict(zip(reversed(names), reversed(handles), strict=True))
     order = [*dict.fromkeys(names)]
-    made.legend(
+    figure.legend(
         [*[unique[name] for name in order], *extra],
         [*order, *[str(each.get_label()) for each in extra]],
         loc="outside lower center",
@@ -309,11 +310,6 @@ def plain(text: object) -> str:
     return printable(text).replace("$", r"\$")
 
 
-def name_of(result: xarray.Dataset, place: int, kind: str = "network") -> str:
-    """Label of a result: its name, or its number."""
-    return plain(result.attrs.get("name", f"{kind} {place + 1}"))
-
-
 @contextmanager
 def using(name: str) -> Iterator[None]:
     """Draw in the style ``paper``, ``screen`` or ``dark`` inside; on return the earlier one is in force."""
@@ -344,12 +340,12 @@ def style() -> Iterator[None]:
 def figure(width: float = TWO_COLUMNS, height: float = 2.8) -> Figure:
     """An empty figure, inches on paper, that needs no display and is known to no global list. Use inside `style()`."""
     factor = _SCALE[_chosen.get()]
-    made = Figure(figsize=(factor * width, factor * height))
-    FigureCanvasAgg(made)
-    return made
+    empty = Figure(figsize=(factor * width, factor * height))
+    FigureCanvasAgg(empty)
+    return empty
 
 
-def save(made: Figure, path: Path | str, provenance: Mapping[str, Any] | None = None) -> Path:
+def save(figure: Figure, path: Path | str, provenance: Mapping[str, Any] | None = None) -> Path:
     """Write a figure as PDF, PNG or SVG by the name's ending, with `provenance` as JSON in its metadata.
 
     Raises
@@ -364,13 +360,29 @@ def save(made: Figure, path: Path | str, provenance: Mapping[str, Any] | None = 
     field = "Keywords" if path.suffix.lower() == ".pdf" else "Description"
     # Files of the same content have the same bytes: no date inside.
     undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}[path.suffix.lower()]
-    for label in made.findobj(Text):
+    for label in figure.findobj(Text):
         assert isinstance(label, Text)
         harmless = "\n".join(map(printable, label.get_text().split("\n")))
         if harmless != label.get_text():
             label.set_text(harmless)
     content = io.BytesIO()
     with style():
-        made.savefig(content, format=path.suffix[1:].lower(), metadata={field: text, **undated})
+        figure.savefig(content, format=path.suffix[1:].lower(), metadata={field: text, **undated})
     write_whole(path, content.getbuffer())
     return path
+
+
+def provenance(results: Sequence[xarray.Dataset]) -> dict[str, Any]:
+    """Which results a picture shows, and which command drew it."""
+    names = ("name", "key", "protocol_hash", "checkpoint_sha256", "source")
+    return {
+        "command": str(results[0].attrs.get("command", "")) if len(results) else "",
+        "results": [{name: str(each.attrs[name]) for name in names if name in each.attrs} for each in results],
+    }
+
+
+def finished(figure: Figure, path: Path | str | None, results: Sequence[xarray.Dataset]) -> Figure:
+    """The figure, saved with its `provenance` where there is a path."""
+    if path is not None:
+        save(figure, path, provenance(results))
+    return figure

@@ -14,8 +14,7 @@ import torch
 import xarray
 from scipy import stats
 
-from analyses import claims as claims_page
-from analyses import kinds, measuring, protocol_sweep
+from analyses import claims as claims_page, kinds, measuring, protocol_sweep
 from analyses.audit import claims, networks, panel, report
 from analyses.audit.added_noise import AddedNoise
 from analyses.audit.cli import main
@@ -192,7 +191,7 @@ def trained(tmp_path_factory):
 def test_an_audit_goes_on_where_it_was_killed(trained, monkeypatch):
     folder, compared = trained
     monkeypatch.chdir(folder)
-    chosen = [claim for claim in claims.PANEL if claim.needs[0] in ("predictions", "feature_maps")]
+    chosen = [claim for claim in claims.CLAIMS if claim.needs[0] in ("predictions", "feature_maps")]
     measured, real = [], measuring.measured
 
     def counted(asked, *, force=False):
@@ -221,7 +220,7 @@ def test_every_claim_reads_what_its_instruments_give(trained, monkeypatch):
     folder, compared = trained
     monkeypatch.chdir(folder)
     made = panel.run(compared, TINY)
-    assert len(made.rows) == len(claims.PANEL)
+    assert len(made.rows) == len(claims.CLAIMS)
     for row in made.rows:
         assert math.isfinite(row.baseline), row.claim
         assert math.isfinite(row.variant), row.claim
@@ -235,7 +234,7 @@ def audit_of(verdicts):
     rows = []
     for place, verdict in enumerate(verdicts):
         found = Effect(np.array([-0.1, -0.3]), -0.2, 0.05, 1.0, -0.3, -0.1, 0.01)
-        rows.append(panel.Row(claims.PANEL[place], 1.0, 0.8, found, 0.02, verdict, found, "undecided"))
+        rows.append(panel.Row(claims.CLAIMS[place], 1.0, 0.8, found, 0.02, verdict, found, "undecided"))
     attributes = {"protocol": json.dumps(measuring.TRAINED.to_dict()), "protocol_hash": measuring.TRAINED.hash}
     curve = xarray.Dataset({"nll": ("size", [1.0, 0.9])}, coords={"size": [1, 2]}, attrs=attributes)
     compared = [Network(role, f"<{role}>", seed, Path(f"{role}-{seed}")) for role in networks.ROLES for seed in (0, 1)]

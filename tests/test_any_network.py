@@ -23,8 +23,7 @@ from landscape import CurvatureOperator, LandscapeError, Objective, Protocol
 from landscape.compute.randomness import generator
 from landscape.data import Examples, Images, arrays, as_examples, load_any
 from landscape.eigen import eigenpairs
-from landscape.objective import chunked
-from landscape.objective import objective as objective_module
+from landscape.objective import chunked, objective as objective_module
 from landscape.objective.fit import fit
 from landscape.objective.losses import called
 from landscape.store.importing import named_object

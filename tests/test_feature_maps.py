@@ -14,7 +14,7 @@ from landscape.compute.randomness import numpy_generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.feature_maps import cli, maps, measure, picture, uncertainty
-from landscape.look import comparison, depths, prefix
+from landscape.look import comparison, depths, reuse
 from landscape.look.forward import Passes
 from landscape.metrics.confidence import Z
 from landscape.store.journal import Journal
@@ -202,7 +202,7 @@ def test_work_before_the_first_dropout_is_done_once():
                 for sample in range(3):
                     masks.address(first_example=0, sample=sample)
                     plain.append(model(batch))
-            with prefix.shared(model, masks) as kept:
+            with reuse.before_dropout(model, masks) as kept:
                 for batch in batches:
                     kept.restart()
                     for sample in range(3):
@@ -212,7 +212,7 @@ def test_work_before_the_first_dropout_is_done_once():
             torch.testing.assert_close(one, other, rtol=0, atol=0)
         assert not any("forward" in vars(module) for module in model.modules())
     model = Awkward().eval()
-    with Masks.addressed(seed=0) as masks, prefix.shared(model, masks) as kept:
+    with Masks.addressed(seed=0) as masks, reuse.before_dropout(model, masks) as kept:
         for sample in range(5):
             masks.address(first_example=0, sample=sample)
             model(batches[0][:, :, :8, :8])

@@ -146,7 +146,7 @@ def test_what_an_earlier_run_has_finished_says_nothing_of_the_time_left(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with Progress(10, "products") as bar:
         for _ in range(5):
-            bar.found(1)
+            bar.resumed(1)
         time.sleep(0.25)
         bar.update()
         assert bar.done == 6

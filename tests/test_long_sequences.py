@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape import CurvatureOperator, LandscapeError, Objective, Protocol
 from landscape.compute.randomness import generator
-from landscape.objective import chunked, recomputing
-from landscape.objective import objective as objective_module
+from landscape.objective import chunked, objective as objective_module, recomputing
 
 WORDS = 50
 

@@ -62,7 +62,7 @@ def test_products_agree_with_the_dense_matrix(
     measured = objective(weight_decay=0.1, protocol=Protocol(dtype=dtype), memory=memory)
     operator = CurvatureOperator(measured, kind)
     plan = operator.plan
-    assert operator.foretold_seconds() > 0
+    assert operator.predicted_seconds() > 0
     assert operator.products == 0
     vectors = torch.randn(measured.size, 3, generator=generator(1), dtype=torch.float64)
     truth = getattr(dense, kind) @ vectors

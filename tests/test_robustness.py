@@ -21,8 +21,18 @@ from landscape.errors import LandscapeError
 from landscape.metrics.definitions import bin_of
 from landscape.nets.dropout import MCDropout
 from landscape.predictions import Predictor
-from landscape.robustness import COMPUTED, SEVERITIES, CifarC, CifarP, Computed, adversarial, cli, corrupted, picture
-from landscape.robustness import consistency as consistency_of
+from landscape.robustness import (
+    COMPUTED,
+    SEVERITIES,
+    CifarC,
+    CifarP,
+    Computed,
+    adversarial,
+    cli,
+    consistency as consistency_of,
+    corrupted,
+    picture,
+)
 from landscape.robustness.adversarial import Attack, attacked, input_gradient
 from landscape.robustness.corrupted import difference, read_baseline, relative_errors
 from landscape.store.journal import Journal

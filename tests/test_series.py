@@ -128,12 +128,12 @@ def test_a_killed_series_goes_on_to_the_same_bits(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return objectives(nets)(number, recalibrated)
 
-    journal, vectors = tmp_path / "journal", tmp_path / "vectors"
+    journal = tmp_path / "journal"
     with Journal(journal, {"key": "x"}) as kept, pytest.raises(KeyboardInterrupt):
-        along(stopping, TIMES, journal=kept, vectors=vectors, **settings)
+        along(stopping, TIMES, journal=kept, **settings)
     seen: list[int] = []
     with Journal(journal, {"key": "x"}) as kept:
-        resumed = along(objectives(nets, seen), TIMES, journal=kept, vectors=vectors, **settings)
+        resumed = along(objectives(nets, seen), TIMES, journal=kept, **settings)
     assert seen == [2, 3]
     xarray.testing.assert_identical(whole, resumed)
     assert [path.name for path in tmp_path.iterdir()] == ["journal"]
@@ -141,12 +141,12 @@ def test_a_killed_series_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_damaged_vectors_cost_products_and_no_bound(tmp_path: Path) -> None:
     nets = trained()
-    journal, vectors = tmp_path / "journal", tmp_path / "vectors"
+    journal = tmp_path / "journal"
     with Journal(journal, {"key": "x"}) as kept:
         along(objectives(nets), TIMES[:2], parts=("top",), journal=kept)
-    (tmp_path / "vectors-1").write_bytes(b"no vectors")
+    (tmp_path / "journal.vectors-1").write_bytes(b"no vectors")
     with Journal(journal, {"key": "x"}) as kept:
-        resumed = along(objectives(nets), TIMES, parts=("top",), journal=kept, vectors=vectors)
+        resumed = along(objectives(nets), TIMES, parts=("top",), journal=kept)
     largest = torch.linalg.eigvalsh(Dense(nets[2], small_images(), weight_decay=0.01).hessian)[-1]
     assert float(resumed["eigenvalue"][2, 0]) == pytest.approx(float(largest), rel=0.02)
 

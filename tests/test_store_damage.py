@@ -20,8 +20,7 @@ from landscape.eigen import dense
 from landscape.errors import LandscapeError
 from landscape.hessian import journaled_operator
 from landscape.objective import Objective
-from landscape.store import cli as check
-from landscape.store import files, journal, result
+from landscape.store import cli as check, files, journal, result
 from landscape.store.journal import Journal
 from landscape.store.pieces import pieces
 from landscape.surface import saved_directions

@@ -17,8 +17,7 @@ from landscape.nets.dropout import MCDropout
 from landscape.objective import Inference, Objective
 from landscape.store.journal import Journal
 from landscape.store.protocol import Protocol
-from landscape.surface import Directions, line, plane
-from landscape.surface import directions as axes
+from landscape.surface import Directions, directions as axes, line, plane
 from landscape.surface.sampling import Regression
 
 

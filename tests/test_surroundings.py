@@ -127,7 +127,7 @@ def test_names_in_pictures_are_text(tmp_path: Path, ending: str) -> None:
         with plotting.style():
             made = plotting.figure()
             axes = made.subplots()
-            axes.plot([1, 2], label=plotting.name_of(plane(name), 0))
+            axes.plot([1, 2], label=plotting.plain(plane(name).attrs["name"]))
             axes.legend()
             axes.set_title("raw \x1b[31m \x00 \ud800")
         file = plotting.save(made, tmp_path / f"p.{ending}", {"name": name})

@@ -371,7 +371,7 @@ def _frequencies_off(where: Callable[[xarray.Dataset], list[int]]) -> Callable[[
     return high_frequencies("off", where)
 
 
-PANEL: tuple[Claim, ...] = (
+CLAIMS: tuple[Claim, ...] = (
     Claim("C1", "lower top Hessian eigenvalue", "log of the largest eigenvalue", LOWER, ("hessian",), top_eigenvalue),
     Claim(
         "C2",

@@ -118,7 +118,7 @@ def _check(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]]) ->
 def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], device: str, executor: Any) -> Audit:
     """The audit of trained or given networks; with ``--until-decided``, pairs are added until all is decided."""
     from analyses.audit import networks, panel
-    from analyses.audit.claims import PANEL
+    from analyses.audit.claims import CLAIMS
     from analyses.audit.verdict import LOOKS
     from analyses.measuring import SAMPLE_SIZES, Origin
 
@@ -150,7 +150,7 @@ def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], 
         audit = panel.run(
             compared,
             SAMPLE_SIZES[arguments.preset],
-            claims=PANEL,
+            claims=CLAIMS,
             origin=origin,
             device=device,
             quiet=arguments.quiet,
@@ -166,13 +166,13 @@ def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], 
 def _plan(arguments: argparse.Namespace, variants: Sequence[str]) -> list[str]:
     """What will be trained and measured, in how many minutes; the layer is built and run once."""
     from analyses.audit import networks
-    from analyses.audit.claims import PANEL
+    from analyses.audit.claims import CLAIMS
     from analyses.audit.report import power_line
     from analyses.audit.verdict import LOOKS
     from analyses.measuring import REQUESTS, SAMPLE_SIZES
     from landscape import training
 
-    needed = [name for name in REQUESTS if any(name in claim.needs for claim in PANEL)]
+    needed = [name for name in REQUESTS if any(name in claim.needs for claim in CLAIMS)]
     measured = f"{len(needed)} instruments on each: {', '.join(needed)}; {SAMPLE_SIZES[arguments.preset]}"
     if arguments.variant is None:
         return [f"{2 * len(variants)} checkpoints; {measured}", power_line()]

@@ -15,7 +15,7 @@ import xarray
 from torch import nn
 
 from analyses import executors, measuring
-from analyses.audit.claims import NETWORK, PANEL, REPLICATES, Claim, Results
+from analyses.audit.claims import CLAIMS, NETWORK, REPLICATES, Claim, Results
 from analyses.audit.networks import Network
 from analyses.audit.verdict import (
     FEWEST,
@@ -123,7 +123,7 @@ def run(
     networks: Sequence[Network],
     sizes: SampleSizes,
     *,
-    claims: Sequence[Claim] = PANEL,
+    claims: Sequence[Claim] = CLAIMS,
     origin: Origin | None = None,
     device: str = "cpu",
     quiet: bool = True,

@@ -89,11 +89,6 @@ class Effect:
     shared: float = 0.0
     at: str = ""
 
-    @property
-    def detectable(self) -> float:
-        """Half the width of the interval: what an effect must exceed to stand out of it."""
-        return (self.high - self.low) / 2
-
 
 def effect(baseline: Sequence[Reading], variant: Sequence[Reading]) -> Effect:
     r"""Paired effect over seeds and images, crossed random effects.

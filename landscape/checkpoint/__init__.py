@@ -5,9 +5,13 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.checkpoint.loading import Checkpoint, load, read_history, read_recipe
-    from landscape.checkpoint.saving import save
+    from landscape.checkpoint.loading import (
+        Checkpoint as Checkpoint,
+        load as load,
+        read_history as read_history,
+        read_recipe as read_recipe,
+    )
+    from landscape.checkpoint.saving import save as save
 
-__all__ = ["Checkpoint", "load", "read_history", "read_recipe", "save"]
 
 lazy.attach(__name__)

@@ -133,99 +133,18 @@ class Interpreter:
             raise PickleError(f"{type(error).__name__}: {error}") from None
 
     def _read(self, stream: BinaryIO) -> Any:
-        stack: list[Any] = []
-        marks: list[list[Any]] = []
-        memo: dict[int, Any] = {}
-
-        def to_mark() -> list[Any]:
-            nonlocal stack
-            items, stack = stack, marks.pop()
-            return items
-
-        argument: Any
+        machine = _Machine(self)
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count > _INSTRUCTIONS:
                 raise PickleError(f"it has more than {_INSTRUCTIONS} instructions")
-            name = opcode.name
-            if name == "STOP":
-                return stack.pop()
-            if name in _PUSHED:
-                stack.append(argument)
-            elif name in _CONSTANTS:
-                stack.append(_CONSTANTS[name])
-            elif name in ("PROTO", "FRAME"):
-                pass
-            elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-                memo[argument] = stack[-1]
-            elif name == "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            elif name in ("BINGET", "LONG_BINGET", "GET"):
-                stack.append(memo[argument])
-            elif name == "MARK":
-                marks.append(stack)
-                stack = []
-            elif name == "POP":
-                if stack:
-                    stack.pop()
-                else:
-                    to_mark()
-            elif name == "POP_MARK":
-                to_mark()
-            elif name == "DUP":
-                stack.append(stack[-1])
-            elif name in ("EMPTY_LIST", "LIST"):
-                items = [] if name == "EMPTY_LIST" else to_mark()
-                stack.append(items)
-            elif name in ("EMPTY_DICT", "DICT"):
-                items = [] if name == "EMPTY_DICT" else to_mark()
-                stack.append({})
-                _set_items(stack[-1], items)
-            elif name == "TUPLE":
-                items = to_mark()
-                stack.append(tuple(items))
-            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-                size = int(name[-1])
-                items = [stack.pop() for _ in range(size)]
-                stack.append(tuple(reversed(items)))
-            elif name in ("EMPTY_SET", "FROZENSET"):
-                if name == "FROZENSET":
-                    to_mark()
-                stack.append(Opaque("set"))
-            elif name in ("APPEND", "APPENDS", "ADDITEMS"):
-                items = [stack.pop()] if name == "APPEND" else to_mark()
-                if isinstance(stack[-1], list):
-                    stack[-1].extend(items)
-            elif name in ("SETITEM", "SETITEMS"):
-                items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else to_mark()
-                if isinstance(stack[-1], dict):
-                    _set_items(stack[-1], items)
-            elif name in ("GLOBAL", "STACK_GLOBAL"):
-                module, attribute = argument.split(" ", 1) if name == "GLOBAL" else (stack.pop(-2), stack.pop())
-                stack.append(self._global(module, attribute))
-            elif name in ("REDUCE", "NEWOBJ"):
-                arguments = stack.pop()
-                stack.append(self._called(stack.pop(), arguments))
-            elif name == "NEWOBJ_EX":
-                stack.pop()
-                arguments = stack.pop()
-                stack.append(self._called(stack.pop(), arguments))
-            elif name == "INST":
-                arguments = tuple(to_mark())
-                stack.append(self._called(self._global(*argument.split(" ", 1)), arguments))
-            elif name == "OBJ":
-                called, *rest = to_mark()
-                stack.append(self._called(called, tuple(rest)))
-            elif name == "BUILD":
-                state = stack.pop()
-                if isinstance(stack[-1], Opaque) and isinstance(state, dict):
-                    stack[-1].network = {"_parameters", "_modules"} <= state.keys()
-            elif name == "BINPERSID":
-                stack.append(self._stored(stack.pop()))
-            else:
-                raise PickleError(f"it has an instruction {name}")
+            if opcode.name == "STOP":
+                return machine.stack.pop()
+            if not machine.step(opcode.name, argument):
+                raise PickleError(f"it has an instruction {opcode.name}")
         raise PickleError("it has no end")
 
-    def _global(self, module: Any, attribute: Any) -> Global:
+    def named(self, module: Any, attribute: Any) -> Global:
+        """A function or class that is mentioned."""
         # Older pickles have the names of Python 2.
         module = {"__builtin__": "builtins", "commands": "subprocess"}.get(str(module), module)
         name = f"{module}.{attribute}"
@@ -235,7 +154,7 @@ class Interpreter:
             self.running.append(name)
         return Global(name)
 
-    def _called(self, function: Any, arguments: Any) -> Any:
+    def called(self, function: Any, arguments: Any) -> Any:
         """What a call stands for."""
         value = self._plain(function, arguments)
         if isinstance(value, Opaque):
@@ -263,7 +182,7 @@ class Interpreter:
             return _tensor(arguments[0], arguments[6].name.removeprefix("torch."), *arguments[1:4])
         return Opaque(name)
 
-    def _stored(self, identity: Any) -> Any:
+    def stored(self, identity: Any) -> Any:
         """The storage that a persistent identity names, or an Opaque for types that are not plain numbers."""
         kind, dtype, key, _, count, *view = identity
         if kind != "storage" or (view and view[0] is not None):
@@ -280,6 +199,112 @@ class Interpreter:
         if self.storages.setdefault(storage.key, storage) != storage:
             raise PickleError(f"storage {storage.key} is described twice, unlike")
         return storage
+
+
+class _Machine:
+    """The stack machine that a pickle is a program for."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self.interpreter = interpreter
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> bool:
+        """Carry out one instruction; whether it is known."""
+        if name in _PUSHED:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        else:
+            known = name in ("PROTO", "FRAME") or self._move(name, argument) or self._collect(name)
+            return known or self._call(name, argument)
+        return True
+
+    def _to_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.marks.pop()
+        return items
+
+    def _move(self, name: str, argument: Any) -> bool:
+        """Instructions that move values between stack and memo."""
+        if name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            self.memo[argument] = self.stack[-1]
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = self.stack[-1]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            self.stack.append(self.memo[argument])
+        elif name == "MARK":
+            self.marks.append(self.stack)
+            self.stack = []
+        elif name == "POP" and self.stack:
+            self.stack.pop()
+        elif name in ("POP", "POP_MARK"):
+            self._to_mark()
+        elif name == "DUP":
+            self.stack.append(self.stack[-1])
+        else:
+            return False
+        return True
+
+    def _collect(self, name: str) -> bool:
+        """Instructions that make collections and add to them."""
+        stack = self.stack
+        if name in ("EMPTY_LIST", "LIST"):
+            items = [] if name == "EMPTY_LIST" else self._to_mark()
+            self.stack.append(items)
+        elif name in ("EMPTY_DICT", "DICT"):
+            items = [] if name == "EMPTY_DICT" else self._to_mark()
+            self.stack.append({})
+            _set_items(self.stack[-1], items)
+        elif name == "TUPLE":
+            items = self._to_mark()
+            self.stack.append(tuple(items))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            items = [stack.pop() for _ in range(int(name[-1]))]
+            stack.append(tuple(reversed(items)))
+        elif name in ("EMPTY_SET", "FROZENSET"):
+            if name == "FROZENSET":
+                self._to_mark()
+            self.stack.append(Opaque("set"))
+        elif name in ("APPEND", "APPENDS", "ADDITEMS"):
+            items = [stack.pop()] if name == "APPEND" else self._to_mark()
+            if isinstance(self.stack[-1], list):
+                self.stack[-1].extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else self._to_mark()
+            if isinstance(self.stack[-1], dict):
+                _set_items(self.stack[-1], items)
+        else:
+            return False
+        return True
+
+    def _call(self, name: str, argument: Any) -> bool:
+        """Instructions that name functions and classes, call them, or refer to storages."""
+        stack, interpreter = self.stack, self.interpreter
+        if name == "GLOBAL":
+            stack.append(interpreter.named(*argument.split(" ", 1)))
+        elif name == "STACK_GLOBAL":
+            stack.append(interpreter.named(stack.pop(-2), stack.pop()))
+        elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
+            if name == "NEWOBJ_EX":
+                stack.pop()  # arguments by name
+            arguments = stack.pop()
+            stack.append(interpreter.called(stack.pop(), arguments))
+        elif name == "INST":
+            arguments = tuple(self._to_mark())
+            self.stack.append(interpreter.called(interpreter.named(*argument.split(" ", 1)), arguments))
+        elif name == "OBJ":
+            called, *rest = self._to_mark()
+            self.stack.append(interpreter.called(called, tuple(rest)))
+        elif name == "BUILD":
+            state = stack.pop()
+            if isinstance(stack[-1], Opaque) and isinstance(state, dict):
+                stack[-1].network = {"_parameters", "_modules"} <= state.keys()
+        elif name == "BINPERSID":
+            stack.append(interpreter.stored(stack.pop()))
+        else:
+            return False
+        return True
 
 
 def _tensor(storage: Any, dtype: str, offset: Any, shape: Any, stride: Any) -> TensorRecord | Opaque:

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from landscape.command.output import facts_of, remark, report, strict, to_strict_json
     from landscape.command.parser import (
         Parser,
+        add_parts,
         byte_count,
         count_or_all,
         instrument_parser,
         numbers,
+        parts,
         positive,
     )
     from landscape.command.questions import Question, answer, journaled, question
@@ -33,45 +35,5 @@ if TYPE_CHECKING:
         with_fit,
     )
     from landscape.tables import columns
-
-__all__ = [
-    "BAD_INPUT",
-    "INTERRUPTED",
-    "STOPPED_IN_TIME",
-    "TERMINATED",
-    "Instrument",
-    "Parser",
-    "Question",
-    "Subject",
-    "answer",
-    "byte_count",
-    "caution",
-    "caution_about_fit",
-    "checkpoint_path",
-    "columns",
-    "count_or_all",
-    "described",
-    "device",
-    "facts_of",
-    "fit_in_words",
-    "instrument_parser",
-    "journaled",
-    "launch",
-    "load_checkpoint",
-    "numbers",
-    "objective",
-    "one_or_all",
-    "picture",
-    "positive",
-    "question",
-    "remark",
-    "report",
-    "require_writable",
-    "run",
-    "strict",
-    "subjects",
-    "to_strict_json",
-    "with_fit",
-]
 
 lazy.attach(__name__)

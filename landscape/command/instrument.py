@@ -100,8 +100,8 @@ class Instrument:
         """The dataset of one network: from the cache, or measured now and saved; interrupted, it resumes."""
         measure = self.measure
         assert measure is not None
-        asked = question(arguments, self.name, subject, self.settings(arguments, subject))
-        dataset = journaled(asked, lambda journal: measure(arguments, subject, journal), force=arguments.force)
+        wanted = question(arguments, self.name, subject, self.settings(arguments, subject))
+        dataset = journaled(wanted, lambda journal: measure(arguments, subject, journal), force=arguments.force)
         caution_about_fit(dataset.attrs)
         return dataset
 

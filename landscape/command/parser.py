@@ -1,12 +1,14 @@
 """Arguments that all commands share."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from landscape.errors import LandscapeError
 from landscape.store.protocol import CHOICES, DEFAULT_IMAGES, PRESETS
+
+Part = TypeVar("Part", bound=str)
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,6 +71,18 @@ def instrument_parser(
         metavar="CKPT",
         help="checkpoint file or folder, or a recipe's name (trained once, then cached); none if --model has weights",
     )
+    _add_basic(parser, kept)
+    if add_arguments is not None:
+        add_arguments(parser)
+    _add_subject(parser)
+    _add_protocol(parser)
+    _add_run(parser, kept)
+    if not kept:
+        parser.set_defaults(plot=None, style="paper", plan=False, out=None, force=False, allow_protocol_mismatch=False)
+    return parser
+
+
+def _add_basic(parser: Parser, kept: bool) -> None:
     basic = parser.add_argument_group("basic")
     basic.add_argument(
         "--model",
@@ -96,9 +110,9 @@ def instrument_parser(
     basic.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     if kept:
         basic.add_argument("--plan", action="store_true", help="print the cost and stop")
-    if add_arguments is not None:
-        add_arguments(parser)
 
+
+def _add_subject(parser: Parser) -> None:
     subject = parser.add_argument_group("advanced: network and images")
     subject.add_argument("--num-classes", type=positive, metavar="N", help="classes of the network that --model names")
     subject.add_argument(
@@ -118,6 +132,8 @@ def instrument_parser(
         "--cache", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of trained recipes"
     )
 
+
+def _add_protocol(parser: Parser) -> None:
     protocol = parser.add_argument_group("advanced: single fields of the protocol, hashed into every result")
     for name, values in CHOICES.items():
         if name not in ("dtype", "device"):
@@ -134,6 +150,8 @@ def instrument_parser(
         protocol.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="S", help=_FIELDS[name])
     protocol.add_argument("--dtype", choices=CHOICES["dtype"], help=_FIELDS["dtype"])
 
+
+def _add_run(parser: Parser, kept: bool) -> None:
     run = parser.add_argument_group("advanced: how it is computed and saved")
     run.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the instrument's own random numbers (default: 0)"
@@ -150,17 +168,25 @@ def instrument_parser(
         run.add_argument(
             "--out", type=Path, metavar="FILE", help="result (default: results/<what>/<checkpoint>-<hash>.nc)"
         )
-    if kept:
         run.add_argument("--force", action="store_true", help="measure again what is cached")
-    if kept:
         run.add_argument(
             "--allow-protocol-mismatch", action="store_true", help="lay unlike measurements over each other"
         )
     run.add_argument("--quiet", action="store_true", help="no progress, no table")
     run.add_argument("--verbose", action="store_true", help="log what was chosen and why")
-    if not kept:
-        parser.set_defaults(plot=None, style="paper", plan=False, out=None, force=False, allow_protocol_mismatch=False)
-    return parser
+
+
+def add_parts(
+    group: argparse._ArgumentGroup, known: Sequence[str], usual: Sequence[str], metavar: str = "PART"
+) -> None:
+    """``--only`` for an instrument that measures several things; `parts` reads it."""
+    text = f"{', '.join(known)}; may repeat (default: {', '.join(usual)})"
+    group.add_argument("--only", choices=known, action="append", metavar=metavar, help=text)
+
+
+def parts(arguments: argparse.Namespace, known: Sequence[Part], usual: Sequence[Part]) -> list[Part]:
+    """What ``--only`` names, in the instrument's order."""
+    return [part for part in known if part in (arguments.only or usual)]
 
 
 def positive(text: str) -> int:

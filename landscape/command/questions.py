@@ -1,4 +1,4 @@
-"""Questions with an address: measured once, then answered from what is kept."""
+"""Content-addressed measurements: measured once, then read from the cache."""
 
 import argparse
 import datetime
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a subject: the content address under which the answer is found again.
+    """A measurement of a subject, with the content address of its result.
 
-    A command line's questions share two lists: `saved` gets the file of every answer, `remarks` are said when something
-    is measured for the first time.
+    A command line's questions share two lists: `saved` gets the file of every result, `remarks` are printed when
+    something is measured for the first time.
     """
 
     instrument: str
@@ -64,7 +64,7 @@ class Question:
 
 
 def question(arguments: argparse.Namespace, instrument: str, subject: Subject, settings: Mapping[str, Any]) -> Question:
-    """The question that a command line asks of a subject."""
+    """The measurement that a command line wants of a subject."""
     out = arguments.out
     if out is not None and len(arguments.checkpoints) > 1:
         out = beside(out, subject.name)
@@ -85,13 +85,13 @@ def answer(question: Question, measure: Callable[[], "xarray.Dataset"], *, force
 
     Parameters
     ----------
-    asked
-        The question; the path of its answer is appended to `Question.saved`.
+    question
+        What to measure; the path of its result is appended to `Question.saved`.
     measure
         Measures; its result gets the provenance attributes here. An attribute ``seconds_before``, what a killed run
-        had spent on what was found again, goes into the seconds.
+        had spent on the pieces it kept, is added to the seconds.
     force
-        Measure even when the answer is known.
+        Measure even when there is a result.
     """
     from landscape.compute import distributed
     from landscape.store import journal, result

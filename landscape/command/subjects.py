@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def device(arguments: argparse.Namespace) -> "torch.device":
-    """The device that was asked for, or the best there is; joins torchrun's process group.
+    """The device that ``--device`` names, or the best there is; joins torchrun's process group.
 
     Raises
     ------
     LandscapeError
-        When a GPU is asked for and absent, or the name is not a device.
+        When there is no such GPU, or the name is not a device.
     """
     import torch
 
@@ -204,7 +204,7 @@ def checkpoint_path(name: str, arguments: argparse.Namespace) -> Path:
 
 
 def objective(arguments: argparse.Namespace, subject: Subject, *, sharded: bool = False) -> "Objective":
-    """The objective of a subject on the device that was asked for."""
+    """The objective of a subject on the device that ``--device`` names."""
     from landscape.objective import Objective
 
     return Objective(

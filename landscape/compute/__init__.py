@@ -5,8 +5,13 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.compute import distributed, masks, progress, randomness, workers
+    from landscape.compute import (
+        distributed as distributed,
+        masks as masks,
+        progress as progress,
+        randomness as randomness,
+        workers as workers,
+    )
 
-__all__ = ["distributed", "masks", "progress", "randomness", "workers"]
 
 lazy.attach(__name__)

@@ -90,6 +90,6 @@ def partition(items: Sequence[Item]) -> Sequence[Item]:
 
 
 def shard(length: int) -> tuple[int, int]:
-    """Start and stop of this process's contiguous share of `length` examples; shares differ by at most one."""
+    """Start and stop of this process's contiguous part of `length` examples; parts differ by at most one."""
     size, number = world_size(), rank()
     return length * number // size, length * (number + 1) // size

@@ -1,8 +1,8 @@
 """Where dropout masks come from: one mechanism for our dropout layers, torch's, and bare functional calls.
 
 Monte-Carlo dropout is a random function of the weights. To measure anything about it, its masks must be switched off,
-held fixed, or drawn anew *and* replayed later: here they are functions of an address (seed, sample, call, example), so
-that results depend neither on how examples are grouped into batches nor on what else was computed before.
+held fixed, or drawn anew and reproducible: here they are functions of an address (seed, sample, call, example), so that
+results depend neither on how examples are grouped into batches nor on what else was computed before.
 """
 
 from collections.abc import Callable

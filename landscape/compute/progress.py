@@ -68,7 +68,7 @@ class Progress:
             line += f", {elapsed / (self._done - self._before) * max(total - self._done, 0):.0f} s left"
         return ", ".join([line, *(f"{name} {value}" for name, value in facts.items())])
 
-    def found(self, steps: int) -> None:
+    def resumed(self, steps: int) -> None:
         """Advance by steps that an earlier run has finished: they say nothing of the rate."""
         self._done += steps
         self._before += steps

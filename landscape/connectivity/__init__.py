@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.connectivity import picture
-    from landscape.connectivity.alignment import Alignment, align, symmetries
-    from landscape.connectivity.curve import bend
-    from landscape.connectivity.matching import Match, match
-    from landscape.connectivity.measure import connect
-    from landscape.connectivity.permutations import Symmetries
+    from landscape.connectivity import picture as picture
+    from landscape.connectivity.alignment import (
+        Alignment as Alignment,
+        align as align,
+        symmetries as symmetries,
+    )
+    from landscape.connectivity.curve import bend as bend
+    from landscape.connectivity.matching import Match as Match, match as match
+    from landscape.connectivity.measure import connect as connect
+    from landscape.connectivity.permutations import Symmetries as Symmetries
 
-__all__ = ["Alignment", "Match", "Symmetries", "align", "bend", "connect", "match", "picture", "symmetries"]
 
 lazy.attach(__name__)

@@ -14,7 +14,7 @@ from landscape.errors import LandscapeError
 from landscape.objective.losses import called
 from landscape.objective.network import frozen_randomness, logits, private_copy
 
-# Outputs before and after may differ by rounding alone: this share of the largest one, in float64.
+# Outputs before and after may differ by rounding alone: this fraction of the largest one, in float64.
 _SAME = 1e-6
 
 
@@ -31,7 +31,7 @@ class Alignment:
     symmetries
         All permutations that there are.
     deviation
-        Largest difference of its outputs from the second network's, as a share of the largest output, float64.
+        Largest difference of its outputs from the second network's, relative to the largest output, float64.
     """
 
     network: nn.Module

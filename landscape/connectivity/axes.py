@@ -1,4 +1,4 @@
-"""Axes of tensors as unknowns: which of them must be permuted alike, found by unification.
+"""Axes of tensors as unknowns: which of them must be permuted alike, by unification.
 
 An :class:`Axis` is an unknown permutation. A dimension of a tensor is a *term*: segments one behind the other, each a
 product of axes in row-major order. Channels are one axis, a concatenation has several segments, ``(heads, width)``
@@ -58,7 +58,7 @@ def size_of(term: Term) -> int:
 
 def resolve(term: Term) -> Term:
     """The same term in axes that are not bound."""
-    found: list[Factors] = []
+    whole: list[Factors] = []
     for factors in term:
         segments: list[Factors] = [()]
         for axis in factors:
@@ -74,8 +74,8 @@ def resolve(term: Term) -> Term:
                 fix([factors])
                 segments = list(fixed(math.prod(each.size for each in factors)))
                 break
-        found += segments
-    return tuple(found)
+        whole += segments
+    return tuple(whole)
 
 
 def parent(axis: Axis) -> Axis | None:
@@ -195,7 +195,7 @@ def split(term: Term, sizes: Sequence[int], *, origin: int | None = None) -> lis
         fix(term)
         return [fixed(size) for size in sizes]
     factors = list(term[0])
-    found: list[Term] = []
+    terms: list[Term] = []
     for size in sizes:
         taken: list[Axis] = []
         left = size
@@ -209,16 +209,16 @@ def split(term: Term, sizes: Sequence[int], *, origin: int | None = None) -> lis
             else:
                 fix(term)
                 return [fixed(each) for each in sizes]
-        found.append((tuple(taken),))
-    return found
+        terms.append((tuple(taken),))
+    return terms
 
 
 def settle(label: Label) -> bool:
     """Free permutations from axes that their tensor does not have; returns whether there was any."""
     terms = [resolve(term) for term in label]
     changed = False
-    for place, term in enumerate(terms):
-        elsewhere = {axis for n, other in enumerate(terms) if n != place and len(other) == 1 for axis in other[0]}
+    for dim, term in enumerate(terms):
+        elsewhere = {axis for n, other in enumerate(terms) if n != dim and len(other) == 1 for axis in other[0]}
         for factors in term:
             for axis in factors:
                 above = parent(axis)

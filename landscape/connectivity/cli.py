@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from landscape import command, connectivity, store
 from landscape.connectivity.choices import PARTS, STEPS, USUAL
 from landscape.errors import LandscapeError
+from landscape.store.protocol import preset
 
 if TYPE_CHECKING:
     import xarray
@@ -29,13 +30,7 @@ channels of the other permuted to match, which leaves its function as it is; alo
 def add_arguments(parser: command.Parser) -> None:
     """Those of this instrument alone."""
     group = parser.add_argument_group("ways")
-    group.add_argument(
-        "--only",
-        choices=PARTS,
-        action="append",
-        metavar="WAY",
-        help="line, aligned or curve; may repeat (default: line, aligned)",
-    )
+    command.add_parts(group, PARTS, USUAL, "WAY")
     group.add_argument("--points", type=command.positive, default=11, metavar="N", help="on each way (default: 11)")
     advanced = parser.add_argument_group("advanced: curve")
     advanced.add_argument(
@@ -59,68 +54,59 @@ def check(arguments: argparse.Namespace) -> None:
     if len(set(names)) < len(names):
         raise LandscapeError("two of the other checkpoints are named alike: give each once, under a name of its own")
     arguments.checkpoints = arguments.checkpoints[:1]
+    protocol = preset(arguments.protocol)
+    if "curve" in command.parts(arguments, PARTS, USUAL) and (arguments.split or protocol.split) != "train":
+        raise LandscapeError("a curve is trained on the images it is given: measure it with --split train")
+    # Between two networks the running statistics of either are wrong.
+    if (arguments.batch_norm or protocol.batch_norm) == "running":
+        arguments.batch_norm = "recalibrated"
 
 
 def _stem(name: str) -> str:
     return Path(name).name.split(".")[0]
 
 
-def _parts(arguments: argparse.Namespace) -> list[Any]:
-    return [part for part in PARTS if part in (arguments.only or USUAL)]
-
-
-def recalibrated(subject: command.Subject) -> command.Subject:
-    """The subject with batch-norm statistics measured anew at each point: those of either end are wrong between."""
-    if subject.protocol.batch_norm != "running":
-        return subject
-    return dataclasses.replace(subject, protocol=subject.protocol.replace(batch_norm="recalibrated"))
-
-
-def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
-    """The ways from the subject to all others, from the cache when they are there."""
-    subject = recalibrated(subject)
-    parts = _parts(arguments)
-    if "curve" in parts and subject.protocol.split != "train":
-        raise LandscapeError("a curve is trained on the images it is given: measure it with --split train")
-    settings = {
+def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, Any]:
+    """What decides the numbers."""
+    parts = command.parts(arguments, PARTS, USUAL)
+    return {
         "only": parts,
         "points": arguments.points,
         "curve": [arguments.curve_steps, arguments.curve_rate] if "curve" in parts else None,
         "others": [store.files.sha256(command.checkpoint_path(name, arguments)) for name in arguments.others],
         "names": [_stem(name) for name in arguments.others],
     }
-    asked = command.question(arguments, NAME, subject, settings)
+
+
+def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
+    """The ways from the subject to all others."""
 
     def training() -> Objective:
         # All images of the split, in batches, as networks are trained.
         protocol = subject.protocol.replace(batch_norm="batch", images=None)
         return command.objective(arguments, dataclasses.replace(subject, protocol=protocol))
 
-    def measure(journal: Journal) -> xarray.Dataset:
-        others = {_stem(name): command.load_checkpoint(arguments, name).model for name in arguments.others}
-        return connectivity.connect(
-            command.objective(arguments, subject),
-            subject.checkpoint.model,
-            others,
-            parts=parts,
-            points=arguments.points,
-            training=training,
-            curve_steps=arguments.curve_steps,
-            curve_rate=arguments.curve_rate,
-            seed=arguments.seed,
-            journal=journal,
-            quiet=arguments.quiet,
-        )
-
-    return command.journaled(asked, measure, force=arguments.force)
+    return connectivity.connect(
+        command.objective(arguments, subject),
+        subject.checkpoint.model,
+        {_stem(name): command.load_checkpoint(arguments, name).model for name in arguments.others},
+        parts=command.parts(arguments, PARTS, USUAL),
+        points=arguments.points,
+        training=training,
+        curve_steps=arguments.curve_steps,
+        curve_rate=arguments.curve_rate,
+        seed=arguments.seed,
+        journal=journal,
+        quiet=arguments.quiet,
+    )
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Points and seconds, by measuring one point on a few images."""
     import time
 
-    objective = command.objective(arguments, recalibrated(subject))
-    parts = _parts(arguments)
+    objective = command.objective(arguments, subject)
+    parts = command.parts(arguments, PARTS, USUAL)
     straight = sum(part != "curve" for part in parts)
     points = arguments.points * len(parts) * len(arguments.others) + straight
     objective.value(objective.point)
@@ -134,14 +120,6 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
         f"{subject.name}: {points} points of {objective.images} {kind}, {points * seconds:.0f} s at {seconds:.2g} s a "
         f"point, batch norm {objective.protocol.batch_norm}{training}"
     )
-
-
-def to_json(result: xarray.Dataset) -> dict[str, Any]:
-    """Every variable and coordinate by name, and provenance, JSON-ready."""
-    numbers = {str(name): values.values.tolist() for name, values in result.variables.items()}
-    attributes = {name: value.item() if hasattr(value, "item") else value for name, value in result.attrs.items()}
-    attributes |= {name: json.loads(attributes[name]) for name in ("protocol", "settings")}
-    return numbers | attributes
 
 
 _WAYS = {"line": "as trained", "aligned": "channels matched", "curve": "trained curve"}
@@ -195,10 +173,10 @@ INSTRUMENT = command.Instrument(
     summary="the barrier between checkpoints: straight, with channels matched, along a trained curve; and their mean",
     description=DESCRIPTION,
     add_arguments=add_arguments,
-    measured=measured,
+    settings=settings,
+    measure=measure,
     plan=plan,
     table=lambda arguments, results: table(results),
-    facts=lambda arguments, results: command.one_or_all([to_json(result) for result in results]),
     draw=command.picture(lambda results, path: connectivity.picture.draw(results, path)),
     check=check,
 )

@@ -20,9 +20,9 @@ _MOMENTUM = 0.9
 _PIECES = 4
 
 
-def coordinates(place: float) -> tuple[float, float]:
-    """Shares of the end and of the bend, as seen from the start, at a place in [0, 1] of the curve."""
-    return place**2, 2 * place * (1 - place)
+def coordinates(t: float) -> tuple[float, float]:
+    """Coefficients of the end and of the bend, relative to the start, at *t* in [0, 1] along the curve."""
+    return t**2, 2 * t * (1 - t)
 
 
 @measurement
@@ -59,9 +59,9 @@ def bend(
     learning_rate
         At the start.
     seed
-        Of the batches and the places.
+        Of the batches and the draws of *t*.
     journal, key
-        Where a quarter of the training at a time is kept: killed, it goes on to the same bits.
+        Where a quarter of the training at a time is kept: killed, it resumes to the same bits.
     quiet
         No progress bar.
 
@@ -86,14 +86,14 @@ def bend(
                 point, velocity = (
                     torch.from_numpy(kept[part].copy()).to(start.device) for part in ("bend", "velocity")
                 )
-                bar.found(last - first)
+                bar.resumed(last - first)
                 continue
             for step in range(first, last):
                 rate = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
                 source = generator(seed, "curve", step)
                 rows = torch.randperm(objective.images, generator=source)[:batch]
-                place = float(torch.rand((), generator=source, dtype=torch.float64))
-                to_end, to_bend = coordinates(place)
+                t = float(torch.rand((), generator=source, dtype=torch.float64))
+                to_end, to_bend = coordinates(t)
                 here = start + to_end * (end - start) + to_bend * (point - start)
                 velocity = _MOMENTUM * velocity + to_bend * _gradient(objective, here, rows, step)
                 point = point - rate * velocity

@@ -16,13 +16,13 @@ from landscape.connectivity.permutations import Block, Permutations, Symmetries,
 
 # Each sweep raises the objective, which is bounded; a few dozen sweeps are the most that was seen.
 _SWEEPS = 200
-# Smaller gains than this share of the objective's scale are rounding.
+# Gains below this fraction of the objective's scale are rounding.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Match:
-    """What weight matching has found.
+    """The result of weight matching.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class _Group:
 
 
 def match(symmetries: Symmetries, target: Mapping[str, Tensor], moved: Mapping[str, Tensor], *, seed: int = 0) -> Match:
-    r"""Permutations of one network's channels for which the inner product with another's weights is largest.
+    r"""Permutations of one network's channels that maximise the inner product with another's weights.
 
     .. math:: \max_\pi \langle w_A, \pi(w_B) \rangle = \min_\pi \lVert w_A - \pi(w_B) \rVert^2
 
@@ -81,15 +81,15 @@ def _forward(
     symmetries: Symmetries, groups: Sequence[_Group], target: Mapping[str, Tensor], moved: Mapping[str, Tensor]
 ) -> Permutations:
     """Each group once, from the inputs on, by those weights alone whose other side is assigned already."""
-    found, current = symmetries.identity(), dict(moved)
+    permutations, current = symmetries.identity(), dict(moved)
     unsettled = set(symmetries.groups)
     for group in groups:
         unsettled -= {group.axis, *group.inside}
         known = tuple(block for block in group.blocks if not unsettled & set(block.factors))
         step = _assigned(dataclasses.replace(group, blocks=known or group.blocks), target, current)
         current |= symmetries.permuted({block.name: current[block.name] for block in group.blocks}, step)
-        _compose(found, group, step)
-    return found
+        _compose(permutations, group, step)
+    return permutations
 
 
 def _descent(
@@ -101,7 +101,7 @@ def _descent(
     seed: int,
 ) -> Match:
     """Assignments that raise the objective, until none does."""
-    found, current = dict(start), symmetries.permuted(moved, start)
+    permutations, current = dict(start), symmetries.permuted(moved, start)
     total = sum(float((target[name] * current[name]).sum()) for name in target)
     scale = sum(float(target[name].norm() * current[name].norm()) for name in target)
     history = [total]
@@ -117,10 +117,10 @@ def _descent(
             gain = sum(float((target[name] * (after[name] - current[name])).sum()) for name in names)
             if gain > _ROUNDING * scale:
                 current |= after
-                _compose(found, group, step)
+                _compose(permutations, group, step)
                 history.append(history[-1] + gain)
                 improved = True
-    return Match(found, tuple(history), sweeps)
+    return Match(permutations, tuple(history), sweeps)
 
 
 def _groups(symmetries: Symmetries, names: set[str]) -> list[_Group]:
@@ -131,13 +131,13 @@ def _groups(symmetries: Symmetries, names: set[str]) -> list[_Group]:
             tops.setdefault(axis, [])
         else:
             tops.setdefault(above, []).append(axis)
-    found = []
+    groups = []
     for axis, inside in tops.items():
         members = {axis, *inside}
         blocks = tuple(b for b in symmetries.blocks if b.name in names and members & set(b.factors))
         if blocks:
-            found.append(_Group(axis, tuple(inside), blocks))
-    return found
+            groups.append(_Group(axis, tuple(inside), blocks))
+    return groups
 
 
 def _assigned(group: _Group, target: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> Permutations:
@@ -180,11 +180,11 @@ def _products(one: Tensor, other: Tensor, dims: list[int]) -> np.ndarray:
     return (left @ right.T).cpu().numpy()
 
 
-def _compose(found: Permutations, group: _Group, step: Permutations) -> None:
-    """Put a step behind what was found before."""
+def _compose(permutations: Permutations, group: _Group, step: Permutations) -> None:
+    """Compose a step with the permutations so far."""
     blocks = step.get(group.axis)
     if blocks is not None:
-        found[group.axis] = found[group.axis][blocks]
+        permutations[group.axis] = permutations[group.axis][blocks]
     for axis in group.inside:
-        rows = found[axis] if blocks is None else found[axis][blocks]
-        found[axis] = rows.gather(1, step[axis])
+        rows = permutations[axis] if blocks is None else permutations[axis][blocks]
+        permutations[axis] = rows.gather(1, step[axis])

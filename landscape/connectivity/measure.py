@@ -13,37 +13,31 @@ from landscape.compute.settings import measurement
 from landscape.connectivity import curve
 from landscape.connectivity.alignment import align
 from landscape.connectivity.choices import PARTS, STEPS, USUAL, Part
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, require_parts
 from landscape.metrics import confidence
 from landscape.objective import Objective
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
+from landscape.store.vocabulary import described
 from landscape.surface.cells import Cells
 from landscape.surface.directions import Directions, point_of
 
 # Examples on which the permuted network is compared with the one it was.
 _COMPARED = 8
-_NAMES = {
+_WORDS = {
     "loss": ("regularised loss", "nats"),
     "cross_entropy": ("mean loss over examples", "nats"),
-    "cross_entropy_stderr": ("standard error of the mean loss over examples", "nats"),
-    "accuracy": ("accuracy", "1"),
-    "accuracy_stderr": ("standard error of the accuracy", "1"),
     "height": ("mean loss above the straight line between those of both ends", "nats"),
-    "height_stderr": ("standard error of the height", "nats"),
-    "height_low": ("lower end of the 95 % interval", "nats"),
-    "height_high": ("upper end of the 95 % interval", "nats"),
     "barrier": ("largest height", "nats"),
-    "barrier_stderr": ("standard error of the height there", "nats"),
-    "barrier_low": ("lower end of the 95 % interval", "nats"),
-    "barrier_high": ("upper end of the 95 % interval", "nats"),
-    "barrier_at": ("place of the largest height", "1"),
+    "barrier_at": ("step along the way at which the height is largest", "1"),
     "distance": ("Euclidean distance of the ends", "1"),
+    "t": ("step along the way, 0 at the first network and 1 at the other", "1"),
     "soup_cross_entropy": ("mean loss of the mean network", "nats"),
-    "soup_cross_entropy_stderr": ("standard error of the mean loss over examples", "nats"),
     "soup_accuracy": ("accuracy of the mean network", "1"),
-    "soup_accuracy_stderr": ("standard error of the accuracy", "1"),
 }
+Ends = dict[tuple[str, str], Tensor]
+# What is measured, by key: the length of the step along each vector.
+Steps = dict[str, dict[int, float]]
 
 
 @measurement
@@ -105,169 +99,166 @@ def connect(
     LandscapeError
         For unknown parts, too few points, networks of different kinds, and those that cannot be aligned.
     """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown or not parts:
-        raise LandscapeError(f"unknown part {', '.join(unknown) or '(none)'}: choose among {', '.join(PARTS)}")
+    require_parts(parts, PARTS)
     if points < 3:
         raise LandscapeError(f"{points} points leave nothing between two networks: give 3 or more")
     if not objective.classifies:
         raise LandscapeError(
-            "connectivity tells loss and accuracy of classifiers, one class per example: for a line between networks "
-            "of other kinds give landscape.surface"
+            "connectivity measures loss and accuracy of classifiers, one class per example: for a line between "
+            "networks of other kinds give landscape.surface"
         )
     if not others:
         raise LandscapeError("there is one network only: give another to go to")
+
+    def bent(name: str, end: Tensor) -> Tensor:
+        if training is None:
+            raise LandscapeError("a curve needs an objective to be trained with: give training")
+        key = f"curve/{name}"
+        return curve.bend(
+            training(),
+            end,
+            steps=curve_steps,
+            learning_rate=curve_rate,
+            seed=seed,
+            journal=journal,
+            key=key,
+            quiet=quiet,
+        )
+
+    ends, matches = _ends(objective, model, others, parts, seed)
+    times = np.linspace(0, 1, points)
+    vectors, steps = _steps(objective.point.double(), list(others), parts, ends, times, bent)
+    cells = _cells(objective, vectors.to(objective.point), steps, journal, quiet)
+    dataset = _dataset(objective, list(others), parts, times, cells, ends)
+    return described(dataset.assign({name: ("other", values) for name, values in matches.items()}), _WORDS)
+
+
+def _ends(
+    objective: Objective, model: nn.Module, others: Mapping[str, nn.Module], parts: Sequence[Part], seed: int
+) -> tuple[Ends, dict[str, list[float]]]:
+    """Where each way leads, by network and way, and how well channels match, by network."""
     start = objective.point.double()
-    ends: dict[tuple[str, str], Tensor] = {}
-    matches: dict[str, list[float]] = {"weight_match_before": [], "weight_match_after": [], "function_deviation": []}
+    ends: Ends = {}
+    matches: dict[str, list[float]] = {}
     for name, other in others.items():
-        ends[name, "line"] = point_of(objective, dict(other.named_parameters()), name)
-        if "aligned" in parts:
-            found = align(model, other, objective.batch(0, min(_COMPARED, objective.images)), seed=seed)
-            ends[name, "aligned"] = point_of(objective, dict(found.network.named_parameters()), name)
-            scale = float(start.norm() * ends[name, "line"].norm())
-            matches["weight_match_before"].append(float(start @ ends[name, "line"]) / scale)
-            matches["weight_match_after"].append(float(start @ ends[name, "aligned"]) / scale)
-            matches["function_deviation"].append(found.deviation)
-    vectors, ways = [], {}
+        straight = point_of(objective, dict(other.named_parameters()), name)
+        ends |= {(name, part): straight for part in parts}
+        if "aligned" not in parts:
+            continue
+        alignment = align(model, other, objective.batch(0, min(_COMPARED, objective.images)), seed=seed)
+        aligned = ends[name, "aligned"] = point_of(objective, dict(alignment.network.named_parameters()), name)
+        scale = float(start.norm() * straight.norm())
+        for fact, value in (
+            ("weight_match_before", float(start @ straight) / scale),
+            ("weight_match_after", float(start @ aligned) / scale),
+            ("function_deviation", alignment.deviation),
+        ):
+            matches.setdefault(fact, []).append(value)
+    return ends, matches
+
+
+def _steps(
+    start: Tensor,
+    others: Sequence[str],
+    parts: Sequence[Part],
+    ends: Ends,
+    times: np.ndarray,
+    bent: Callable[[str, Tensor], Tensor],
+) -> tuple[Tensor, Steps]:
+    """Vectors (k, P) from the first network, and the steps along them to every point that is measured."""
+    vectors: list[Tensor] = []
+    steps: Steps = {}
+
+    def axis(vector: Tensor) -> int:
+        vectors.append(vector)
+        return len(vectors) - 1
+
     for name in others:
-        for way in parts:
-            end = ends[name, "line" if way == "curve" else way]
-            vectors.append(end - start)
-            place = len(vectors) - 1
-            ways[name, way] = {place: lambda t: t}
-            if way == "curve":
-                if training is None:
-                    raise LandscapeError("a curve needs an objective to be trained with: give training")
-                vectors.append(
-                    curve.bend(
-                        training(),
-                        end,
-                        steps=curve_steps,
-                        learning_rate=curve_rate,
-                        seed=seed,
-                        journal=journal,
-                        key=f"curve/{name}",
-                        quiet=quiet,
-                    )
-                    - start
-                )
-                ways[name, way] = {
-                    place: lambda t: curve.coordinates(t)[0],
-                    place + 1: lambda t: curve.coordinates(t)[1],
-                }
-    straight = [way for way in parts if way != "curve"]
-    for way in straight:
-        vectors.append(torch.stack([ends[name, way] - start for name in others]).sum(0) / (len(others) + 1))
-    shares = np.linspace(0, 1, points)
-    places: dict[str, tuple[float, ...]] = {}
-    for (name, way), axes in ways.items():
-        for number, share in enumerate(shares):
-            places[f"{name}/{way}/{number}"] = _coordinates(len(vectors), {a: f(float(share)) for a, f in axes.items()})
-    for number, way in enumerate(straight):
-        places[f"soup/{way}"] = _coordinates(len(vectors), {len(vectors) - len(straight) + number: 1.0})
-    cells = _cells(objective, torch.stack(vectors).to(objective.point), places, journal, quiet)
-    return _dataset(objective, list(others), list(parts), shares, straight, cells, ends, matches)
-
-
-def _coordinates(count: int, given: Mapping[int, float]) -> tuple[float, ...]:
-    return tuple(given.get(place, 0.0) for place in range(count))
+        for part in parts:
+            to = axis(ends[name, part] - start)
+            if part == "curve":
+                bend = axis(bent(name, ends[name, part]) - start)
+                along = [dict(zip((to, bend), curve.coordinates(float(time)), strict=True)) for time in times]
+            else:
+                along = [{to: float(time)} for time in times]
+            steps |= {f"{name}/{part}/{number}": step for number, step in enumerate(along)}
+    for part in parts:
+        if part != "curve":
+            mean = torch.stack([ends[name, part] - start for name in others]).sum(0) / (len(others) + 1)
+            steps[f"soup/{part}"] = {axis(mean): 1.0}
+    return torch.stack(vectors), steps
 
 
 def _cells(
-    objective: Objective,
-    vectors: Tensor,
-    places: Mapping[str, tuple[float, ...]],
-    journal: Journal | None,
-    quiet: bool,
+    objective: Objective, vectors: Tensor, steps: Steps, journal: Journal | None, quiet: bool
 ) -> dict[str, Arrays]:
-    """What is measured at each place, with the losses of single examples."""
+    """What is measured at each point, with the losses of single examples."""
     cells = Cells(objective, Directions(vectors, kind="connectivity"), keep_losses=True)
     nothing = torch.zeros(objective.images, 1, dtype=torch.float64, device=objective.device)
-    numbers = {key: number for number, key in enumerate(places)}
+    numbers = {key: number for number, key in enumerate(steps)}
 
     def compute(key: str) -> Arrays:
-        return cells.measure(places[key], number=numbers[key], controls=nothing)
+        coordinates = [steps[key].get(axis, 0.0) for axis in range(len(vectors))]
+        return cells.measure(coordinates, number=numbers[key], controls=nothing)
 
-    return dict(pieces(list(places), compute, journal=journal, what="between", unit="point", quiet=quiet))
+    return dict(pieces(list(steps), compute, journal=journal, what="between", unit="point", quiet=quiet))
 
 
 def _dataset(
     objective: Objective,
-    others: list[str],
-    ways: list[Part],
-    shares: np.ndarray,
-    straight: Sequence[Part],
+    others: Sequence[str],
+    parts: Sequence[Part],
+    times: np.ndarray,
     cells: Mapping[str, Arrays],
-    ends: Mapping[tuple[str, str], Tensor],
-    matches: Mapping[str, list[float]],
+    ends: Ends,
 ) -> xarray.Dataset:
-    rows: dict[str, np.ndarray] = {}
-
-    def put(name: str, shape: tuple[int, ...], place: tuple[int, ...], value: float) -> None:
-        rows.setdefault(name, np.full(shape, np.nan))[place] = value
-
-    whole = (len(others), len(ways), len(shares))
-    for i, other in enumerate(others):
-        for j, way in enumerate(ways):
-            measured = [cells[f"{other}/{way}/{number}"] for number in range(len(shares))]
-            losses = np.stack([cell["losses"].astype(np.float64) for cell in measured])
-            for k, cell in enumerate(measured):
-                for name, value in _numbers(cell).items():
-                    put(name, whole, (i, j, k), value)
-            chords = (1 - shares)[:, None] * losses[0] + shares[:, None] * losses[-1]
-            heights = losses - chords
-            low, high = confidence.of_mean(heights)
-            error = (
-                heights.std(1, ddof=1) / math.sqrt(heights.shape[1])
-                if heights.shape[1] > 1
-                else np.full(len(low), np.nan)
-            )
-            found = {"height": heights.mean(1), "height_stderr": error, "height_low": low, "height_high": high}
-            # At the ends there is nothing above the line.
-            for values in found.values():
-                values[[0, -1]] = 0.0
-            for name, values in found.items():
-                for k, value in enumerate(values):
-                    put(name, whole, (i, j, k), value)
-            top = int(np.nanargmax(found["height"])) if np.isfinite(found["height"]).any() else 0
-            for name, values in found.items():
-                put(name.replace("height", "barrier"), whole[:2], (i, j), values[top])
-            put("barrier_at", whole[:2], (i, j), float(shares[top]))
-            end = ends[other, "line" if way == "curve" else way]
-            put("distance", whole[:2], (i, j), float((end - objective.point.double()).norm()))
-    for j, way in enumerate(ways):
-        if way in straight:
-            for name, value in _numbers(cells[f"soup/{way}"]).items():
-                if name != "loss":
-                    put(f"soup_{name}", whole[1:2], (j,), value)
-    names = ("other", "way", "t")
+    rows: list[list[dict[str, Any]]] = [
+        [
+            _way([cells[f"{other}/{part}/{number}"] for number in range(len(times))], times)
+            | {"distance": float((ends[other, part] - objective.point.double()).norm())}
+            for part in parts
+        ]
+        for other in others
+    ]
     variables: dict[str, Any] = {}
-    for name, values in rows.items():
-        long_name, units = _NAMES[name]
-        dimensions = ("way",) if values.ndim == 1 else names[: values.ndim]
-        variables[name] = (dimensions, values, {"long_name": long_name, "units": units})
-    for name, facts in matches.items():
-        if facts:
-            variables[name] = (("other",), np.array(facts), {"long_name": name.replace("_", " "), "units": "1"})
-    return xarray.Dataset(
-        variables,
-        {"other": others, "way": list(ways), "t": shares},
-        attrs={"parameters": objective.size, "images": objective.images},
+    for name in rows[0][0]:
+        values = np.array([[row[name] for row in each] for each in rows])
+        variables[name] = (("other", "way", "t")[: values.ndim], values)
+    soups = [_numbers(cells[f"soup/{part}"], loss=False) if f"soup/{part}" in cells else {} for part in parts]
+    for name in max(soups, key=len):
+        variables[f"soup_{name}"] = ("way", [soup.get(name, math.nan) for soup in soups])
+    coordinates = {"other": list(others), "way": list(parts), "t": times}
+    facts = {"parameters": objective.size, "images": objective.images}
+    return xarray.Dataset(variables, coordinates, attrs=facts)
+
+
+def _way(cells: Sequence[Arrays], times: np.ndarray) -> dict[str, Any]:
+    """Numbers over one way, and its barrier."""
+    numbers = [_numbers(cell) for cell in cells]
+    losses = np.stack([cell["losses"].astype(np.float64) for cell in cells])
+    heights = losses - ((1 - times)[:, None] * losses[0] + times[:, None] * losses[-1])
+    low, high = confidence.of_mean(heights)
+    error = confidence.standard_error(heights)
+    above = {"height": heights.mean(1), "height_stderr": error, "height_low": low, "height_high": high}
+    # At the ends there is nothing above the line.
+    for values in above.values():
+        values[[0, -1]] = 0.0
+    top = int(np.nanargmax(above["height"])) if np.isfinite(above["height"]).any() else 0
+    return (
+        {name: [each[name] for each in numbers] for name in numbers[0]}
+        | above
+        | {name.replace("height", "barrier"): values[top] for name, values in above.items()}
+        | {"barrier_at": times[top]}
     )
 
 
-def _numbers(cell: Arrays) -> dict[str, float]:
-    """Loss and accuracy of a cell with their errors over the choice of examples."""
+def _numbers(cell: Arrays, *, loss: bool = True) -> dict[str, float]:
+    """Loss and accuracy of a cell with their errors over the choice of examples; `loss`: the regularised one, too."""
     losses = cell["losses"].astype(np.float64)
-    count = len(losses)
-    mean, l2 = cell["cross_entropy"].item(), cell["l2"].item()
-    found = {
-        "loss": mean + l2,
+    mean = cell["cross_entropy"].item()
+    numbers = {"loss": mean + cell["l2"].item()} if loss else {}
+    numbers |= {
         "cross_entropy": mean,
-        "cross_entropy_stderr": float(losses.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan,
+        "cross_entropy_stderr": float(confidence.standard_error(losses)),
     }
-    for name in ("accuracy", "accuracy_stderr"):
-        if name in cell:
-            found[name] = cell[name].item()
-    return found
+    return numbers | {name: cell[name].item() for name in ("accuracy", "accuracy_stderr") if name in cell}

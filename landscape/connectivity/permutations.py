@@ -25,19 +25,19 @@ class Block:
     ----------
     name
         Of the parameter or buffer.
-    place
+    slices
         Which part of it.
     factors
         Axes of its dimensions, row-major.
     """
 
     name: str
-    place: tuple[slice, ...]
+    slices: tuple[slice, ...]
     factors: tuple[Axis, ...]
 
     def of(self, tensor: Tensor) -> Tensor:
         """The part of a tensor, a dimension for each axis."""
-        return tensor[self.place].reshape([axis.size for axis in self.factors])
+        return tensor[self.slices].reshape([axis.size for axis in self.factors])
 
 
 class Symmetries:
@@ -76,7 +76,7 @@ class Symmetries:
                 segments.append(parts)
             for chosen in itertools.product(*segments):
                 factors = tuple(axis for _, part in chosen for axis in part)
-                self.blocks.append(Block(name, tuple(place for place, _ in chosen), factors))
+                self.blocks.append(Block(name, tuple(entries for entries, _ in chosen), factors))
         free = [axis for block in self.blocks for axis in block.factors if not axis.fixed]
         self.groups: list[Axis] = list(dict.fromkeys(free))
 
@@ -86,32 +86,32 @@ class Symmetries:
 
     def identity(self) -> Permutations:
         """Everything where it is."""
-        found = {}
+        permutations = {}
         for axis in self.groups:
             above = axes.parent(axis)
             order = torch.arange(axis.size)
-            found[axis] = order if above is None else order.expand(above.size, -1).clone()
-        return found
+            permutations[axis] = order if above is None else order.expand(above.size, -1).clone()
+        return permutations
 
     def random(self, seed: int = 0) -> Permutations:
         """Uniformly random permutations."""
-        found = self.identity()
-        for number, order in enumerate(found.values()):
+        permutations = self.identity()
+        for number, order in enumerate(permutations.values()):
             rows = order.view(-1, order.shape[-1])
             source = generator(seed, "permutation", number)
             for row in rows:
                 row.copy_(row[torch.randperm(len(row), generator=source)])
-        return found
+        return permutations
 
     def permuted(self, tensors: Mapping[str, Tensor], permutations: Permutations) -> dict[str, Tensor]:
         """Tensors by name, permuted; what the network does not hold is handed on."""
-        found = {name: tensor.clone() for name, tensor in tensors.items()}
+        permuted = {name: tensor.clone() for name, tensor in tensors.items()}
         for block in self.blocks:
             if block.name in tensors and any(axis in permutations for axis in block.factors):
                 part = permute(block.of(tensors[block.name]), block.factors, permutations)
-                target = found[block.name][block.place]
+                target = permuted[block.name][block.slices]
                 target.copy_(part.reshape(target.shape))
-        return found
+        return permuted
 
     def apply(self, network: nn.Module, permutations: Permutations) -> None:
         """Permute a network in place; it computes the same as before."""
@@ -141,6 +141,6 @@ def permute(part: Tensor, factors: tuple[Axis, ...], permutations: Permutations)
 def holder(factors: tuple[Axis, ...], dim: int) -> int:
     """The dimension of the axis whose blocks hold the axis of a dimension: the nearest before it, else any."""
     above = axes.parent(factors[dim])
-    places = [place for place, axis in enumerate(factors) if axis is above]
-    before = [place for place in places if place < dim]
-    return before[-1] if before else places[0]
+    dims = [other for other, axis in enumerate(factors) if axis is above]
+    before = [other for other in dims if other < dim]
+    return before[-1] if before else dims[0]

@@ -41,7 +41,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
             for axis in row:
                 axis.set_xticks([0, 0.5, 1], [plotting.plain(_short(own)), "between", plotting.plain(_short(other))])
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        return plotting.save(figure, path, {"connectivity": [result.attrs.get("key") for result in results]})
+        return plotting.save(figure, path, plotting.provenance(results))
 
 
 def _short(name: str) -> str:
@@ -50,12 +50,12 @@ def _short(name: str) -> str:
 
 
 def _along(axis: Axes, result: xarray.Dataset, name: str, label: str) -> None:
-    places = result["t"].values
+    steps = result["t"].values
     for way in result["way"].values:
         text, color = _WAYS[str(way)]
         one = result.sel(way=way)
         values, error = one[name].values, Z * one[f"{name}_stderr"].values
-        axis.plot(places, values, marker="o", color=color, label=text)
-        axis.fill_between(places, values - error, values + error, color=color, alpha=0.2, linewidth=0)
-    axis.plot(places[[0, -1]], values[[0, -1]], color=plotting.PUBLISHED, linestyle=":", linewidth=1)
+        axis.plot(steps, values, marker="o", color=color, label=text)
+        axis.fill_between(steps, values - error, values + error, color=color, alpha=0.2, linewidth=0)
+    axis.plot(steps[[0, -1]], values[[0, -1]], color=plotting.PUBLISHED, linestyle=":", linewidth=1)
     axis.set_ylabel(label)

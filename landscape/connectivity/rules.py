@@ -21,8 +21,8 @@ class Rules(Shapes):
     def _together(self, labels: Sequence[Label], result: Tensor) -> Label:
         """Broadcast elementwise."""
         merged: Label = []
-        for place in range(-result.dim(), 0):
-            terms = [label[place] for label in labels if len(label) >= -place]
+        for dim in range(-result.dim(), 0):
+            terms = [label[dim] for label in labels if len(label) >= -dim]
             wide = [term for term in terms if axes.size_of(term) > 1]
             for term in wide[1:]:
                 axes.unify(wide[0], term)
@@ -31,24 +31,24 @@ class Rules(Shapes):
 
     def _contracted(self, inputs: Sequence[tuple[str, Label]], output: str) -> Label:
         """A sum over products, as an einsum says it: dimensions of one letter permute alike."""
-        found: dict[str, Term] = {}
+        terms: dict[str, Term] = {}
         for letters, label in inputs:
             for letter, term in zip(letters, label, strict=True):
-                if axes.size_of(found.get(letter, UNIT)) == 1:
-                    found[letter] = term
+                if axes.size_of(terms.get(letter, UNIT)) == 1:
+                    terms[letter] = term
                 elif axes.size_of(term) > 1:
-                    axes.unify(found[letter], term)
-        for letter, term in found.items():
+                    axes.unify(terms[letter], term)
+        for letter, term in terms.items():
             if letter in output:
                 continue
             # Inside another axis, channels may only be summed over where everything summed has that axis.
             around = set.intersection(*(set(letters) for letters, _ in inputs if letter in letters)) - {letter}
-            shared = {axis for other in around for factors in axes.resolve(found[other]) for axis in factors}
+            shared = {axis for other in around for factors in axes.resolve(terms[other]) for axis in factors}
             for factors in axes.resolve(term):
                 for axis in factors:
                     if axis.within is not None and axes.parent(axis) not in shared | set(factors):
                         axis.within = None
-        return [found[letter] for letter in output]
+        return [terms[letter] for letter in output]
 
     def _on_matmul(self, result: Tensor, one: Tensor, other: Tensor) -> Sequence[Label] | None:
         left, right = self.label(one), self.label(other)
@@ -88,20 +88,13 @@ class Rules(Shapes):
     ) -> Sequence[Label] | None:
         label = self.label(input)
         letters = "abcdefgh"[: len(label) - 1]
-        made = self._contracted([(letters + "i", label), ("oi", self.label(weight))], letters + "o")
-        return [made if bias is None else self._together([made, self.label(bias)], result)]
+        product = self._contracted([(letters + "i", label), ("oi", self.label(weight))], letters + "o")
+        return [product if bias is None else self._together([product, self.label(bias)], result)]
 
     def _on_conv2d(
-        self,
-        result: Tensor,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
+        self, result: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **settings: Any
     ) -> Sequence[Label] | None:
+        groups = settings.get("groups", rest[3] if len(rest) > 3 else 1)
         images, kernel = self.label(input), self.label(weight)
         channel = len(images) - len(kernel) + 1
         axes.fix_all(kernel[2:])
@@ -209,18 +202,17 @@ class Rules(Shapes):
         attn_mask: Tensor | None = None,
         dropout_p: float = 0.0,
         is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
+        **settings: Any,
     ) -> Sequence[Label] | None:
         one, two, three = self.label(query), self.label(key), self.label(value)
-        if enable_gqa or not len(one) == len(two) == len(three):
+        if settings.get("enable_gqa") or not len(one) == len(two) == len(three):
             return None
         batch = "abcdefgh"[: len(one) - 2]
         scores = self._contracted([(batch + "lk", one), (batch + "sk", two)], batch + "ls")
         if attn_mask is not None:
-            for place, term in enumerate(reversed(self.label(attn_mask)), 1):
+            for dim, term in enumerate(reversed(self.label(attn_mask)), 1):
                 if axes.size_of(term) > 1:
-                    axes.unify(scores[-place], term)
+                    axes.unify(scores[-dim], term)
         if is_causal:
             axes.fix_all(scores[-2:])
         return [self._contracted([(batch + "ls", scores), (batch + "sv", three)], batch + "lv")]
@@ -262,33 +254,33 @@ class Rules(Shapes):
         axes.unify(out[1], (parts[2],))
         if out_proj_bias is not None:
             axes.unify(out[0], self.label(out_proj_bias)[0])
-        made: list[Label] = [[*self.label(query)[:-1], out[0]]]
-        return made if result[1] is None else [*made, [fixed(size) for size in result[1].shape]]
+        labels: list[Label] = [[*self.label(query)[:-1], out[0]]]
+        return labels if result[1] is None else [*labels, [fixed(size) for size in result[1].shape]]
 
     def _reduced(
         self, name: str, given: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> Sequence[Label] | None:
         label = self.label(given[0])
-        place = 2 if name in ("kthvalue", "norm", "vector_norm") else 1
-        dims = kwargs.get("dim", kwargs.get("axis", args[place] if len(args) > place else None))
+        position = 2 if name in ("kthvalue", "norm", "vector_norm") else 1
+        dims = kwargs.get("dim", kwargs.get("axis", args[position] if len(args) > position else None))
         if len(given) > 1 or isinstance(dims, (str, torch.dtype)):
             return None
         reduced = set(dims_of(dims, len(label)))
         values = result if isinstance(result, Tensor) else result[0]
         kept = values.dim() == len(label)
-        made = [UNIT if n in reduced else term for n, term in enumerate(label) if kept or n not in reduced]
+        remaining = [UNIT if n in reduced else term for n, term in enumerate(label) if kept or n not in reduced]
         if isinstance(result, Tensor):
-            return [made]
+            return [remaining]
         # Where the extreme is depends on the order.
         axes.fix_all([label[n] for n in reduced])
-        return [made, made]
+        return [remaining, remaining]
 
-    def _pooled(self, name: str, given: Tensor, made: Tensor) -> Label:
+    def _pooled(self, name: str, given: Tensor, result: Tensor) -> Label:
         label = self.label(given)
         spatial = re.search(r"([123])d$", name)
         first = len(label) - (int(spatial[1]) if spatial else len(label) - 2)
         axes.fix_all(label[first:])
-        return [*label[:first], *[fixed(size) for size in made.shape[first:]]]
+        return [*label[:first], *[fixed(size) for size in result.shape[first:]]]
 
 
 def dims_of(dims: Any, count: int) -> list[int]:

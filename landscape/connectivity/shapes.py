@@ -14,14 +14,14 @@ from landscape.connectivity.axes import UNIT, Label, Term, fixed, fresh
 class Stacked:
     """Several labels that an operation has put behind one dimension: queries, keys and values of one matrix."""
 
-    def __init__(self, place: int, parts: list[Label]) -> None:
-        self.place, self.parts = place, parts
+    def __init__(self, dim: int, parts: list[Label]) -> None:
+        self.dim, self.parts = dim, parts
 
     @property
     def shape(self) -> list[int]:
         """Of the tensor."""
         sizes = [axes.size_of(term) for term in self.parts[0]]
-        return [*sizes[: self.place], len(self.parts), *sizes[self.place :]]
+        return [*sizes[: self.dim], len(self.parts), *sizes[self.dim :]]
 
     def merged(self) -> Label:
         """One label; the parts then permute alike."""
@@ -29,7 +29,7 @@ class Stacked:
             for one, other in zip(self.parts[0], part, strict=True):
                 axes.unify(one, other)
         label = list(self.parts[0])
-        label.insert(self.place, fixed(len(self.parts)))
+        label.insert(self.dim, fixed(len(self.parts)))
         return label
 
 
@@ -41,7 +41,7 @@ class Shapes:
     stacks
         Numbers of the reshapes whose first new dimension was indexed.
     known_stacks
-        Those that an earlier pass has found.
+        Those known from an earlier pass.
     number
         Of the operation.
     """
@@ -65,18 +65,18 @@ class Shapes:
         order = [size - 2 for size in function(*others, **kwargs).shape]
         label = self.raw(given)
         if isinstance(label, Stacked):
-            inner = [n - (n > label.place) for n in order if n != label.place]
-            return Stacked(order.index(label.place), [[part[n] for n in inner] for part in label.parts])
+            inner = [n - (n > label.dim) for n in order if n != label.dim]
+            return Stacked(order.index(label.dim), [[part[n] for n in inner] for part in label.parts])
         return [label[n] for n in order]
 
     def _reshaped(self, given: Tensor, shape: Sequence[int]) -> "Label | Stacked":
         label = [term for term in self.label(given) if axes.size_of(term) > 1]
-        made: Label = []
+        split: Label = []
         sizes = list(shape)
         while sizes:
             size = sizes.pop(0)
             if size == 1:
-                made.append(UNIT)
+                split.append(UNIT)
                 continue
             # The smallest block of dimensions on both sides with equally many entries.
             before, after = [label.pop(0)], [size]
@@ -90,42 +90,42 @@ class Shapes:
             if len(wide) == 1:
                 parts = [term]
             elif self.number in self.known_stacks and len(wide) == len(after) and not label:
-                return self._stacked(term, after, made, sizes)
+                return self._stacked(term, after, split, sizes)
             else:
                 parts = axes.split(term, wide, origin=self.number)
-            made += [UNIT if each == 1 else parts.pop(0) for each in after]
-        return made
+            split += [UNIT if each == 1 else parts.pop(0) for each in after]
+        return split
 
-    def _stacked(self, term: Term, after: list[int], made: Label, sizes: Sequence[int]) -> Stacked:
+    def _stacked(self, term: Term, after: list[int], before: Label, sizes: Sequence[int]) -> Stacked:
         """A dimension of queries, keys and values, of which each is permuted on its own."""
         count, inner = after[0], after[1:]
         whole = [fresh(math.prod(inner)) for _ in range(count)]
         axes.unify(term, tuple(factors for each in whole for factors in each))
         behind = [UNIT] * len(sizes)
-        return Stacked(len(made), [[*made, *axes.split(each, inner), *behind] for each in whole])
+        return Stacked(len(before), [[*before, *axes.split(each, inner), *behind] for each in whole])
 
     def _expanded(self, label: Label, before: Sequence[int], after: Sequence[int]) -> Label:
         label = [UNIT] * (len(after) - len(label)) + list(label)
         before = [1] * (len(after) - len(before)) + list(before)
-        made: Label = []
+        expanded: Label = []
         for term, old, new in zip(label, before, after, strict=True):
             if old == new:
-                made.append(term)
+                expanded.append(term)
             elif old == 1:
                 # Constant along it: any permutation leaves it as it is.
-                made.append(fresh(new))
+                expanded.append(fresh(new))
             else:
                 axes.fix(term)
-                made.append(fixed(new))
-        return made
+                expanded.append(fixed(new))
+        return expanded
 
     def _on_pad(
         self, result: Tensor, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
     ) -> Sequence[Label]:
         label = list(self.label(input))
-        for place in range(len(pad) // 2):
-            before, after = pad[2 * place], pad[2 * place + 1]
-            dim = len(label) - 1 - place
+        for pair in range(len(pad) // 2):
+            before, after = pad[2 * pair], pad[2 * pair + 1]
+            dim = len(label) - 1 - pair
             if not before and not after:
                 continue
             if mode != "constant" or min(before, after) < 0 or axes.is_fixed(label[dim]):
@@ -140,12 +140,12 @@ class Shapes:
         labels = [self.label(tensor) for tensor in tensors if tensor.numel()]
         dim %= result.dim()
         for label in labels[1:]:
-            for place, (one, other) in enumerate(zip(labels[0], label, strict=True)):
-                if place != dim:
+            for n, (one, other) in enumerate(zip(labels[0], label, strict=True)):
+                if n != dim:
                     axes.unify(one, other)
-        made = list(labels[0])
-        made[dim] = tuple(factors for label in labels for factors in label[dim])
-        return [made]
+        joined = list(labels[0])
+        joined[dim] = tuple(factors for label in labels for factors in label[dim])
+        return [joined]
 
     _on_concat = _on_concatenate = _on_cat
 
@@ -154,16 +154,16 @@ class Shapes:
         for label in labels[1:]:
             for one, other in zip(labels[0], label, strict=True):
                 axes.unify(one, other)
-        made = list(labels[0])
-        made.insert(dim % result.dim(), fixed(len(tensors)))
-        return [made]
+        stacked = list(labels[0])
+        stacked.insert(dim % result.dim(), fixed(len(tensors)))
+        return [stacked]
 
     def _selected(self, label: Label, dim: int, index: int) -> Label:
         """One index of a dimension."""
         for factors in axes.resolve(label[dim]):
             self.stacks |= {axis.origin for axis in factors if axis.origin is not None}
         axes.fix(label[dim])
-        return [term for place, term in enumerate(label) if place != dim]
+        return [term for n, term in enumerate(label) if n != dim]
 
     def _narrowed(self, label: Label, dim: int, start: int, length: int) -> Label:
         """A range of a dimension."""
@@ -172,13 +172,13 @@ class Shapes:
             return label
         parts = [fresh(size) if size else () for size in (start, length, total - start - length)]
         axes.unify(label[dim], tuple(factors for part in parts for factors in part))
-        return [parts[1] if place == dim else term for place, term in enumerate(label)]
+        return [parts[1] if n == dim else term for n, term in enumerate(label)]
 
     def _on_unbind(self, result: Sequence[Tensor], input: Tensor, dim: int = 0) -> Sequence[Label]:
-        found = self.raw(input)
+        known = self.raw(input)
         dim %= input.dim()
-        if isinstance(found, Stacked) and found.place == dim:
-            return found.parts
+        if isinstance(known, Stacked) and known.dim == dim:
+            return known.parts
         label = self.label(input)
         return [self._selected(label, dim, index) for index in range(len(result))]
 
@@ -187,11 +187,11 @@ class Shapes:
     ) -> Sequence[Label]:
         dim = dim if dim is not None else (sizes[1] if len(sizes) > 1 else 0)
         dim %= input.dim()
-        label, start, made = self.label(input), 0, []
+        label, start, labels = self.label(input), 0, []
         for part in result:
-            made.append(self._narrowed(label, dim, start, part.shape[dim]))
+            labels.append(self._narrowed(label, dim, start, part.shape[dim]))
             start += part.shape[dim]
-        return made
+        return labels
 
     _on_split = _on_tensor_split = _on_split_with_sizes = _on_chunk
 
@@ -205,9 +205,9 @@ class Shapes:
         return [self._indexed(input, index if isinstance(index, tuple) else (index,), result)]
 
     def _indexed(self, input: Tensor, index: tuple[Any, ...], result: Tensor) -> Label:
-        found = self.raw(input)
-        if isinstance(found, Stacked) and found.place == 0 and len(index) == 1 and type(index[0]) is int:
-            return found.parts[index[0]]
+        known = self.raw(input)
+        if isinstance(known, Stacked) and known.dim == 0 and len(index) == 1 and type(index[0]) is int:
+            return known.parts[index[0]]
         label = self.label(input)
         plain = all(entry is None or entry is Ellipsis or type(entry) in (int, slice) for entry in index)
         if not plain:

@@ -67,17 +67,17 @@ class Tracer(Rules, TorchFunctionMode):
         self.number = 0
 
     def label(self, tensor: Tensor) -> Label:
-        """Axes of a tensor's dimensions; fixed where it comes from nowhere."""
-        found = self.raw(tensor)
-        if isinstance(found, Stacked):
-            found = self._labels[id(tensor)] = found.merged()
-        return found
+        """Axes of a tensor's dimensions; fixed where its origin is unknown."""
+        known = self.raw(tensor)
+        if isinstance(known, Stacked):
+            known = self._labels[id(tensor)] = known.merged()
+        return known
 
     def raw(self, tensor: Tensor) -> Label | Stacked:
         """The same, several labels side by side where the tensor stacks them."""
         self.seen.add(id(tensor))
-        found = self._labels.get(id(tensor))
-        return [fixed(size) for size in tensor.shape] if found is None else found
+        known = self._labels.get(id(tensor))
+        return [fixed(size) for size in tensor.shape] if known is None else known
 
     def close(self, outputs: Any) -> None:
         """Fix the outputs and whatever was not used, and settle what depends on what."""
@@ -96,20 +96,20 @@ class Tracer(Rules, TorchFunctionMode):
         result = function(*args, **kwargs)
         self.number += 1
         given = _tensors((*args, *kwargs.values()))
-        made = _tensors(result)
-        if not given or (not made and _name(function) not in _LEAVING):
+        results = _tensors(result)
+        if not given or (not results and _name(function) not in _LEAVING):
             return result
         # What must not be collected while its id stands for it.
-        self._alive += [*given, *made]
+        self._alive += [*given, *results]
         try:
             labels = self._rule(function, args, kwargs, given, result)
         except (TypeError, ValueError, IndexError):
             labels = None  # called in a way that its rule does not know
-        if labels is None or not _fit(labels, made):
+        if labels is None or not _fit(labels, results):
             for tensor in given:
                 axes.fix_all(self.label(tensor))
-            labels = [[fixed(size) for size in tensor.shape] for tensor in made]
-        for tensor, label in zip(made, labels, strict=True):
+            labels = [[fixed(size) for size in tensor.shape] for tensor in results]
+        for tensor, label in zip(results, labels, strict=True):
             if not isinstance(label, Stacked):
                 axes.settle(label)
             self._labels[id(tensor)] = label
@@ -151,7 +151,7 @@ class Tracer(Rules, TorchFunctionMode):
         if name in _CONSTANT:
             return [[fresh(size) for size in result.shape]]
         if "pool" in name or name in ("interpolate", "upsample"):
-            return [self._pooled(name, given[0], made) for made in _tensors(result)]
+            return [self._pooled(name, given[0], each) for each in _tensors(result)]
         return None
 
 
@@ -164,10 +164,10 @@ def _tensors(value: Any) -> list[Tensor]:
     return [tensor for entry in value for tensor in _tensors(entry)] if isinstance(value, (tuple, list)) else []
 
 
-def _fit(labels: Sequence[Label | Stacked], made: Sequence[Tensor]) -> bool:
+def _fit(labels: Sequence[Label | Stacked], results: Sequence[Tensor]) -> bool:
     """Whether there is a label for each result, of its shape."""
     shapes = [label.shape if isinstance(label, Stacked) else [axes.size_of(t) for t in label] for label in labels]
-    return shapes == [list(tensor.shape) for tensor in made]
+    return shapes == [list(tensor.shape) for tensor in results]
 
 
 def _name(function: Any) -> str:
@@ -196,7 +196,7 @@ def labels(network: nn.Module, run: Callable[[], Any]) -> dict[str, Label]:
         # With gradients, so that torch's fused transformer layers, which cannot be followed, stay off.
         with torch.enable_grad(), tracer:
             outputs = run()
-        # A dimension that is indexed has parts of their own: known only at the end, so that the pass is made again.
+        # A dimension that is indexed has parts of their own: known only at the end, so that the pass is repeated.
         if tracer.stacks == stacks:
             tracer.close(outputs)
             return tracer.leaves

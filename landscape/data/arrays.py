@@ -40,7 +40,7 @@ def load_npz(path: Path) -> Images:
     Raises
     ------
     LandscapeError
-        When the file is no such archive, holds pickled objects or non-finite pixels, or claims to unfold to more
+        When the file is not such an archive, holds pickled objects or non-finite pixels, or claims to unfold to more
         memory than its size makes plausible.
     """
     arrays = read_arrays(path, ("images", "labels"))
@@ -78,7 +78,7 @@ def load_arrays(path: Path) -> Data:
 
 
 def array_names(path: Path) -> list[str]:
-    """Names of the arrays of an ``.npz``; empty for what is no such file, which `read_arrays` then says."""
+    """Names of the arrays of an ``.npz``; empty for any other file, which `read_arrays` then refuses."""
     try:
         with zipfile.ZipFile(path) as archive:
             return [member.removesuffix(".npy") for member in archive.namelist()][:_ARRAYS]
@@ -173,6 +173,6 @@ def _class_numbers(labels: np.ndarray, where: Path | str) -> np.ndarray:
     if len(labels) and int(labels.max()) >= _CLASSES:
         first = int((labels >= _CLASSES).argmax())
         raise LandscapeError(
-            f"{where}: label {int(labels[first])} of image {first} is no number of a class: give 0, 1, ..."
+            f"{where}: label {int(labels[first])} of image {first} is not the number of a class: give 0, 1, ..."
         )
     return labels.astype(np.int64)

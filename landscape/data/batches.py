@@ -99,7 +99,7 @@ def read_batch(content: bytes, where: str, *, label_key: str, classes: int, widt
     Raises
     ------
     LandscapeError
-        When it is none, whatever the reason.
+        When it is not such a dictionary, whatever the reason.
     """
     try:
         _require_harmless(content)
@@ -114,10 +114,10 @@ def read_batch(content: bytes, where: str, *, label_key: str, classes: int, widt
         raise LandscapeError(f"{where} has no 'data' of uint8 (N, {width}): it is not a CIFAR python batch")
     if not isinstance(labels, list) or len(labels) != len(pixels):
         raise LandscapeError(f"{where} has no list of {len(pixels)} labels under {label_key!r}")
-    for place, label in enumerate(labels):
+    for number, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < classes:
             shown = printable(repr(label) if isinstance(label, (int, float, str, bytes)) else type(label).__name__, 40)
             raise LandscapeError(
-                f"{where}: label {shown} of image {place} is out of range: labels must lie in 0..{classes - 1}"
+                f"{where}: label {shown} of image {number} is out of range: labels must lie in 0..{classes - 1}"
             )
     return pixels, labels

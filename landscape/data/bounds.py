@@ -66,7 +66,7 @@ class BoundedReader(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """As a file's; raises LandscapeError when more than the limit is asked for in all."""
+        """As a file's; raises LandscapeError when all reads together exceed the limit."""
         if size < 0 or size > self._left:
             # A caller may ask for more than there is: what counts is what comes.
             content = self._stream.read(self._left + 1)

@@ -128,7 +128,7 @@ def load_cifar(name: str, split: str, root: Path) -> Images:
     Raises
     ------
     LandscapeError
-        When nothing is found (says what to put where), or a file is damaged.
+        When there is no such folder or archive (says what to put where), or a file is damaged.
     """
     dataset = _DATASETS[name]
     for layout in dataset.layouts:
@@ -191,7 +191,7 @@ def _archived(archive: Path, names: list[str]) -> list[tuple[str, bytes]]:
                         continue
                     # A link may lead to itself, and a sparse member be larger than the archive.
                     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                        raise LandscapeError(f"{archive}: {member.name} is no regular file: download it again")
+                        raise LandscapeError(f"{archive}: {member.name} is not a regular file: download it again")
                     _require_size(member.size + sum(map(len, contents.values())), archive)
                     file = members.extractfile(member)
                     contents[member.name] = b"" if file is None else file.read()

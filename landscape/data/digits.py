@@ -20,7 +20,7 @@ def load_digits(split: str) -> Images:
     smoothing has nothing to smooth there; and repeated to the three channels that the networks take. Of each class a
     fixed random fifth is the test set, so one test image is 0.28 percentage points of accuracy. Writers are shared
     between the two parts, as in every random split of this set. Cropping shifts by up to 2 of the 16 pixels;
-    a mirrored digit is no digit.
+    there is no mirroring.
 
     Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998, as packaged
     in ``sklearn.datasets.load_digits``.

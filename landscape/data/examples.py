@@ -25,8 +25,8 @@ def leaves(tree: Tree, name: str = "") -> Iterator[tuple[str, Tensor]]:
         for key, value in tree.items():
             yield from leaves(value, f"{name}.{key}" if name else key)
     else:
-        for place, value in enumerate(tree):
-            yield from leaves(value, f"{name}[{place}]")
+        for position, value in enumerate(tree):
+            yield from leaves(value, f"{name}[{position}]")
 
 
 def mapped(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
@@ -88,8 +88,8 @@ class Examples:
         if not lengths or 0 in lengths.values():
             raise LandscapeError(f"{self.title} holds no examples: give at least one")
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{path} {length}" for path, length in lengths.items())
-            raise LandscapeError(f"{self.title}: first dimensions differ ({told}): each must count the same examples")
+            sizes = ", ".join(f"{path} {length}" for path, length in lengths.items())
+            raise LandscapeError(f"{self.title}: first dimensions differ ({sizes}): each must count the same examples")
 
     def leaves(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor with its path."""
@@ -168,9 +168,7 @@ class Examples:
             When `count` is not in 1..N.
         """
         if not 1 <= count <= len(self):
-            raise LandscapeError(
-                f"{self.title} has {len(self)} examples, {count} were asked for: give up to {len(self)}"
-            )
+            raise LandscapeError(f"{self.title} has {len(self)} examples, not {count}: give up to {len(self)}")
         if count == len(self):
             return self
         return self.select(torch.randperm(len(self), generator=generator(seed, "subset"))[:count])

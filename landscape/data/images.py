@@ -164,7 +164,7 @@ class Images:
             When `count` is not in 1..N.
         """
         if not 1 <= count <= len(self):
-            raise LandscapeError(f"{self.title} has {len(self)} images, {count} were asked for: give 1 to {len(self)}")
+            raise LandscapeError(f"{self.title} has {len(self)} images, not {count}: give 1 to {len(self)}")
         if count == len(self):
             return self
         return self.select(torch.randperm(len(self), generator=generator(seed, "subset"))[:count])
@@ -209,6 +209,6 @@ class Images:
 
 @functools.lru_cache(maxsize=64)
 def _of_channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """(channels, 1, 1), made once: a copy to a GPU makes the host wait, and each batch needs it."""
+    """(channels, 1, 1), cached: a copy to a GPU makes the host wait, and each batch needs it."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

@@ -38,7 +38,7 @@ def load_folder(
     path
         The folder.
     split
-        ``train`` or ``test``; without such sub-folders it is the whole folder, whichever is asked for.
+        ``train`` or ``test``; without such sub-folders it is the whole folder, for either.
     resize
         (height, width) to bring pictures to: scaled bilinearly until they cover it, then cut to its centre. None: all
         pictures must have one size.
@@ -70,7 +70,7 @@ def load_folder(
     pixels: np.ndarray | None = None
     size = first_size = (0, 0)
     wanted = 3
-    for place, (file, _) in enumerate(files):
+    for number, (file, _) in enumerate(files):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of oddities in a picture's metadata
             picture = _opened(file)
@@ -88,7 +88,7 @@ def load_folder(
                         f"{first_size[0]}x{first_size[1]}: bring all pictures to one size, e.g. with --resize "
                         f"{min(first_size)}"
                     )
-                pixels[place] = _decoded(picture, file, size, grey=wanted == 1)
+                pixels[number] = _decoded(picture, file, size, grey=wanted == 1)
     assert pixels is not None
     return Images(
         images=torch.from_numpy(pixels),

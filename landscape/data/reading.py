@@ -31,7 +31,7 @@ def as_examples(data: Any, *, name: str = "examples", split: str = "") -> Data:
     data
         `Images` or `Examples`: themselves. One tensor: inputs without targets. A pair (inputs, targets), either of them
         a tensor or array, or a tuple or mapping of such; targets may be None. A mapping of arrays, of which `TARGETS`
-        are targets and the others are given to the network by name (one alone: by place); Hugging Face data sets are
+        are targets and the others are given to the network by name (one alone: by position); Hugging Face data sets are
         such mappings, and their columns that hold no numbers are left out. A ``Dataset`` of such examples, or a
         ``DataLoader``, which is read once, in its order.
 
@@ -133,7 +133,7 @@ def _tensor(value: Any, where: str) -> Tensor:
                     array if array.dtype.kind != "u" or array.itemsize == 1 else array.astype("i8")
                 )
         except (ValueError, TypeError) as error:
-            raise LandscapeError(f"{where} is no tensor ({' '.join(str(error).split())[:120]}): {_HOW}") from None
+            raise LandscapeError(f"{where} is not a tensor ({' '.join(str(error).split())[:120]}): {_HOW}") from None
     value = value.detach()
     if value.is_floating_point():
         return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -3,10 +3,10 @@
 import difflib
 import os
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from landscape.data.arrays import load_arrays
-from landscape.data.cifar import NAMES as CIFAR_NAMES
-from landscape.data.cifar import load_cifar
+from landscape.data.cifar import NAMES as CIFAR_NAMES, load_cifar
 from landscape.data.digits import load_digits
 from landscape.data.given import load_factory
 from landscape.data.images import Images
@@ -23,7 +23,33 @@ def data_root(root: Path | str | None = None) -> Path:
     return Path(root or os.environ.get("LANDSCAPE_DATA") or "data")
 
 
-def load(
+class Options(TypedDict, total=False):
+    """What `load` and `load_any` take by name."""
+
+    root: Path | str | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    resize: tuple[int, int] | None
+    channels: Channels | None
+
+
+def load(specification: str | Path, split: str = "train", **options: Unpack[Options]) -> Images:
+    """Images by name, path or factory, as `load_any`.
+
+    Raises
+    ------
+    LandscapeError
+        As `load_any`, and when what is there is not images with one class each.
+    """
+    data = load_any(specification, split, **options)
+    if not isinstance(data, Images):
+        raise LandscapeError(
+            f"{data!r} holds no images with one class each: give tensors (N, channels, height, width) and (N,) integers"
+        )
+    return data
+
+
+def load_any(
     specification: str | Path,
     split: str = "train",
     *,
@@ -32,8 +58,8 @@ def load(
     std: tuple[float, ...] | None = None,
     resize: tuple[int, int] | None = None,
     channels: Channels | None = None,
-) -> Images:
-    """Images by name, path or factory; `load_any` takes examples of any other shape, too.
+) -> Data:
+    """Images, or examples of any other shape that an ``.npz`` or a factory holds (`as_examples`).
 
     Parameters
     ----------
@@ -54,43 +80,18 @@ def load(
     Raises
     ------
     LandscapeError
-        When there is no such set, it is empty, damaged or inconsistent, or holds no images with one class each.
+        When there is no such set, or it is empty, damaged or inconsistent.
     """
-    return require_images(
-        load_any(specification, split, root=root, mean=mean, std=std, resize=resize, channels=channels)
-    )
-
-
-def require_images(data: Data) -> Images:
-    """The data, which must be images with one class each; raises LandscapeError."""
-    if not isinstance(data, Images):
-        raise LandscapeError(
-            f"{data!r} holds no images with one class each: give tensors (N, channels, height, width) and (N,) integers"
-        )
-    return data
-
-
-def load_any(
-    specification: str | Path,
-    split: str = "train",
-    *,
-    root: Path | str | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    resize: tuple[int, int] | None = None,
-    channels: Channels | None = None,
-) -> Data:
-    """As `load`, but an ``.npz`` or a factory may hold `Examples` of any shape (`as_examples`)."""
     name = str(specification)
     if split not in SPLITS:
         raise LandscapeError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if name not in NAMES and Path(name).is_dir():
-        found: Data = load_folder(Path(name), split, resize=resize, channels=channels)
+        data: Data = load_folder(Path(name), split, resize=resize, channels=channels)
     elif resize is not None:
         raise LandscapeError(f"--resize is for folders of pictures: bring the images of {name} to their size yourself")
     else:
-        found = _load(name, split, data_root(root))
-    return found.normalized_by(mean, std)
+        data = _load(name, split, data_root(root))
+    return data.normalized_by(mean, std)
 
 
 def named(name: object, split: str = "train", *, root: Path | str | None = None) -> Images:

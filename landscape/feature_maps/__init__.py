@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.feature_maps import maps, picture, tables
-    from landscape.feature_maps.uncertainty import measure
+    from landscape.feature_maps import maps as maps, picture as picture, tables as tables
+    from landscape.feature_maps.uncertainty import measure as measure
 
-__all__ = ["maps", "measure", "picture", "tables"]
 
 lazy.attach(__name__)

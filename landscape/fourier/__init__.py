@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.fourier import picture, transfer
-    from landscape.fourier.amplitude import measure
+    from landscape.fourier import picture as picture, transfer as transfer
+    from landscape.fourier.amplitude import measure as measure
 
-__all__ = ["measure", "picture", "transfer"]
 
 lazy.attach(__name__)

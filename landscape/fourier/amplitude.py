@@ -14,6 +14,7 @@ from landscape.errors import LandscapeError
 from landscape.fourier.choices import PATHS
 from landscape.fourier.spectrum import Grid, log_amplitude, transform
 from landscape.look.forward import Passes, Range, by_share, joined
+from landscape.metrics import confidence
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays
 from landscape.store.protocol import Protocol
@@ -66,7 +67,7 @@ def measure(
         Keep the curve of each image, ``delta_of_image`` (dropout, point, bin, image) along the half-diagonal: for
         pairing networks at equal frequency, whatever the size of their maps.
     journal
-        Keeps finished shares of the images.
+        Keeps finished pieces.
     quiet
         Show no progress bar.
 
@@ -200,8 +201,7 @@ def _whole(runs: Passes, grids: Sequence[Grid], of_image: Mapping[str, np.ndarra
         for kind, by_point in enumerate(values):
             for index, value in enumerate(by_point):
                 mean[kind, :, index, : value.shape[2]] = value.mean(0)
-                if images > 1:
-                    stderr[kind, :, index, : value.shape[2]] = value.std(0, ddof=1) / np.sqrt(images)
+                stderr[kind, :, index, : value.shape[2]] = confidence.standard_error(value, 0)
         if dims[0] == "path":
             mean, stderr = mean[0], stderr[0]
         variables[name] = (dims, mean, {"long_name": what})
@@ -218,8 +218,7 @@ def _whole(runs: Passes, grids: Sequence[Grid], of_image: Mapping[str, np.ndarra
     )
     variables["end"] = ("point", np.array([grid.end for grid in grids]), {"long_name": "bin that counts as pi"})
     variables["delta_at_pi"] = (by_mode[:3], ends.mean(2).transpose(0, 2, 1))
-    spread = ends.std(2, ddof=1) / np.sqrt(images) if images > 1 else np.full_like(ends[:, :, 0], np.nan)
-    variables["delta_at_pi_stderr"] = (by_mode[:3], spread.transpose(0, 2, 1))
+    variables["delta_at_pi_stderr"] = (by_mode[:3], confidence.standard_error(ends, 2).transpose(0, 2, 1))
     variables["delta_at_pi_of_image"] = ((*by_mode[:3], "image"), ends.transpose(0, 3, 1, 2))
     if stochastic:
         paths = ("path", "point", "bin")
@@ -240,11 +239,7 @@ def _whole(runs: Passes, grids: Sequence[Grid], of_image: Mapping[str, np.ndarra
         keep("noise_to_signal", [ratio], paths, "log amplitude, noise minus signal")
         variance = np.array([of_image[f"variance {index}"].mean() for index in range(points)])
         variables["noise_variance"] = ("point", variance, {"long_name": "variance over masks, by Parseval's theorem"})
-    coordinates = runs.depths.coordinates() | {
-        "dropout": list(modes),
-        "path": list(PATHS),
-        "image": np.arange(images),
-    }
+    coordinates = runs.depths.coordinates() | {"dropout": list(modes), "path": list(PATHS), "image": np.arange(images)}
     if stochastic:
         coordinates["component"] = list(COMPONENTS)
     return xarray.Dataset(variables, coords=coordinates)

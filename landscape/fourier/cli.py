@@ -53,7 +53,7 @@ def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[st
     if arguments.transfer:
         return {"blocks": arguments.blocks, "transfer": arguments.points}
     chosen = {"blocks": arguments.blocks, "passes": arguments.passes, "window": arguments.window}
-    # Only where it was asked for: results of commands without it keep their address.
+    # Only where it is set: results of commands without it keep their address.
     return chosen | ({"of_image": True} if arguments.keep_curves else {})
 
 
@@ -136,7 +136,7 @@ def transfer_table(results: Sequence[xarray.Dataset]) -> str:
 
 INSTRUMENT = command.Instrument(
     name=NAME,
-    summary="amplitude of high frequencies block by block; a layer's frequency response in place",
+    summary="amplitude of high frequencies block by block; each layer's frequency response",
     description=DESCRIPTION,
     add_arguments=add_arguments,
     settings=settings,

@@ -35,47 +35,47 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, path_in
     noisy = any("component_log_amplitude" in result for result in results)
     with plotting.style():
         # Two networks fill two columns; more take the width they need.
-        made = plotting.figure(max(plotting.TWO_COLUMNS, 1.7 * (len(results) + 2)), 4.6 if noisy else 2.6)
+        figure = plotting.figure(max(plotting.TWO_COLUMNS, 1.7 * (len(results) + 2)), 4.6 if noisy else 2.6)
         scale, looks = scaled_depth(results), plotting.labels(results)
-        grid = made.add_gridspec(1 + noisy, len(results) + 1, width_ratios=[1.0] * len(results) + [1.5])
+        grid = figure.add_gridspec(1 + noisy, len(results) + 1, width_ratios=[1.0] * len(results) + [1.5])
         first: list[Axes | None] = [None, None]
-        for place, result in enumerate(results):
+        for column, result in enumerate(results):
             shown = result.sel(path=path_in_plane)
             names = {"delta_log_amplitude": "on" if "on" in result["dropout"].values else "off"}
-            top = made.add_subplot(grid[0, place], sharey=first[0])
+            top = figure.add_subplot(grid[0, column], sharey=first[0])
             first[0] = first[0] or top
             _curves(top, shown, "delta_log_amplitude", {"dropout": names["delta_log_amplitude"]}, scale)
-            top.set_title(f"{looks[place].label}\nmasks {names['delta_log_amplitude']}")
-            if place == 0:
+            top.set_title(f"{looks[column].label}\nmasks {names['delta_log_amplitude']}")
+            if column == 0:
                 top.set_ylabel(r"$\Delta\log A$")
             if "component_log_amplitude" in result:
-                below = made.add_subplot(grid[1, place], sharey=first[1])
+                below = figure.add_subplot(grid[1, column], sharey=first[1])
                 first[1] = first[1] or below
                 _curves(below, shown, "component_log_amplitude", {"component": "noise"}, scale)
                 below.set_title("noise of the masks alone")
-                if place == 0:
+                if column == 0:
                     below.set_ylabel(r"$\log A_\mathrm{noise}$, r.m.s.")
                 below.set_xlabel(r"frequency ($\pi$)")
             else:
                 top.set_xlabel(r"frequency ($\pi$)")
-        right = made.add_subplot(grid[0, -1])
+        right = figure.add_subplot(grid[0, -1])
         _ends(right, results, path_in_plane)
         if noisy:
-            _noise_ends(made.add_subplot(grid[1, -1]), results, path_in_plane)
-        plotting.letter(made.axes)
+            _noise_ends(figure.add_subplot(grid[1, -1]), results, path_in_plane)
+        plotting.letter(figure.axes)
         colors = ScalarMappable(Normalize(0, 1), cmap=plotting.SEQUENTIAL)
-        bar = made.colorbar(colors, ax=made.axes, location="left", shrink=0.5, aspect=30)
+        bar = figure.colorbar(colors, ax=figure.axes, location="left", shrink=0.5, aspect=30)
         bar.set_label("normalised depth of the block (broken lines: smoothing)")
         bar.outline.set_visible(False)
-    return _saved(made, results, path)
+    return plotting.finished(figure, path, results)
 
 
 def _curves(axes: Axes, shown: xarray.Dataset, name: str, where: dict[str, str], scale: float) -> None:
     """Spectra against frequency, one line a block, bands of 95 %."""
     chosen = shown.sel(where)
     colors = matplotlib.colormaps[plotting.SEQUENTIAL]
-    for place in range(chosen.sizes["point"]):
-        point = chosen.isel(point=place)
+    for index in range(chosen.sizes["point"]):
+        point = chosen.isel(point=index)
         frequency, value = point["frequency"].values, point[name].values
         stderr = point[f"{name}_stderr"].values
         color = colors(float(point["depth"]) / scale)
@@ -139,12 +139,12 @@ def draw_transfer(results: Sequence[xarray.Dataset], path: Path | None = None) -
         Where to save the picture (.pdf, .png, .svg).
     """
     with plotting.style():
-        made = plotting.figure(max(plotting.TWO_COLUMNS, 2.3 * len(results)), 2.8)
+        figure = plotting.figure(max(plotting.TWO_COLUMNS, 2.3 * len(results)), 2.8)
         scale, looks = scaled_depth(results), plotting.labels(results)
         colors = matplotlib.colormaps[plotting.SEQUENTIAL]
         axes = None
-        for place, result in enumerate(results):
-            axes = made.add_subplot(1, len(results), place + 1, sharey=axes)
+        for column, result in enumerate(results):
+            axes = figure.add_subplot(1, len(results), column + 1, sharey=axes)
             along = result.sel(direction="diagonal")
             for number in range(result.sizes["point"]):
                 smoothing = str(along["kind"].values[number]) == "smoothing"
@@ -157,19 +157,13 @@ def draw_transfer(results: Sequence[xarray.Dataset], path: Path | None = None) -
                 )
             theory = np.cos(np.pi * along["frequency"].values / 2) ** 2
             axes.plot(along["frequency"].values, theory, ":", color=plotting.PUBLISHED, label="2-tap box, theory")
-            axes.set_title(looks[place].label)
+            axes.set_title(looks[column].label)
             axes.set_xlabel(r"frequency in both axes ($\pi$)")
             axes.set_xlim(0, 1)
             axes.legend()
-        made.axes[0].set_ylabel("gain relative to frequency 0")
-        plotting.letter(made.axes)
-        bar = made.colorbar(ScalarMappable(Normalize(0, 1), cmap=plotting.SEQUENTIAL), ax=made.axes, aspect=30)
+        figure.axes[0].set_ylabel("gain relative to frequency 0")
+        plotting.letter(figure.axes)
+        bar = figure.colorbar(ScalarMappable(Normalize(0, 1), cmap=plotting.SEQUENTIAL), ax=figure.axes, aspect=30)
         bar.set_label(DEPTH)
         bar.outline.set_visible(False)
-    return _saved(made, results, path)
-
-
-def _saved(made: Figure, results: Sequence[xarray.Dataset], path: Path | None) -> Figure:
-    if path is not None:
-        plotting.save(made, path, {"results": [dict(result.attrs) for result in results]})
-    return made
+    return plotting.finished(figure, path, results)

@@ -19,6 +19,7 @@ from landscape.compute.settings import math_attention, measurement
 from landscape.data import Images
 from landscape.look.depths import first_tensor
 from landscape.look.forward import Passes
+from landscape.metrics import confidence
 from landscape.store.protocol import Protocol
 
 FREQUENCIES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -97,7 +98,7 @@ def measure(
     dims = ("direction", "point", "frequency")
     for name, squared in (("gain", gain), ("total_gain", total)):
         root = np.sqrt(squared.mean(-1))
-        spread = squared.std(-1, ddof=1) / np.sqrt(count) if count > 1 else np.full_like(root, np.nan)
+        spread = confidence.standard_error(squared)
         variables[name] = (dims, root)
         variables[f"{name}_stderr"] = (dims, np.divide(spread, 2 * root, where=root > 0, out=np.zeros_like(root)))
     root = variables["gain"][1]

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.frequency_noise import picture
-    from landscape.frequency_noise.robustness import drops_compared, measure
+    from landscape.frequency_noise import picture as picture
+    from landscape.frequency_noise.robustness import drops_compared as drops_compared, measure as measure
 
-__all__ = ["drops_compared", "measure", "picture"]
 
 lazy.attach(__name__)

@@ -23,8 +23,8 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     """
     rows = {"accuracy_drop": ("accuracy drop (points)", 100.0), "nll_rise": ("NLL rise (nats)", 1.0)}
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 4.4)
-        panels = made.subplots(len(rows), len(ENERGIES), sharex=True, sharey="row")
+        figure = plotting.figure(plotting.TWO_COLUMNS, 4.4)
+        panels = figure.subplots(len(rows), len(ENERGIES), sharex=True, sharey="row")
         for row, (name, (label, factor)) in enumerate(rows.items()):
             for column, energy in enumerate(ENERGIES):
                 axes = panels[row, column]
@@ -47,7 +47,5 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
                 else:
                     axes.set_xlabel(r"frequency ($\pi$)")
         plotting.letter([*panels.ravel()])
-        plotting.below(made, panels[0, 0], title=plotting.explained(results, "bands: 95 % over images"))
-    if path is not None:
-        plotting.save(made, path, {"results": [dict(result.attrs) for result in results]})
-    return made
+        plotting.below(figure, panels[0, 0], title=plotting.explained(results, "bands: 95 % over images"))
+    return plotting.finished(figure, path, results)

@@ -15,6 +15,7 @@ from landscape.errors import LandscapeError
 from landscape.frequency_noise.bands import FREQUENCIES, banded, in_ring, ring, white_noise
 from landscape.frequency_noise.choices import WIDTH
 from landscape.look.forward import Passes, Range, by_share, joined
+from landscape.metrics import confidence
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays
 from landscape.store.protocol import Protocol
@@ -64,7 +65,7 @@ def measure(
     seed
         Of the noise.
     journal
-        Keeps finished shares of the images.
+        Keeps finished pieces.
     quiet
         Show no progress bar.
 
@@ -162,8 +163,8 @@ def _whole(of_image: Mapping[str, np.ndarray], frequencies: Sequence[float]) -> 
 
     def keep(name: str, values: np.ndarray, what: str) -> None:
         dims = ("energy", "frequency")[: values.ndim - 1]
-        stderr = values.std(0, ddof=1) / np.sqrt(images) if images > 1 else np.full(values.shape[1:], np.nan)
         variables[name] = (dims, values.mean(0), {"long_name": what})
+        stderr = confidence.standard_error(values, 0)
         variables[f"{name}_stderr"] = (dims, stderr, {"long_name": f"standard error over images of: {what}"})
 
     clean_correct, clean_nll = of_image["clean_correct"], of_image["clean_nll"]

@@ -62,7 +62,7 @@ class ActivationOperator(SymmetricOperator):
         try:
             with torch.enable_grad(), CheapDoubleBackward(), math_attention:
                 inputs = objective.batch(example, example + 1)
-                share = objective.share(example, example + 1)
+                fraction = objective.fraction(example, example + 1)
                 loss = objective.batch_loss_of(module, inputs, example, example + 1)
                 if len(self._moved) != 1:
                     calls = "not called" if not self._moved else f"called {len(self._moved)} times"
@@ -70,7 +70,7 @@ class ActivationOperator(SymmetricOperator):
                         f"--at {at}: the module is {calls} in a forward pass: name one that is called once"
                     )
                 self._map = self._moved[0]
-                loss = loss / share if share else loss
+                loss = loss / fraction if fraction else loss
                 (gradient,) = torch.autograd.grad(loss, self._map, create_graph=True, materialize_grads=True)
         finally:
             handle.remove()

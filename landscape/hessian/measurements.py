@@ -24,8 +24,7 @@ from landscape.hessian import (
     sharpness,
     split,
 )
-from landscape.hessian.diagonal import diagonal
-from landscape.hessian.diagonal import table as diagonal_table
+from landscape.hessian.diagonal import diagonal, table as diagonal_table
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.fit import fit
 from landscape.objective.objective import examples
@@ -142,7 +141,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject, chosen: Measur
 
 def cost(name: str, operator: CurvatureOperator, products: int) -> str:
     """One line: how many products, of how many seconds, in how much memory."""
-    seconds = operator.foretold_seconds()
+    seconds = operator.predicted_seconds()
     return (
         f"{name}: {operator.size} parameters, {operator.objective.images} {operator.objective.kind_of_examples}; "
         f"about {products} products of "

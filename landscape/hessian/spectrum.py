@@ -203,7 +203,7 @@ def _advance(bar: Progress, source: Operator | None) -> Callable[..., None]:
     def advance(steps: int, **facts: object) -> None:
         nonlocal before
         now = source.restored if isinstance(source, JournaledOperator) else 0
-        bar.found(now - before)
+        bar.resumed(now - before)
         bar.update(steps - (now - before), **facts)
         before = now
 

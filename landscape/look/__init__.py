@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.look import comparison, depths, forward, prefix
+    from landscape.look import comparison as comparison, depths as depths, forward as forward, reuse as reuse
 
-__all__ = ["comparison", "depths", "forward", "prefix"]
 
 lazy.attach(__name__)

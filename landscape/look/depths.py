@@ -27,7 +27,7 @@ _NAMES_OF_SMOOTHING = ("smooth", "blur")
 
 @dataclass(frozen=True)
 class Point:
-    """One place in a network where a feature map is looked at.
+    """One point in a network where a feature map is measured.
 
     Attributes
     ----------
@@ -172,7 +172,7 @@ def find(
         Images (N, C, H, W), or whatever the network takes, one is enough, on the model's device.
     blocks
         Patterns of module names, separated by commas, instead of the structural search for blocks: ``layer*.*``; a
-        ``*`` stands for any text without a dot. Smoothing and pooling layers are found as always.
+        ``*`` stands for any text without a dot. Smoothing and pooling layers are detected as always.
     sequences
         Whether outputs (N, L, C) are sequences of tokens; they are squares of image patches otherwise.
     counted

@@ -15,7 +15,7 @@ from landscape.compute.settings import measurement
 from landscape.data import Data, Images
 from landscape.data.examples import Tree, leaves
 from landscape.errors import LandscapeError
-from landscape.look import depths, prefix
+from landscape.look import depths, reuse
 from landscape.objective.losses import called
 from landscape.objective.network import Network, ranges
 from landscape.objective.objective import examples
@@ -157,7 +157,7 @@ class Passes:
                 visit(sample, index, features)
 
         module, masked = self.network.module, Masks.addressed(seed=self.protocol.mask_seed)
-        with self._running, masked as masks, prefix.shared(module, masks) as kept, self._watched(visit and seen):
+        with self._running, masked as masks, reuse.before_dropout(module, masks) as kept, self._watched(visit and seen):
             for sample in samples:
                 masks.address(first_example=first, sample=sample)
                 output = called(module, images) if visit is not None else self.network(images)

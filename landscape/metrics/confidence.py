@@ -92,12 +92,20 @@ def from_moments(first: float, second: float, third: float, count: int) -> tuple
     return stderr, skewed(first, stderr, float(skew), count)
 
 
+def standard_error(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Standard error of the mean over an axis; not a number for fewer than 2 values."""
+    count = values.shape[axis]
+    if count < 2:
+        return np.full(values.mean(axis).shape, np.nan)
+    return np.asarray(values.std(axis, ddof=1) / np.sqrt(count))
+
+
 def of_mean(values: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the interval of the mean over the last axis (..., n), by `skewed`."""
     values = np.asarray(values, dtype=np.float64)
     count = values.shape[-1]
     mean = values.mean(-1)
-    stderr = values.std(-1, ddof=1) / np.sqrt(count) if count > 1 else np.full(mean.shape, np.nan)
+    stderr = standard_error(values)
     skews = skewness(values, axis=-1)
     ends = [
         skewed(float(mean[index]), float(stderr[index]), float(skews[index]), count, level=level)

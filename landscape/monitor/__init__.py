@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.monitor.callbacks import lightning_callback, transformers_callback
-    from landscape.monitor.monitor import Monitor
+    from landscape.monitor.callbacks import (
+        lightning_callback as lightning_callback,
+        transformers_callback as transformers_callback,
+    )
+    from landscape.monitor.monitor import Monitor as Monitor
 
-__all__ = ["Monitor", "lightning_callback", "transformers_callback"]
 
 lazy.attach(__name__)

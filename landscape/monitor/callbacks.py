@@ -34,7 +34,7 @@ def lightning_callback(examples: Any, loss: Any = "cross_entropy", **settings: A
         monitor: Monitor | None = None
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            """Make the monitor, on the module's device."""
+            """Create the monitor, on the module's device."""
             given = {"log": list(getattr(trainer, "loggers", [])) or None, **settings}
             first = int(getattr(trainer, "global_step", 0))
             self.monitor = Monitor(
@@ -78,7 +78,7 @@ def transformers_callback(examples: Any, loss: Any = "cross_entropy", **settings
         monitor: Monitor | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            """Make the monitor."""
+            """Create the monitor."""
             self.monitor = Monitor(
                 given["model"],
                 examples,

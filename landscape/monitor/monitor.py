@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Monitor:
     r"""Curvature of the loss while a network trains, in anybody's loop.
 
-    The training goes on to the same bits as without the monitor: the network is only read, and measured as a private
+    The training gives the same bits as without the monitor: the network is only read, and measured as a private
     copy in evaluation mode, in full precision, without its hooks; global random states, modes, buffers, gradients and
     autocast are as before.
 
@@ -48,9 +48,9 @@ class Monitor:
     every
         Measure after every so many steps, where the budget allows.
     budget
-        Largest share of the training time that measurements may take, the check at the start included. What one will
-        take is foretold, and it is postponed until the training so far pays for it: of a training that is too short for
-        the budget nothing is measured, which is said once, with what would help. None: no limit.
+        Largest fraction of the training time that measurements may take, the check at the start included. The cost of
+        each is predicted, and it is postponed until the training so far pays for it: of a training that is too short
+        for the budget nothing is measured, which is logged once, with what would help. None: no limit.
     products
         Hessian-vector products per extreme eigenvalue and measurement, after a first, cold solve. Each starts from the
         eigenvectors of the last one; 4 bring the largest within 2 % of a cold solve at most steps
@@ -71,7 +71,7 @@ class Monitor:
     seed
         Of random vectors.
     first_step
-        Steps taken before this monitor was made, when a training is resumed. Rows of an existing CSV up to there are
+        Steps taken before this monitor was created, when a training is resumed. Rows of an existing CSV up to there are
         kept; a CSV of another training is overwritten.
 
     Attributes
@@ -146,7 +146,7 @@ class Monitor:
             raise LandscapeError(f"monitor: trace_products is {trace_products}: give 4 or more, or 0 for no trace")
         if budget is not None and not budget > 0:
             raise LandscapeError(
-                f"monitor: budget is {budget}: give a share of the training time, or None for no limit"
+                f"monitor: budget is {budget}: give a fraction of the training time, or None for no limit"
             )
         self.every, self.budget, self.products, self.trace_products = every, budget, products, trace_products
         self.steps = first_step
@@ -167,12 +167,12 @@ class Monitor:
         self._spent = 0.0
         self._product_seconds = 0.0
         self._postponed = False
-        # An objective made now tells at once when something does not fit.
+        # Building an objective now reports at once what does not fit.
         if self._finite():
             with undisturbed(self._device):
                 objective = self._objective()
                 if budget is not None:
-                    self._product_seconds = CurvatureOperator(objective).foretold_seconds()
+                    self._product_seconds = CurvatureOperator(objective).predicted_seconds()
         self._setup = time.perf_counter() - started
         self._began = time.perf_counter()
 
@@ -218,7 +218,7 @@ class Monitor:
                 _log.warning("step %d could not be measured: %s", self.steps, error)
                 self._warm = WarmStarts()
         else:
-            # Once: a training that has diverged goes on for long.
+            # Once: a training that has diverged may continue for long.
             level = logging.DEBUG if self.rows and math.isnan(self.rows[-1]["loss"]) else logging.WARNING
             _log.log(level, "step %d: the weights are not finite", self.steps)
         if not numbers:
@@ -253,7 +253,7 @@ class Monitor:
         )
 
     def _objective(self) -> Objective:
-        """The loss at the weights of this moment; made anew, since batch norm is folded into the copy it works on."""
+        """The loss at the current weights; rebuilt each time, since batch norm is folded into the copy it works on."""
         network = self._mirror.refresh()
         return Objective(
             network,
@@ -298,9 +298,9 @@ class Monitor:
         return False
 
     def cost(self) -> dict[str, float]:
-        """What the monitor has cost: seconds, their share of the training time, Hessian-vector products, and counts.
+        """What the monitor has cost: seconds, their fraction of the training time, Hessian-vector products, and counts.
 
-        ``seconds`` includes the check of network and examples when the monitor was made; ``skipped`` counts steps that
+        ``seconds`` includes the check of network and examples at the start; ``skipped`` counts steps that
         were due and not measured, so as to stay within the budget.
         """
         training = self._training_seconds()

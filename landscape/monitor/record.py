@@ -84,7 +84,7 @@ def read_table(path: Path | str) -> list[Row]:
     Raises
     ------
     LandscapeError
-        When the file cannot be read or is no such table.
+        When the file cannot be read or is not such a table.
     """
     path = Path(path)
     try:
@@ -95,7 +95,7 @@ def read_table(path: Path | str) -> list[Row]:
     except OSError as error:
         raise LandscapeError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
-        raise LandscapeError(f"{path} is no table of a monitor: give the CSV that one wrote") from None
+        raise LandscapeError(f"{path} is not a table of a monitor: give the CSV that one wrote") from None
     return rows
 
 

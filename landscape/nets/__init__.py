@@ -5,27 +5,23 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.nets.dropout import MCDropout
-    from landscape.nets.families import FAMILIES, build, names, parameter_count, require_known, revision
-    from landscape.nets.heads import HEADS
-    from landscape.nets.smoothing import VARIANTS, Blur
-    from landscape.nets.surgery import Report, report, smooth, unsmooth
+    from landscape.nets.dropout import MCDropout as MCDropout
+    from landscape.nets.families import (
+        FAMILIES as FAMILIES,
+        build as build,
+        names as names,
+        parameter_count as parameter_count,
+        require_known as require_known,
+        revision as revision,
+    )
+    from landscape.nets.heads import HEADS as HEADS
+    from landscape.nets.smoothing import VARIANTS as VARIANTS, Blur as Blur
+    from landscape.nets.surgery import (
+        Report as Report,
+        report as report,
+        smooth as smooth,
+        unsmooth as unsmooth,
+    )
 
-__all__ = [
-    "FAMILIES",
-    "HEADS",
-    "VARIANTS",
-    "Blur",
-    "MCDropout",
-    "Report",
-    "build",
-    "names",
-    "parameter_count",
-    "report",
-    "require_known",
-    "revision",
-    "smooth",
-    "unsmooth",
-]
 
 lazy.attach(__name__)

@@ -24,6 +24,14 @@ class BlockShape:
     dropout: float
 
 
+def _shortcut(shape: BlockShape, outputs: int, *, normalized: bool) -> nn.Sequential:
+    """The identity, or a 1x1 convolution where the block changes the shape."""
+    if shape.stride == 1 and shape.inputs == outputs:
+        return nn.Sequential()
+    norm = [nn.BatchNorm2d(outputs)] if normalized else []
+    return nn.Sequential(_conv(shape.inputs, outputs, 1, shape.stride), *norm)
+
+
 class Basic(nn.Module):
     """Two 3x3 convolutions; dropout after the first ReLU."""
 
@@ -32,9 +40,7 @@ class Basic(nn.Module):
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         outputs = shape.planes
-        self.shortcut = nn.Sequential()
-        if shape.stride != 1 or shape.inputs != outputs:
-            self.shortcut = nn.Sequential(_conv(shape.inputs, outputs, 1, shape.stride), nn.BatchNorm2d(outputs))
+        self.shortcut = _shortcut(shape, outputs, normalized=True)
         self.conv1 = _conv(shape.inputs, outputs, 3, shape.stride)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.dropout = mc_dropout(shape.dropout)
@@ -55,9 +61,7 @@ class Bottleneck(nn.Module):
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         outputs, inner = shape.planes * self.expansion, _inner_width(shape)
-        self.shortcut = nn.Sequential()
-        if shape.stride != 1 or shape.inputs != outputs:
-            self.shortcut = nn.Sequential(_conv(shape.inputs, outputs, 1, shape.stride), nn.BatchNorm2d(outputs))
+        self.shortcut = _shortcut(shape, outputs, normalized=True)
         self.conv1 = _conv(shape.inputs, inner, 1)
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = _conv(inner, inner, 3, shape.stride, shape.groups)
@@ -81,9 +85,7 @@ class PreBasic(nn.Module):
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         outputs = shape.planes
-        self.shortcut = nn.Sequential()
-        if shape.stride != 1 or shape.inputs != outputs:
-            self.shortcut = nn.Sequential(_conv(shape.inputs, outputs, 1, shape.stride))
+        self.shortcut = _shortcut(shape, outputs, normalized=False)
         self.bn1 = nn.BatchNorm2d(shape.inputs)
         self.conv1 = _conv(shape.inputs, outputs, 3, shape.stride)
         self.bn2 = nn.BatchNorm2d(outputs)
@@ -107,11 +109,7 @@ class PreBottleneck(nn.Module):
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         outputs, inner = shape.planes * self.expansion, _inner_width(shape)
-        self.shortcut = nn.Sequential()
-        if shape.stride != 1 or shape.inputs != outputs:
-            self.shortcut.append(_conv(shape.inputs, outputs, 1, shape.stride))
-            if self.normalized_shortcut:
-                self.shortcut.append(nn.BatchNorm2d(outputs))
+        self.shortcut = _shortcut(shape, outputs, normalized=self.normalized_shortcut)
         self.bn1 = nn.BatchNorm2d(shape.inputs)
         self.conv1 = _conv(shape.inputs, inner, 1)
         self.bn2 = nn.BatchNorm2d(inner)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from landscape.compute.masks import Masks
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
-from landscape.nets.places import LeftOut, Side, find_places, label
+from landscape.nets.insertion import LeftOut, Side, insertion_points, label
 from landscape.nets.smoothing import LayerFactory, Smoothing, factory
 from landscape.nets.tracing import Node, Trace, first_tensor
 
@@ -166,12 +166,12 @@ def smooth(model: nn.Module, layer: Smoothing = None, *, images: Tensor | None =
     model = _copy(model)
     make = factory(layer)
     trace, images = _traced(model, images)
-    places, left_out = find_places(trace)
-    if not places:
+    points, left_out = insertion_points(trace)
+    if not points:
         reasons = f" ({left_out[0]})" if left_out else ""
         raise LandscapeError(f"nothing in this network subsamples a feature map{reasons}: there is nothing to smooth")
     placed = []
-    for (side, name), (node, operations) in places.items():
+    for (side, name), (node, operations) in points.items():
         inserted = _inserted(model, trace, side, name, trace.nodes[node], make)
         _, channels, height, width = trace.nodes[node].shape
         subsampling = tuple(label(trace.nodes[each]) for each in operations)

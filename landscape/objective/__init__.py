@@ -5,25 +5,12 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.objective import fit
-    from landscape.objective.inference import Inference, Precision
-    from landscape.objective.network import Network, require_finite
-    from landscape.objective.objective import Objective, Terms, Weights
-    from landscape.objective.operators import CurvatureOperator, Plan
-    from landscape.objective.parameters import ParameterSpace
+    from landscape.objective import fit as fit
+    from landscape.objective.inference import Inference as Inference, Precision as Precision
+    from landscape.objective.network import Network as Network, require_finite as require_finite
+    from landscape.objective.objective import Objective as Objective, Terms as Terms, Weights as Weights
+    from landscape.objective.operators import CurvatureOperator as CurvatureOperator, Plan as Plan
+    from landscape.objective.parameters import ParameterSpace as ParameterSpace
 
-__all__ = [
-    "CurvatureOperator",
-    "Inference",
-    "Network",
-    "Objective",
-    "ParameterSpace",
-    "Plan",
-    "Precision",
-    "Terms",
-    "Weights",
-    "fit",
-    "require_finite",
-]
 
 lazy.attach(__name__)

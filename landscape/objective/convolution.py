@@ -111,7 +111,7 @@ def convolution(images: Tensor, weight: Tensor, bias: Tensor | None, geometry: G
     images, weight, bias
         As in :func:`torch.nn.functional.conv2d`.
     geometry
-        Stride, padding, dilation (one entry a spatial dimension) and groups.
+        Stride, padding, dilation (one entry per spatial dimension) and groups.
     """
     return _Convolution.apply(images, weight, bias, geometry)
 

@@ -50,16 +50,16 @@ class Fit(DataLoss):
         return self.accuracy < self.chance + max(3 * error, _NEXT_TO_NOTHING * (1 - self.chance))
 
     def facts(self) -> dict[str, float]:
-        """Loss, its terms and the accuracy by name; a mean that is no cross-entropy of classes is not called so."""
+        """Loss, its terms and the accuracy by name; `cross_entropy` only where the loss is one of classes."""
         mean = data_loss_name(self.loss_name)
         return {"loss": self.loss, mean: self.data_loss, "l2": self.l2, "accuracy": self.accuracy}
 
     def attributes(self) -> dict[str, Any]:
         """As attributes of a result, named so that they hide none of an instrument's own."""
-        found: dict[str, Any] = {**self.facts(), "chance": self.chance, "images": self.images}
+        facts: dict[str, Any] = {**self.facts(), "chance": self.chance, "images": self.images}
         if self.loss_name != "cross_entropy":
-            found["loss_name"] = self.loss_name
-        return {f"{_PREFIX}{name}": value for name, value in found.items()}
+            facts["loss_name"] = self.loss_name
+        return {f"{_PREFIX}{name}": value for name, value in facts.items()}
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> "Fit | None":

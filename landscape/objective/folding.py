@@ -38,13 +38,13 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 class StandIn(nn.Module):
-    """A module in the place of another; what it has no attribute for, such as a stride, is the other's."""
+    """A module that replaces another; attributes it lacks, such as a stride, are read from the other."""
 
     def __init__(self, original: nn.Module, **buffers: Tensor) -> None:
         super().__init__()
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer)
-        # In a tuple, so that it is no submodule.
+        # In a tuple, so that it does not become a submodule.
         self._original = (original,)
 
     def __getattr__(self, name: str) -> Any:
@@ -191,7 +191,7 @@ def pairs(model: nn.Module, forward: Callable[[], Any]) -> list[tuple[str, str]]
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place that `name` says; hooks on what stood there go on working."""
+    """Replace the submodule `name` by `module`; hooks on the old one stay in force."""
     replaced = model.get_submodule(name)
     for hooks in _HOOKS:
         setattr(module, hooks, getattr(replaced, hooks))

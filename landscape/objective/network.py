@@ -1,4 +1,4 @@
-"""One network prepared for measuring: a private copy that every instrument of this house is built on."""
+"""One network prepared for measuring: a private copy that every instrument is built on."""
 
 import copy
 import logging
@@ -67,7 +67,7 @@ class Network:
     Raises
     ------
     LandscapeError
-        When a parameter is not finite, the network cannot be copied or cannot take the examples, has not the output,
+        When a parameter is not finite, the network cannot be copied or cannot take the examples, lacks the output,
         or is not deterministic but for its dropout.
     """
 
@@ -222,7 +222,7 @@ class Network:
             )
         labels = data.target(0, len(data))
         if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
-            raise LandscapeError(f"{data.name} has not one class per example: give targets (N,) of whole numbers")
+            raise LandscapeError(f"{data.name} does not have one class per example: give targets (N,) of whole numbers")
         classes, highest = self.output_shape[0], int(labels.max())
         if highest >= classes:
             raise LandscapeError(
@@ -334,17 +334,17 @@ def selected(output: Any, wanted: str | None = None) -> Any:
     Raises
     ------
     LandscapeError
-        When there is no such output, or what is there is no tensor.
+        When there is no such output, or it is not a tensor.
     """
     if wanted == ALL:
         return _everything(output)
     names = _names(output)
-    found = output
+    chosen = output
     if wanted is not None:
         if wanted in names:
-            found = output[wanted] if isinstance(output, Mapping) else getattr(output, wanted)
+            chosen = output[wanted] if isinstance(output, Mapping) else getattr(output, wanted)
         elif wanted.lstrip("-").isdigit() and isinstance(output, (tuple, list)) and _within(int(wanted), len(output)):
-            found = output[int(wanted)]
+            chosen = output[int(wanted)]
         else:
             there = ", ".join(names) or (
                 f"{len(output)} outputs" if isinstance(output, (tuple, list)) else f"one {type(output).__name__}"
@@ -353,23 +353,23 @@ def selected(output: Any, wanted: str | None = None) -> Any:
     elif not isinstance(output, Tensor):
         usual = next((name for name in _USUAL if name in names), None)
         if usual is not None:
-            found = output[usual] if isinstance(output, Mapping) else getattr(output, usual)
+            chosen = output[usual] if isinstance(output, Mapping) else getattr(output, usual)
         elif isinstance(output, (tuple, list)) and output:
-            found = output[0]
+            chosen = output[0]
         elif isinstance(output, Mapping) and len(names) > 1:
             raise LandscapeError(f"the network returns {', '.join(names)}: say with --output which of them counts")
         elif isinstance(output, Mapping) and names:
-            found = output[names[0]]
+            chosen = output[names[0]]
     # As Hugging Face's key-value caches and pairs of scores and states come: the first tensor.
-    if wanted is None and isinstance(found, (tuple, list)) and found:
-        found = found[0]
-    if not isinstance(found, (Tensor, Deferred)):
-        kind = type(output if wanted is None else found).__name__
+    if wanted is None and isinstance(chosen, (tuple, list)) and chosen:
+        chosen = chosen[0]
+    if not isinstance(chosen, (Tensor, Deferred)):
+        kind = type(output if wanted is None else chosen).__name__
         raise LandscapeError(
             f"the network returns a {kind}: wrap it so that it returns a tensor"
             + (f", or give --output one of {', '.join(names)}" if names else "")
         )
-    return found
+    return chosen
 
 
 def _within(index: int, length: int) -> bool:
@@ -387,7 +387,7 @@ def _names(output: Any) -> list[str]:
 
 
 def _everything(output: Any) -> Any:
-    """All tensors of an output, in tuples and dictionaries; what is none is left out."""
+    """All tensors of an output, in tuples and dictionaries; anything else is left out."""
     if isinstance(output, (Tensor, Deferred)):
         return output
     if isinstance(output, Mapping):
@@ -405,9 +405,9 @@ def _holds_tensors(value: Any) -> bool:
 
 def logits(output: Any) -> Tensor:
     """The tensor of outputs, out of whatever a network returns."""
-    found = selected(output)
-    assert isinstance(found, Tensor)
-    return found
+    tensor = selected(output)
+    assert isinstance(tensor, Tensor)
+    return tensor
 
 
 def require_finite(model: nn.Module) -> None:

@@ -133,7 +133,7 @@ class Objective:
     memory
         Bytes that kept graphs may take, or None for half of what is available.
     sharded
-        Under torchrun, take only this process's share of the examples, and sum over processes.
+        Under torchrun, take only this process's part of the examples, and sum over processes.
     checkpointing
         Whether blocks that repeat (layers of a transformer, residual blocks) are computed again instead of keeping
         their activations, see `landscape.objective.recomputing`: for long sequences. None: where the graph of a product
@@ -155,7 +155,7 @@ class Objective:
     Raises
     ------
     LandscapeError
-        When the network cannot take the examples, outputs and targets do not belong together, the loss is no mean of
+        When the network cannot take the examples, outputs and targets do not belong together, the loss is not a mean of
         terms, the network is not deterministic under the protocol, or has parameters that are not finite.
 
     Examples
@@ -200,7 +200,7 @@ class Objective:
         weight_bytes = sum(value.numel() * value.element_size() for value in self.network.module.parameters())
         self.micro_batch = micro_batch or self._choose_micro_batch(self.network.activation_bytes, weight_bytes)
         self._take_coordinates(checkpointing)
-        # Rounding of curvature products, measured when first asked for.
+        # Rounding of curvature products, measured on first use.
         self.roundings: dict[str, float] = {}
         self._counts = self._count_terms()
         total = float(self._counts.sum()) if self._counts is not None else float(self.images)
@@ -231,7 +231,7 @@ class Objective:
 
     def _take_network(self, model: nn.Module, output: str | None) -> None:
         """A private copy of the network, which must fit the examples and the loss."""
-        # A network that computes its loss itself, or is differentiated by the loss, is not asked for one output.
+        # A network that computes its loss itself, or is differentiated by the loss, returns all its outputs.
         wanted = ALL if isinstance(self.loss, losses.OfModel) else output
         self.network = Network(model, self.data, device=self.device, dtype=self.dtype, masks=self.masks, output=wanted)
         self.classifies = self._require_fitting()
@@ -325,8 +325,8 @@ class Objective:
             )
         if self.loss.needs_network and self.protocol.batch_norm == "batch":
             return False  # what such a network gives for an example depends on the others
-        places = _trial(self.data)
-        some = self.data.select(places)
+        rows = _trial(self.data)
+        some = self.data.select(rows)
         if isinstance(self.loss, losses.Own):
             with frozen_randomness(self.device), self.masks() as masks:
                 self.loss.settle(*self._arguments(some, masks))
@@ -402,7 +402,7 @@ class Objective:
         return [name for name, gradient in zip(wanted, gradients, strict=True) if gradient is None]
 
     def _changed(self, **attributes: Any) -> "Objective":
-        """The same objective but for some attributes; shares everything else."""
+        """A view with some attributes replaced; everything else is shared."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, **attributes)
         return other
@@ -495,7 +495,7 @@ class Objective:
     def micro_batches(
         self, first: int | None = None, last: int | None = None, *, size: int | None = None
     ) -> list[tuple[int, int]]:
-        """Ranges (start, stop) of the micro-batches between two examples, this process's share unless given."""
+        """Ranges (start, stop) of the micro-batches between two examples, those of this process unless given."""
         first = self.first if first is None else first
         last = self.last if last is None else last
         return ranges(first, last, size or self.micro_batch)
@@ -576,13 +576,13 @@ class Objective:
         parameters = dict(zip(self.space.names, self.space.split(point), strict=True))
         bounds = ranges(0, self.images, max(128, self.micro_batch))
         batches = ((start, self.batch(start, stop)) for start, stop in bounds)
-        found = self._recalibration.statistics(parameters, batches, self.masks, sample=sample)
-        return {self._inner_statistics[name]: value for name, value in found.items()}
+        statistics = self._recalibration.statistics(parameters, batches, self.masks, sample=sample)
+        return {self._inner_statistics[name]: value for name, value in statistics.items()}
 
     @measurement
     @torch.no_grad()
     def value(self, point: Tensor | None = None, *, sample: int = 0) -> Terms:
-        """The regularised loss at a point, and its terms apart; float64 sums over examples.
+        """The regularised loss at a point, and its terms; sums over examples are float64.
 
         Parameters
         ----------
@@ -598,8 +598,8 @@ class Objective:
         def summed(bounds: tuple[int, int]) -> Tensor:
             return self.example_losses_at(weights, *bounds, sample=sample).sum()
 
-        for found in workers.each(summed, batches, self.device):
-            total += found
+        for part in workers.each(summed, batches, self.device):
+            total += part
         mean = float(self.reduced(total) / self.images)
         l2 = float(self.l2(weights.parameters))
         return Terms(loss=mean + l2, data_loss=mean, l2=l2, loss_name=self.loss.name)
@@ -670,7 +670,7 @@ class Objective:
         statistics: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """What examples `start` to `stop` add to the mean loss: these sum to the whole, without the L2 term."""
-        if not self.share(start, stop):  # no target counts: the mean over none is no number
+        if not self.fraction(start, stop):  # no target counts, so there is no mean
             return torch.stack([value.sum() for value in parameters]).sum() * 0
         with self._network_at(parameters, start, sample, statistics) as network:
             return self._batch_loss(network, self.batch(start, stop), start, stop)
@@ -683,20 +683,20 @@ class Objective:
         if isinstance(self.loss, losses.Own) and self.loss.needs_network:
             targets = self.labels(start, stop)
             # Losses that differentiate in the inputs make leaves of them.
-            return self.loss(network, mapped(Tensor.detach, inputs), targets) * self.share(start, stop)
+            return self.loss(network, mapped(Tensor.detach, inputs), targets) * self.fraction(start, stop)
         with self.deferring():
             outputs = called(network, inputs)
         return self.mean_loss(outputs, start, stop)
 
     def mean_loss(self, outputs: Any, start: int, stop: int) -> Tensor:
         """What examples `start` to `stop` add to the mean loss, from their outputs."""
-        share = self.share(start, stop)
-        if not share:
+        fraction = self.fraction(start, stop)
+        if not fraction:
             return _total(outputs) * 0
-        return self.loss(outputs, self.labels(start, stop)) * share
+        return self.loss(outputs, self.labels(start, stop)) * fraction
 
-    def share(self, start: int, stop: int) -> float:
-        """Share of the loss's terms that are of examples `start` to `stop`."""
+    def fraction(self, start: int, stop: int) -> float:
+        """Fraction of the loss's terms that belong to examples `start` to `stop`."""
         return self.count(start, stop) / self.terms
 
     def l2(self, parameters: Sequence[Tensor]) -> Tensor:
@@ -725,14 +725,14 @@ class Objective:
         if self.protocol.l2 == "exact":
             return self.weight_decay * vectors
         products = torch.empty_like(vectors)
-        for place, value in zip(self.space.slices().values(), parameters, strict=True):
-            weights, part = value.reshape(-1), vectors[place]
+        for entries, value in zip(self.space.slices().values(), parameters, strict=True):
+            weights, part = value.reshape(-1), vectors[entries]
             length = weights.norm()
             if length == 0:
-                products[place] = 0
+                products[entries] = 0
                 continue
             unit = weights / length
-            products[place] = self.weight_decay * (part - unit[:, None] * (unit @ part)) / length
+            products[entries] = self.weight_decay * (part - unit[:, None] * (unit @ part)) / length
         return products
 
     def reduced(self, tensor: Tensor) -> Tensor:
@@ -750,7 +750,7 @@ def examples(data: Data, protocol: Protocol) -> Data:
     Raises
     ------
     LandscapeError
-        When more examples are asked for than there are.
+        When it wants more examples than there are.
     """
     data = data.normalized_by(protocol.image_mean, protocol.image_std).with_each(outside_inference)
     if protocol.images is not None:
@@ -777,12 +777,12 @@ _TRIED = 8
 
 def _trial(data: Data) -> Tensor:
     """Places of a few examples all over the data, those with fewest and most targets that count among them."""
-    places = torch.linspace(0, len(data) - 1, min(_TRIED, len(data))).round().long()
+    rows = torch.linspace(0, len(data) - 1, min(_TRIED, len(data))).round().long()
     targets = data.target(0, len(data))
     if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.dim() > 1:
         counts = (targets != losses.IGNORED).flatten(1).sum(1).cpu()
-        places = torch.cat([places, counts.argmax()[None], counts.argmin()[None]]).unique()
-    return places
+        rows = torch.cat([rows, counts.argmax()[None], counts.argmin()[None]]).unique()
+    return rows
 
 
 def _total(outputs: Any) -> Tensor:

@@ -117,7 +117,7 @@ class CurvatureOperator(SymmetricOperator):
         whole = first is None and last is None
         self._micro_batch = micro_batch or objective.micro_batch
         self._ranges = objective.micro_batches(first, last, size=self._micro_batch)
-        # Each micro-batch's loss is its share of the mean over all terms; of a mini-batch, over the mini-batch.
+        # Each micro-batch's loss is its part of the mean over all terms; of a mini-batch, over the mini-batch.
         covered = sum(objective.count(start, stop) for start, stop in self._ranges)
         self._scale = 1.0 if whole else objective.terms / max(covered, 1)
         parameters, self._statistics = objective.weights(point, sample=sample)
@@ -143,7 +143,7 @@ class CurvatureOperator(SymmetricOperator):
         )
 
     @measurement
-    def foretold_seconds(self) -> float:
+    def predicted_seconds(self) -> float:
         """Seconds of a product with one vector, from the first micro-batch's alone: nothing is kept."""
         self._measure()
         if not self._ranges:
@@ -163,8 +163,8 @@ class CurvatureOperator(SymmetricOperator):
         return (kept * sum(sizes[: self._allowed]) + recomputed * sum(sizes[self._allowed :])) / sizes[0]
 
     @measurement
-    def _graph(self, place: int) -> Product:
-        start, stop = self._ranges[place]
+    def _graph(self, batch: int) -> Product:
+        start, stop = self._ranges[batch]
         with torch.enable_grad(), CheapDoubleBackward():
             return _GRAPHS[self.kind](_Batch(self.objective, self._leaves, start, stop, self._sample, self._statistics))
 
@@ -204,7 +204,7 @@ class CurvatureOperator(SymmetricOperator):
 
     @measurement
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Multiply flat vectors (P,) or (P, k); out of memory, it goes on with smaller micro-batches, down to 1."""
+        """Multiply flat vectors (P,) or (P, k); when memory runs out, with smaller micro-batches, down to 1."""
         columns = vectors if vectors.dim() == 2 else vectors[:, None]
         total = self.objective.reduced(self._sum_of_batches(columns))
         self.products += columns.shape[1]
@@ -266,10 +266,10 @@ class CurvatureOperator(SymmetricOperator):
             count = self.objective.count(start, stop)
             if not count:  # none of its targets counts
                 continue
-            share = self.objective.share(start, stop) * self._scale
+            fraction = self.objective.fraction(start, stop) * self._scale
             # Column by column: copies in float64 of all of them would be large.
             columns = [(vectors * column[:, None]).sum(0, dtype=torch.float64) for column in product.T]
-            rows.append(torch.stack(columns, dim=1) / share)
+            rows.append(torch.stack(columns, dim=1) / fraction)
             numbers.append(start // self._micro_batch)
             counts.append(count)
         self.products += vectors.shape[1]

@@ -5,23 +5,16 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.predictions import picture
-    from landscape.predictions.choices import SIZES
-    from landscape.predictions.curves import curves
-    from landscape.predictions.efficiency import effective_size
-    from landscape.predictions.passes import Predictor, deep_ensemble, measure
-    from landscape.predictions.terms import per_term, several
+    from landscape.predictions import picture as picture
+    from landscape.predictions.choices import SIZES as SIZES
+    from landscape.predictions.curves import curves as curves
+    from landscape.predictions.efficiency import effective_size as effective_size
+    from landscape.predictions.passes import (
+        Predictor as Predictor,
+        deep_ensemble as deep_ensemble,
+        measure as measure,
+    )
+    from landscape.predictions.terms import per_term as per_term, several as several
 
-__all__ = [
-    "SIZES",
-    "Predictor",
-    "curves",
-    "deep_ensemble",
-    "effective_size",
-    "measure",
-    "per_term",
-    "picture",
-    "several",
-]
 
 lazy.attach(__name__)

@@ -16,7 +16,7 @@ from landscape.compute.settings import measurement
 from landscape.data import Data
 from landscape.data.examples import Tree
 from landscape.errors import LandscapeError
-from landscape.look import prefix
+from landscape.look import reuse
 from landscape.objective.network import Network, ranges
 from landscape.objective.objective import examples
 from landscape.store.journal import Journal
@@ -135,7 +135,7 @@ class Predictor:
             with self._running, Masks.off():
                 return [self.network(images)]
         outputs = []
-        with self._running, self.masks() as masks, prefix.shared(self.network.module, masks):
+        with self._running, self.masks() as masks, reuse.before_dropout(self.network.module, masks):
             for sample in samples:
                 masks.address(first_example=first, sample=sample)
                 outputs.append(self.network(images))

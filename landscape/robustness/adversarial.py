@@ -229,16 +229,18 @@ def measure(
     for metric_set, attempt in zip(sets, rows, strict=True):
         for start in range(0, len(chosen), piece):
             metric_set.merge(MetricSet.from_arrays(whole[f"{attempt} {start}"], predictor.classes))
-    results = [metric_set.result() for metric_set in sets]
-    variables = {}
-    for name in METRICS:
-        variables[name] = ("attack", [entry[name].value for entry in results])
-        variables[f"{name}_stderr"] = ("attack", [entry[name].stderr for entry in results])
     return xarray.Dataset(
-        variables,
+        _variables(sets),
         coords={
             "kind": ("attack", ["none" if attack is None else attack.kind for attack in rows]),
             "epsilon": ("attack", [0.0 if attack is None else attack.epsilon for attack in rows]),
         },
         attrs={"images": len(chosen), "passes": len(samples)},
     )
+
+
+def _variables(sets: Sequence[MetricSet]) -> dict[str, tuple[str, list[float]]]:
+    results = [metric_set.result() for metric_set in sets]
+    return {name: ("attack", [result[name].value for result in results]) for name in METRICS} | {
+        f"{name}_stderr": ("attack", [result[name].stderr for result in results]) for name in METRICS
+    }

@@ -1,6 +1,5 @@
 """How steady predictions are when an image changes slightly from frame to frame (CIFAR-10-P)."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
+from landscape.metrics import confidence
 from landscape.predictions import Predictor
 from landscape.robustness.cifar_files import CifarP
 from landscape.store.journal import Journal
@@ -115,9 +115,7 @@ def _dataset(names: Sequence[str], owners: Sequence[str], pieces: dict[int, np.n
     rows = []
     for name in names:
         values = np.concatenate([pieces[index] for index, owner in enumerate(owners) if owner == name], axis=1)
-        count = values.shape[1]
-        stderr = values.std(1, ddof=1) / math.sqrt(count) if count > 1 else np.full(2, np.nan)
-        rows.append([*values.mean(1), *stderr])
+        rows.append([*values.mean(1), *confidence.standard_error(values)])
     table = np.array(rows).T
     variables = ("consistency", "cross_entropy", "consistency_stderr", "cross_entropy_stderr")
     return xarray.Dataset(

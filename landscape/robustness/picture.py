@@ -39,15 +39,13 @@ def draw(
         Names of the metrics, one panel each.
     """
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 2.9)
-        panels = made.subplots(1, len(metrics), squeeze=False)[0]
+        figure = plotting.figure(plotting.TWO_COLUMNS, 2.9)
+        panels = figure.subplots(1, len(metrics), squeeze=False)[0]
         for axes, name in zip(panels, metrics, strict=True):
             boxes(axes, results, name, baseline=baseline)
         plotting.letter(panels)
-        plotting.below(made, panels[0], title="boxes: quartiles over corruptions; whiskers: all of them")
-    if path is not None:
-        plotting.save(made, path, {"results": [_source(result) for result in results]})
-    return made
+        plotting.below(figure, panels[0], title="boxes: quartiles over corruptions; whiskers: all of them")
+    return plotting.finished(figure, path, results)
 
 
 def boxes(axes: Axes, results: Sequence[xarray.Dataset], name: str, *, baseline: xarray.Dataset | None = None) -> None:
@@ -59,16 +57,16 @@ def boxes(axes: Axes, results: Sequence[xarray.Dataset], name: str, *, baseline:
     shown = [*results, *([] if baseline is None else [baseline])]
     width = 0.8 / len(shown)
     looks = plotting.labels(shown)
-    for place, result in enumerate(shown):
-        ours = place < len(results)
-        color = looks[place].color if ours else plotting.PUBLISHED
+    for number, result in enumerate(shown):
+        ours = number < len(results)
+        color = looks[number].color if ours else plotting.PUBLISHED
         severities = result["severity"].values
         table = factor * result[name].transpose("severity", "corruption").values
-        where = severities + (place + 0.5) * width - 0.4
+        where = severities + (number + 0.5) * width - 0.4
         if table.shape[1] < FEWEST:
             for points in table.T:
-                axes.plot(where, points, looks[place].marker, color=color, alpha=0.7)
-            axes.plot([], [], looks[place].marker, color=color, label=looks[place].label)
+                axes.plot(where, points, looks[number].marker, color=color, alpha=0.7)
+            axes.plot([], [], looks[number].marker, color=color, label=looks[number].label)
             continue
         drawn = axes.boxplot(
             [row[np.isfinite(row)] for row in table],
@@ -83,7 +81,7 @@ def boxes(axes: Axes, results: Sequence[xarray.Dataset], name: str, *, baseline:
             box.set(facecolor=(color, 0.5), edgecolor=color)
         for line in (*drawn["whiskers"], *drawn["caps"]):
             line.set_color(color)
-        drawn["boxes"][0].set_label(looks[place].label)
+        drawn["boxes"][0].set_label(looks[number].label)
     axes.set_xticks(sorted({int(severity) for result in shown for severity in result["severity"].values}))
     axes.set_xlabel("severity")
     axes.set_ylabel(f"{METRICS[name].label} ({unit})")
@@ -93,8 +91,8 @@ def draw_attacks(results: Sequence[xarray.Dataset], path: Path | None = None) ->
     """Accuracy against the attack's radius, one panel a kind; bars are 95 % over images."""
     kinds = list(dict.fromkeys(str(kind) for result in results for kind in result["kind"].values if kind != "none"))
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS if len(kinds) > 1 else plotting.ONE_COLUMN, 2.7)
-        panels = made.subplots(1, max(len(kinds), 1), squeeze=False)[0]
+        figure = plotting.figure(plotting.TWO_COLUMNS if len(kinds) > 1 else plotting.ONE_COLUMN, 2.7)
+        panels = figure.subplots(1, max(len(kinds), 1), squeeze=False)[0]
         for axes, kind in zip(panels, kinds, strict=False):
             for result, look in zip(results, plotting.labels(results), strict=True):
                 chosen = np.isin(result["kind"].values, ["none", kind])
@@ -110,12 +108,5 @@ def draw_attacks(results: Sequence[xarray.Dataset], path: Path | None = None) ->
                 )
             axes.set(xlabel="radius (1/255 of the pixels' range)", ylabel="accuracy (%)", title=kind.upper())
         plotting.letter(panels)
-        plotting.below(made, panels[0], title="bars: 95 % over images")
-    if path is not None:
-        plotting.save(made, path, {"results": [_source(result) for result in results]})
-    return made
-
-
-def _source(result: xarray.Dataset) -> dict[str, str]:
-    names = ("name", "key", "protocol_hash", "checkpoint_sha256", "source")
-    return {name: str(result.attrs[name]) for name in names if name in result.attrs}
+        plotting.below(figure, panels[0], title="bars: 95 % over images")
+    return plotting.finished(figure, path, results)

@@ -5,10 +5,15 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.selfcheck.blurs import blur_checks, network_blur_checks
-    from landscape.selfcheck.check import Check
-    from landscape.selfcheck.curvature import curvature_checks, plain_checks
+    from landscape.selfcheck.blurs import (
+        blur_checks as blur_checks,
+        network_blur_checks as network_blur_checks,
+    )
+    from landscape.selfcheck.check import Check as Check
+    from landscape.selfcheck.curvature import (
+        curvature_checks as curvature_checks,
+        plain_checks as plain_checks,
+    )
 
-__all__ = ["Check", "blur_checks", "curvature_checks", "network_blur_checks", "plain_checks"]
 
 lazy.attach(__name__)

@@ -30,5 +30,5 @@ class Check:
 
 
 def relative(difference: float, scale: float) -> float:
-    """Difference as a share of a scale; 0 / 0 is 0."""
+    """Difference relative to a scale; 0 / 0 is 0."""
     return difference / scale if scale > 0 else (0.0 if difference == 0 else math.inf)

@@ -228,7 +228,7 @@ def plain_checks(model: nn.Module, exact: Objective, *, seed: int = 0) -> list[C
         wanted = [parameters[name] for name in exact.names]
         # Beside ours, the only kernels whose second derivatives exist and are right.
         with math_attention, RightWeightNorm(), torch.enable_grad():
-            mean = loss(start, stop) / exact.share(start, stop)
+            mean = loss(start, stop) / exact.fraction(start, stop)
             gradients = torch.autograd.grad(mean, wanted, create_graph=True, materialize_grads=True)
             rows = torch.autograd.grad(gradients, wanted, exact.space.split(vector), materialize_grads=True)
         truth = exact.space.flatten(rows)

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.series import order, picture
-    from landscape.series.measure import along
+    from landscape.series import order as order, picture as picture
+    from landscape.series.measure import along as along
 
-__all__ = ["along", "order", "picture"]
 
 lazy.attach(__name__)

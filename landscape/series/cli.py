@@ -7,8 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, store
-from landscape import series as rooms
+from landscape import command, series, store
 from landscape.errors import LandscapeError
 from landscape.series.choices import PARTS, USUAL
 
@@ -29,13 +28,7 @@ number in their name. Each solve starts from the eigenvectors of the checkpoint 
 def add_arguments(parser: command.Parser) -> None:
     """Those of this instrument alone."""
     group = parser.add_argument_group("series")
-    group.add_argument(
-        "--only",
-        choices=PARTS,
-        action="append",
-        metavar="PART",
-        help="loss, top, smallest, trace, path or barrier; may repeat (default: loss, top, trace, path)",
-    )
+    command.add_parts(group, PARTS, USUAL)
     group.add_argument("--top", type=command.positive, default=1, metavar="K", help="top eigenvalues (default: 1)")
     group.add_argument(
         "--operator", choices=("hessian", "ggn", "fisher"), default="hessian", help="which curvature (default: hessian)"
@@ -55,8 +48,7 @@ def add_arguments(parser: command.Parser) -> None:
 def check(arguments: argparse.Namespace) -> None:
     """Sorts the files into trainings; the last checkpoint of each stands for it from here on."""
     paths = [command.checkpoint_path(name, arguments) for name in arguments.checkpoints]
-    found = rooms.order.series(paths)
-    arguments.series = {str(one.files[-1]): one for one in found}
+    arguments.series = {str(each.files[-1]): each for each in series.order.series(paths)}
     arguments.checkpoints = list(arguments.series)
     if arguments.points < 3:
         raise LandscapeError(f"--points {arguments.points} leaves nothing between two checkpoints: give 3 or more")
@@ -64,43 +56,47 @@ def check(arguments: argparse.Namespace) -> None:
         raise LandscapeError(f"--trace-products {arguments.trace_products} are too few: give 4 or more")
 
 
-def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
-    """The series whose last checkpoint is the subject, from the cache when it is there."""
-    of: Series = arguments.series[str(subject.checkpoint.path)]
-    parts = [part for part in PARTS if part in (arguments.only or USUAL)]
-    settings = {
+def _series(arguments: argparse.Namespace, subject: command.Subject) -> Series:
+    """The training whose last checkpoint is the subject."""
+    return arguments.series[str(subject.checkpoint.path)]
+
+
+def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, Any]:
+    """What decides the numbers."""
+    training = _series(arguments, subject)
+    parts = command.parts(arguments, PARTS, USUAL)
+    return {
         "only": parts,
         "top": arguments.top,
         "operator": arguments.operator,
         "tolerance": arguments.tolerance,
         "trace_products": arguments.trace_products,
         "points": arguments.points if "barrier" in parts else None,
-        "times": list(of.times),
-        "earlier": [store.files.sha256(file) for file in of.files[:-1]],
+        "times": list(training.times),
+        "earlier": [store.files.sha256(file) for file in training.files[:-1]],
     }
-    asked = command.question(arguments, NAME, subject, settings)
-
-    def measure(journal: Journal) -> xarray.Dataset:
-        result = rooms.along(
-            _objectives(arguments, subject, of),
-            of.times,
-            parts=parts,
-            top=arguments.top,
-            operator=arguments.operator,
-            tolerance=arguments.tolerance,
-            trace_products=arguments.trace_products,
-            points=arguments.points,
-            seed=arguments.seed,
-            journal=journal,
-            vectors=asked.journal.with_suffix(".vectors"),
-            quiet=arguments.quiet,
-        )
-        return result.assign_attrs(series=of.name, checkpoints=json.dumps([file.name for file in of.files]))
-
-    return command.journaled(asked, measure, force=arguments.force)
 
 
-def _objectives(arguments: argparse.Namespace, last: command.Subject, of: Series) -> Any:
+def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
+    """The numbers of a training whose last checkpoint is the subject."""
+    training = _series(arguments, subject)
+    result = series.along(
+        _objectives(arguments, subject, training),
+        training.times,
+        parts=command.parts(arguments, PARTS, USUAL),
+        top=arguments.top,
+        operator=arguments.operator,
+        tolerance=arguments.tolerance,
+        trace_products=arguments.trace_products,
+        points=arguments.points,
+        seed=arguments.seed,
+        journal=journal,
+        quiet=arguments.quiet,
+    )
+    return result.assign_attrs(series=training.name, checkpoints=json.dumps([file.name for file in training.files]))
+
+
+def _objectives(arguments: argparse.Namespace, last: command.Subject, training: Series) -> Any:
     """(number, recalibrated) -> the objective of a checkpoint of the series."""
     import dataclasses
 
@@ -108,8 +104,8 @@ def _objectives(arguments: argparse.Namespace, last: command.Subject, of: Series
 
     def objective(number: int, recalibrated: bool) -> Objective:
         subject = last
-        if number < len(of.files) - 1:
-            loaded = checkpoint.load(of.files[number], model=arguments.model, num_classes=arguments.num_classes)
+        if number < len(training.files) - 1:
+            loaded = checkpoint.load(training.files[number], model=arguments.model, num_classes=arguments.num_classes)
             subject = dataclasses.replace(last, checkpoint=loaded)
         # Between two networks the running statistics of either are wrong.
         if recalibrated and subject.protocol.batch_norm == "running":
@@ -123,24 +119,16 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Products and seconds that the series will cost."""
     from landscape.objective import CurvatureOperator
 
-    of: Series = arguments.series[str(subject.checkpoint.path)]
-    seconds = CurvatureOperator(command.objective(arguments, subject), arguments.operator).foretold_seconds()
-    parts = arguments.only or USUAL
+    training = _series(arguments, subject)
+    seconds = CurvatureOperator(command.objective(arguments, subject), arguments.operator).predicted_seconds()
+    parts = command.parts(arguments, PARTS, USUAL)
     # Warm solves of the largest eigenvalues take about five products each, those of the smallest six.
     each = {"top": 5 * arguments.top, "smallest": 6, "trace": arguments.trace_products}
-    products = len(of.files) * sum(number for part, number in each.items() if part in parts)
+    products = len(training.files) * sum(number for part, number in each.items() if part in parts)
     return (
-        f"{of.name}: {len(of.files)} checkpoints; about {products} products of {seconds:.2g} s, "
+        f"{training.name}: {len(training.files)} checkpoints; about {products} products of {seconds:.2g} s, "
         f"{products * seconds:.0f} s in all"
     )
-
-
-def to_json(result: xarray.Dataset) -> dict[str, Any]:
-    """Every variable and coordinate by name, and provenance, JSON-ready."""
-    numbers = {str(name): values.values.tolist() for name, values in result.variables.items()}
-    attributes = {name: value.item() if hasattr(value, "item") else value for name, value in result.attrs.items()}
-    attributes |= {name: json.loads(attributes[name]) for name in ("protocol", "settings", "checkpoints")}
-    return numbers | attributes
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:
@@ -157,17 +145,17 @@ def table(results: Sequence[xarray.Dataset]) -> str:
             for rank in range(values.shape[1] if several else 1):
                 head.append(f"{label} {rank + 1}" if several and values.shape[1] > 1 else label)
                 for number, row in enumerate(rows):
-                    place = (number, rank) if several else number
-                    uncertain = f" ± {float(result[error].values[place]):.2g}" if error else ""
-                    row.append(f"{float(values[place]):.4g}{uncertain}")
+                    cell = (number, rank) if several else number
+                    uncertain = f" ± {float(result[error].values[cell]):.2g}" if error else ""
+                    row.append(f"{float(values[cell]):.4g}{uncertain}")
         lines += [command.columns(head, rows), ""]
     notes = ["± of eigenvalues: an eigenvalue lies within; of the trace: one standard error, over its random vectors."]
     if any("barrier" in result for result in results):
         notes.append("barrier: highest loss above the straight line to the next checkpoint, batch norm recalibrated.")
     for result in results:
         if "variance_share" in result:
-            share = float(result["variance_share"].sum())
-            notes.append(f"{result.attrs['series']}: its principal plane holds {share:.0%} of the squared steps.")
+            fraction = float(result["variance_share"].sum())
+            notes.append(f"{result.attrs['series']}: its principal plane holds {fraction:.0%} of the squared steps.")
     return "\n".join([*lines, *notes])
 
 
@@ -186,11 +174,11 @@ INSTRUMENT = command.Instrument(
     summary="curvature, loss and trajectory along the checkpoints of a training",
     description=DESCRIPTION,
     add_arguments=add_arguments,
-    measured=measured,
+    settings=settings,
+    measure=measure,
     plan=plan,
     table=lambda arguments, results: table(results),
-    facts=lambda arguments, results: command.one_or_all([to_json(result) for result in results]),
-    draw=command.picture(lambda results, path: rooms.picture.draw(results, path)),
+    draw=command.picture(lambda results, path: series.picture.draw(results, path)),
     check=check,
 )
 parser, main = INSTRUMENT.parser, INSTRUMENT.main

@@ -1,7 +1,8 @@
 """Curvature, loss and barriers along the checkpoints of one training."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +16,34 @@ from landscape.compute.progress import Progress
 from landscape.compute.randomness import derived_seed
 from landscape.compute.settings import measurement
 from landscape.eigen import WarmStarts, trace
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, require_parts
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.fit import fit
 from landscape.objective.operators import Kind
 from landscape.series.choices import PARTS, USUAL, Part
 from landscape.store.files import read_sealed, write_sealed
 from landscape.store.journal import Journal
+from landscape.store.vocabulary import described
 from landscape.surface import directions
 from landscape.surface.measure import line
 from landscape.surface.summary import barrier
 
 Arrays = dict[str, np.ndarray]
+Variable = tuple[tuple[str, ...], np.ndarray]
 
 # Warm solves converge in 3 to 8 products; what does not within these says so by its residual.
 _COLD, _WARM = 60, 12
 # The smallest eigenvalue lies at the edge of a bulk, where each digit costs as much as all of the largest ones.
 _SMALLEST = 10
-_UNITS = {
+_WORDS = {
     "loss": ("regularised loss", "nats"),
     "cross_entropy": ("mean loss over examples", "nats"),
     "data_loss": ("mean loss over terms", "1"),
     "l2": ("L2 term", "nats"),
-    "accuracy": ("accuracy", "1"),
-    "eigenvalue": ("eigenvalue", "nats"),
-    "residual": ("bound: an eigenvalue lies within this distance", "nats"),
-    "smallest_eigenvalue": ("smallest eigenvalue", "nats"),
-    "smallest_residual": ("bound: an eigenvalue lies within this distance", "nats"),
-    "trace": ("trace", "nats"),
     "trace_stderr": ("standard error of the trace over random vectors", "nats"),
     "barrier": ("highest loss above the straight line to the next checkpoint", "nats"),
-    "path": ("place in the principal plane of the trajectory, the last checkpoint at the origin", "1"),
+    "path": ("coordinates in the principal plane of the trajectory, the last checkpoint at the origin", "1"),
+    "variance_share": ("fraction of the squared steps", "1"),
     "products": ("products with the curvature", "1"),
 }
 
@@ -63,7 +61,6 @@ def along(
     points: int = 11,
     seed: int = 0,
     journal: Journal | None = None,
-    vectors: Path | None = None,
     quiet: bool = True,
 ) -> xarray.Dataset:
     r"""Scalars of every checkpoint of a training, each solve started from the eigenvectors of the one before.
@@ -90,10 +87,8 @@ def along(
     seed
         Of starting and random vectors.
     journal
-        Where finished checkpoints are kept, and read again.
-    vectors
-        Base name of the files that keep the last eigenvectors, so that a resumed series has the same bits; removed
-        when it is whole.
+        Where finished checkpoints are kept, and read again. Files beside it keep the last eigenvectors, so that a
+        resumed series has the same bits; they are removed when it is whole.
     quiet
         No progress bar.
 
@@ -110,80 +105,64 @@ def along(
     LandscapeError
         For unknown parts, and checkpoints of different networks.
     """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown or not parts:
-        raise LandscapeError(f"unknown part {', '.join(unknown) or '(none)'}: choose among {', '.join(PARTS)}")
-    curved = [part for part in parts if part in ("top", "smallest", "trace")]
-    pieces: dict[str, Arrays] = {}
-    warm: WarmStarts | None = None
+    require_parts(parts, PARTS)
+    starts = _Starts(journal)
     lines = len(times) - 1 if "barrier" in parts else 0
+
+    def checkpoint(number: int) -> Arrays:
+        objective, warm = objective_of(number, False), starts.before(number)
+        own_seed = derived_seed(seed, "series", number)
+        arrays = _numbers(objective, warm, parts, top, operator, tolerance, trace_products, own_seed)
+        # Before the record that needs them: killed between the two, the last two are there.
+        starts.keep(number)
+        return arrays
+
+    def piece(key: str, compute: Callable[[], Arrays], **facts: object) -> Arrays:
+        if journal is not None and key in journal:
+            bar.resumed(1)
+            return journal[key]
+        arrays = compute()
+        if journal is not None:
+            journal.write(key, arrays)
+        bar.update(1, **facts)
+        return arrays
+
     with Progress(len(times) + lines, "series", unit="checkpoint", quiet=quiet) as bar:
-        for number, time in enumerate(times):
-            key = f"checkpoint {number}"
-            if journal is not None and key in journal:
-                pieces[key] = journal[key]
-                bar.found(1)
-                continue
-            if warm is None:
-                warm = WarmStarts(_read_vectors(vectors, number - 1))
-            objective = objective_of(number, False)
-            pieces[key] = _measured(
-                objective, warm, parts, top, operator, tolerance, trace_products, derived_seed(seed, "series", number)
-            )
-            # First the vectors, then the record that needs them: killed between the two, the last two are there.
-            if curved:
-                _write_vectors(vectors, number, warm)
-            if journal is not None:
-                journal.write(key, pieces[key])
-            bar.update(1, time=time)
-        for number in range(lines):
-            key = f"barrier {number}"
-            if journal is not None and key in journal:
-                pieces[key] = journal[key]
-                bar.found(1)
-                continue
-            pieces[key] = {"barrier": np.array(_barrier(objective_of, number, points))}
-            if journal is not None:
-                journal.write(key, pieces[key])
-            bar.update(1)
-    rows = [pieces[f"checkpoint {number}"] for number in range(len(times))]
-    variables: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]] = {}
-    for name in rows[0]:
-        if name in ("eigenvalue", "residual"):
-            variables[name] = (("time", "rank"), np.stack([row[name] for row in rows]), _described(name))
-        elif name not in ("parameters", "images"):
-            # A journal gives numbers back as arrays of one entry.
-            variables[name] = (("time",), np.array([row[name].item() for row in rows]), _described(name))
-    if lines:
-        heights = [pieces[f"barrier {number}"]["barrier"].item() for number in range(lines)]
-        variables["barrier"] = (("time",), np.array([*heights, math.nan]), _described("barrier"))
-    if "path" in parts and len(times) > 2:
-        places, shares = _path(objective_of, len(times))
-        variables["path"] = (("time", "axis"), places, _described("path"))
-        variables["variance_share"] = (("axis",), shares, {"long_name": "share of the squared steps", "units": "1"})
-    _forget_vectors(vectors, len(times))
+        rows = [
+            piece(f"checkpoint {number}", partial(checkpoint, number), time=time) for number, time in enumerate(times)
+        ]
+        barriers = [
+            piece(f"barrier {number}", partial(_barrier, objective_of, number, points))["barrier"].item()
+            for number in range(lines)
+        ]
+    path = _path(objective_of, len(times)) if "path" in parts and len(times) > 2 else {}
+    starts.remove(len(times))
+    return _dataset(times, rows, barriers, path).assign_attrs(operator=operator, tolerance=tolerance)
+
+
+def _dataset(
+    times: Sequence[int], rows: Sequence[Arrays], barriers: Sequence[float], path: Mapping[str, Variable]
+) -> xarray.Dataset:
+    """Rows of all checkpoints and what lies between them, labelled."""
+    variables: dict[str, Variable] = dict(path)
     coordinates: dict[str, object] = {"time": np.array(times)}
-    if "eigenvalue" in variables:
-        coordinates["rank"] = np.arange(1, rows[0]["eigenvalue"].shape[0] + 1)
-    return xarray.Dataset(
-        variables,
-        coordinates,
-        attrs={
-            "operator": operator,
-            "parameters": rows[0]["parameters"].item(),
-            "images": rows[0]["images"].item(),
-            "tolerance": tolerance,
-            "total_products": sum(row["products"].item() for row in rows),
-        },
-    )
+    for name in rows[0]:
+        if name in ("parameters", "images"):
+            continue
+        if name in ("eigenvalue", "residual"):
+            variables[name] = (("time", "rank"), np.stack([row[name] for row in rows]))
+            coordinates["rank"] = np.arange(1, len(rows[0][name]) + 1)
+        else:
+            # A journal gives numbers back as arrays of one entry.
+            variables[name] = (("time",), np.array([row[name].item() for row in rows]))
+    if barriers:
+        variables["barrier"] = (("time",), np.array([*barriers, math.nan]))
+    facts = {name: rows[0][name].item() for name in ("parameters", "images")}
+    facts["total_products"] = sum(row["products"].item() for row in rows)
+    return described(xarray.Dataset(variables, coordinates, attrs=facts), _WORDS)
 
 
-def _described(name: str) -> dict[str, str]:
-    long_name, units = _UNITS[name]
-    return {"long_name": long_name, "units": units}
-
-
-def _measured(
+def _numbers(
     objective: Objective,
     warm: WarmStarts,
     parts: Sequence[Part],
@@ -226,46 +205,60 @@ def _measured(
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def _barrier(objective_of: Callable[[int, bool], Objective], number: int, points: int) -> float:
+def _barrier(objective_of: Callable[[int, bool], Objective], number: int, points: int) -> Arrays:
     """Height of the barrier between a checkpoint and the next one."""
     objective = objective_of(number, True)
     other = objective_of(number + 1, False).point.double()
     axes = directions.between(objective, other)
-    return barrier(line(objective, directions=axes, points=points, span=[(0.0, 1.0)]))
+    return {"barrier": np.array(barrier(line(objective, directions=axes, points=points, span=[(0.0, 1.0)])))}
 
 
-def _path(objective_of: Callable[[int, bool], Objective], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places (count, 2) in the trajectory's principal plane, and the plane's shares of the squared steps (2,)."""
+def _path(objective_of: Callable[[int, bool], Objective], count: int) -> dict[str, Variable]:
+    """Coordinates (count, 2) in the trajectory's principal plane, and the fractions of the squared steps in it (2,)."""
     points = [objective_of(number, False).point.double() for number in range(count - 1)]
     axes = directions.trajectory(objective_of(count - 1, False), points)
     assert axes.path is not None
-    shares = [float(axes.facts[f"variance_share_{axis}"]) for axis in (1, 2)]
+    fractions = [float(axes.facts[f"variance_share_{axis}"]) for axis in (1, 2)]
     # In units of weight space: the directions' lengths are the path's extents.
-    return axes.path * np.array(axes.norms), np.array(shares)
+    coordinates = axes.path * np.array(axes.norms)
+    return {"path": (("time", "axis"), coordinates), "variance_share": (("axis",), np.array(fractions))}
 
 
-def _vectors_file(base: Path, number: int) -> Path:
-    return base.with_name(f"{base.name}-{number}")
+class _Starts:
+    """Warm starts, their vectors kept in files beside the journal."""
 
+    def __init__(self, journal: Journal | None) -> None:
+        self._base = None if journal is None else journal.base.with_suffix(".vectors")
+        self._warm: WarmStarts | None = None
 
-def _read_vectors(base: Path | None, number: int) -> dict[str, torch.Tensor]:
-    if base is None or not _vectors_file(base, number).is_file():
-        return {}
-    try:
-        return safetensors.torch.load(bytes(read_sealed(_vectors_file(base, number))))
-    except (LandscapeError, safetensors.SafetensorError):
-        return {}  # damaged: a cold start gives the same numbers within their bounds
+    def _file(self, number: int) -> Path:
+        assert self._base is not None
+        return self._base.with_name(f"{self._base.name}-{number}")
 
+    def before(self, number: int) -> WarmStarts:
+        """Vectors of the checkpoint before, read from its file in a resumed series."""
+        if self._warm is None:
+            self._warm = WarmStarts(self._read(number - 1))
+        return self._warm
 
-def _write_vectors(base: Path | None, number: int, warm: WarmStarts) -> None:
-    if base is None or not distributed.is_main():
-        return
-    tensors = {name: value.cpu().contiguous() for name, value in warm.vectors.items()}
-    write_sealed(_vectors_file(base, number), safetensors.torch.save(tensors))
-    _vectors_file(base, number - 2).unlink(missing_ok=True)
+    def _read(self, number: int) -> dict[str, torch.Tensor]:
+        if self._base is None or not self._file(number).is_file():
+            return {}
+        try:
+            return safetensors.torch.load(bytes(read_sealed(self._file(number))))
+        except (LandscapeError, safetensors.SafetensorError):
+            return {}  # damaged: a cold start gives the same numbers within their bounds
 
+    def keep(self, number: int) -> None:
+        """Save the vectors of a checkpoint beside those of the one before."""
+        if self._base is None or self._warm is None or not self._warm.vectors or not distributed.is_main():
+            return
+        tensors = {name: value.cpu().contiguous() for name, value in self._warm.vectors.items()}
+        write_sealed(self._file(number), safetensors.torch.save(tensors))
+        self._file(number - 2).unlink(missing_ok=True)
 
-def _forget_vectors(base: Path | None, count: int) -> None:
-    if base is not None and distributed.is_main():
-        for number in range(count):
-            _vectors_file(base, number).unlink(missing_ok=True)
+    def remove(self, count: int) -> None:
+        """Delete the files of all checkpoints."""
+        if self._base is not None and distributed.is_main():
+            for number in range(count):
+                self._file(number).unlink(missing_ok=True)

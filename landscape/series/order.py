@@ -55,10 +55,10 @@ def series(names: Sequence[Path]) -> list[Series]:
     for file in dict.fromkeys(files):
         label, time = _placed(file)
         groups.setdefault(label, []).append((time, file))
-    found = []
+    trainings = []
     for label, members in groups.items():
         if all(time is None for time, _ in members):
-            timed = [(place, file) for place, (_, file) in enumerate(members)]
+            timed = [(number, file) for number, (_, file) in enumerate(members)]
         else:
             timed = sorted(((time or 0, file) for time, file in members), key=lambda pair: pair[0])
         times = [time for time, _ in timed]
@@ -67,8 +67,8 @@ def series(names: Sequence[Path]) -> list[Series]:
             raise LandscapeError(f"{label} has two checkpoints of time {twice}: name one of them")
         if len(timed) < 2:
             raise LandscapeError(f"{label} has one checkpoint, {timed[0][1]}: a series needs two or more")
-        found.append(Series(label, tuple(file for _, file in timed), tuple(times)))
-    return found
+        trainings.append(Series(label, tuple(file for _, file in timed), tuple(times)))
+    return trainings
 
 
 def _files(name: Path) -> list[Path]:

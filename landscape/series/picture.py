@@ -75,8 +75,8 @@ def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
     rows = math.ceil(len(names) / 3)
     columns = math.ceil(len(names) / rows)
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS * max(columns, 2) / 3, 1.9 * rows + 0.6)
-        panels = np.atleast_1d(made.subplots(rows, columns)).ravel()
+        figure = plotting.figure(plotting.TWO_COLUMNS * max(columns, 2) / 3, 1.9 * rows + 0.6)
+        panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()
         for spare in panels[len(names) :]:
             spare.set_axis_off()
         for axes, name in zip(panels, names, strict=False):
@@ -86,8 +86,8 @@ def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
                 over_time(axes, groups, QUANTITIES[name])
         plotting.letter(list(panels[: len(names)]))
         title = plotting.seeds_explained([len(group.results) for group in groups], "")
-        plotting.below(made, panels[0], columns=min(len(groups), 3), title=title or None)
-        return plotting.save(made, path, {"series": [result.attrs.get("series") for result in results]})
+        plotting.below(figure, panels[0], columns=min(len(groups), 3), title=title or None)
+        return plotting.save(figure, path, plotting.provenance(results))
 
 
 def over_time(axes: Axes, groups: Sequence[plotting.Group], quantity: Quantity) -> None:

@@ -5,8 +5,15 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.store import files, importing, journal, pieces, protocol, published, result
+    from landscape.store import (
+        files as files,
+        importing as importing,
+        journal as journal,
+        pieces as pieces,
+        protocol as protocol,
+        published as published,
+        result as result,
+    )
 
-__all__ = ["files", "importing", "journal", "pieces", "protocol", "published", "result"]
 
 lazy.attach(__name__)

@@ -62,7 +62,7 @@ def sha256(path: Path) -> str:
 
 
 def file_name(stem: str, ending: str) -> str:
-    """`stem` and `ending`; a stem too long for a file system is cut, and told from others by its SHA-256."""
+    """`stem` and `ending`; a stem too long for a file system is cut, and distinguished by its SHA-256."""
     if len(os.fsencode(stem + ending)) <= _LONGEST_NAME:
         return stem + ending
     ending = f"-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:12]}{ending}"

@@ -88,7 +88,7 @@ def remove(base: Path, *, before: float = float("inf")) -> None:
 class Journal:
     """Finished pieces of one piece of work, by key, durable as soon as `write` returns.
 
-    Pieces stay in the file and are read when asked for, so that memory does not grow with their number. Damage is
+    Pieces stay in the file and are read on access, so that memory does not grow with their number. Damage is
     logged as a warning; what was damaged counts as not finished.
 
     Parameters
@@ -102,6 +102,11 @@ class Journal:
     process
         Number of the process under torchrun, the first number that is tried.
 
+    Attributes
+    ----------
+    base
+        `path` as given, the same in every process.
+
     Raises
     ------
     LandscapeError
@@ -109,21 +114,21 @@ class Journal:
     """
 
     def __init__(self, path: Path | str, identity: Mapping[str, Any], *, process: int = 0) -> None:
-        self._base = Path(path)
+        self.base = Path(path)
         self._header = json.dumps(dict(identity), sort_keys=True).encode()
         self._work = hashlib.sha256(self._header).digest()
         # Open files: what another process deletes stays readable here.
         self._handles: list[int] = []
         self._places: dict[str, tuple[int, int]] = {}
         self._handle = -1
-        folder = self._base.parent
+        folder = self.base.parent
         self._new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
         try:
-            self._base.parent.mkdir(parents=True, exist_ok=True)
+            self.base.parent.mkdir(parents=True, exist_ok=True)
             self.path, self._handle = self._own_file(process)
             self._handles.append(self._handle)
             self._end = self._read_in(self.path, self._handle, own=True)
-            for file in _files(self._base):
+            for file in _files(self.base):
                 if file != self.path:
                     self._handles.append(os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
                     self._read_in(file, self._handles[-1], own=False)
@@ -133,13 +138,13 @@ class Journal:
         except OSError as error:
             self.close()
             raise LandscapeError(
-                f"cannot write the journal {self._base}: {error.strerror or error}; free space or choose another --out"
+                f"cannot write the journal {self.base}: {error.strerror or error}; free space or choose another --out"
             ) from None
 
     def _own_file(self, first: int) -> tuple[Path, int]:
         """The first file that no running process has, locked for as long as this one runs."""
         for number in count(first):
-            path = self._base.with_name(f"{self._base.name}.{number}") if number else self._base
+            path = self.base.with_name(f"{self.base.name}.{number}") if number else self.base
             files.require_file_name(path)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
             # Between opening and locking, the process that had the file may have finished and deleted it.
@@ -191,7 +196,7 @@ class Journal:
             name, body = _split(record[1])
             if name == key:
                 return safetensors.numpy.load(body)
-        raise LandscapeError(f"the journal {self._base} was changed while in use: the same command starts again")
+        raise LandscapeError(f"the journal {self.base} was changed while in use: the same command starts again")
 
     def __len__(self) -> int:
         return len(self._places)
@@ -221,7 +226,7 @@ class Journal:
         """Delete the journal, but for what other running processes write: the work is whole and stored elsewhere."""
         if self._handle in self._handles:
             self._delete_own()
-        remove(self._base)
+        remove(self.base)
         self._places = {}
         self.close()
 

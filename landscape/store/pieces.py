@@ -62,7 +62,7 @@ def pieces(
     alone = distributed.world_size() == 1
     total = sum(size.values())
     with Progress(total, what, unit=unit, quiet=quiet or not distributed.is_main()) as bar:
-        bar.found(sum(size[key] for key in anywhere))
+        bar.resumed(sum(size[key] for key in anywhere))
         computed = each(compute, mine)
         try:
             for key, arrays in zip(mine, computed, strict=True):

@@ -19,7 +19,7 @@ Split = Literal["train", "test"]
 DataType = Literal["float32", "float64"]
 DeviceClass = Literal["cpu", "cuda"]
 
-# Raise it when a value of a field comes to mean something else, so that results of both meanings are told apart.
+# Raise it when a value of a field comes to mean something else, so that results of both meanings are distinguished.
 SCHEMA = 1
 # Fields whose value always counts in the hash; fields added later count where they differ from their default.
 _FIRST_SCHEMA = frozenset(
@@ -92,7 +92,7 @@ class Protocol:
         Class of the device: results of different classes agree to rounding, not to bits, and masks may differ.
     image_mean, image_std
         What uint8 images are normalised by, a number per channel on the [0, 1] scale, where that is not the data's own
-        normalisation; None for the data's own, which is none at all for a user's files.
+        normalisation; None for the data's own, and for a user's files no normalisation at all.
     loss
         What is averaged, parameters included (`landscape.objective.losses.resolved`); for a function of the user's own,
         its name with a digest of its source.

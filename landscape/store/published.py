@@ -141,7 +141,7 @@ def _grid(coordinates: dict[str, np.ndarray], columns: dict[str, list[str]], pat
     indices = tuple(places)
     shape = tuple(len(axis) for axis in axes.values())
     rows = len(indices[0])
-    # Counted before a grid is made of them: every row may have coordinates of its own.
+    # Counted before a grid is allocated: every row may have coordinates of its own.
     if math.prod(shape) != rows or len(np.unique(np.ravel_multi_index(indices, shape))) != rows:
         raise LandscapeError(
             f"{path} has {rows} rows for a grid of {' x '.join(map(str, shape))}: rows are missing or repeated"

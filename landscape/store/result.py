@@ -1,4 +1,4 @@
-"""Labelled results with provenance: one NetCDF file a result, found again by what made it."""
+"""Labelled results with provenance: one NetCDF file per result, addressed by its content."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from landscape.store.protocol import Protocol
 _log = logging.getLogger(__name__)
 
 # What an instrument's results and the pieces of its journal consist of, and how they are computed: raise the number
-# when that changes, so that nothing older code has kept is taken for an answer. Instruments not listed stand at 1.
+# when that changes, so that results of older code are not used. Instruments not listed are at 1.
 SCHEMAS: dict[str, int] = {
     "landscape.predictions": 2,  # intervals that take off the bias of few images
     "landscape.surface": 3,  # cells keep cubes, for intervals of skewed losses

@@ -11,7 +11,8 @@ from typing import Any
 import xarray
 
 # Variable -> (what it is, its unit).
-WORDS: dict[str, tuple[str, str]] = {
+Words = Mapping[str, tuple[str, str]]
+WORDS: Words = {
     # Curvature.
     "eigenvalue": ("eigenvalue of the curvature matrix", "nats"),
     "residual": ("bound: an exact eigenvalue lies within this distance", "nats"),
@@ -108,20 +109,21 @@ def with_unit(label: str, results: Sequence[xarray.Dataset]) -> str:
     return f"{label} (nats)" if all(unit_of_loss(result.attrs) == "nats" for result in results) else label
 
 
-def described(dataset: xarray.Dataset) -> xarray.Dataset:
+def described(dataset: xarray.Dataset, words: Words = WORDS) -> xarray.Dataset:
     """`dataset` with a title, and a long name and a unit for every variable; what has them keeps them.
 
-    Nats are none of a result whose loss is no cross-entropy.
+    A result whose loss is not a cross-entropy has no nats.
 
-    Values, dimensions and all other attributes are as before: results of earlier versions are described, too.
+    Values, dimensions and all other attributes are as before: results of earlier versions are described, too. `words`
+    are an instrument's own, beside those that all share.
     """
     labelled = dataset.copy()
     plain = unit_of_loss(dataset.attrs) == "1"
     for name in labelled.variables:
-        words, unit = _words(str(name))
+        label, unit = _words(str(name), words)
         # By the variable itself: `dataset[name]` of a coordinate may be a copy.
         attributes = labelled.variables[name].attrs
-        attributes.setdefault("long_name", words)
+        attributes.setdefault("long_name", label)
         attributes.setdefault("units", unit)
         if plain and attributes["units"].endswith("nats") and not str(name).startswith(_ALWAYS_IN_NATS):
             attributes["units"] = "1"
@@ -131,11 +133,11 @@ def described(dataset: xarray.Dataset) -> xarray.Dataset:
     return labelled
 
 
-def _words(name: str) -> tuple[str, str]:
-    if name in WORDS:
-        return WORDS[name]
+def _words(name: str, own: Words) -> tuple[str, str]:
+    if name in own or name in WORDS:
+        return own[name] if name in own else WORDS[name]
     for ending, words in ENDINGS.items():
         if name.endswith(ending):
-            base, unit = _words(name.removesuffix(ending))
+            base, unit = _words(name.removesuffix(ending), own)
             return words.format(base), unit
     return name.replace("_", " "), "1"

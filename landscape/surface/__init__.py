@@ -5,20 +5,16 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.surface import curvature, html, pictures, summary, table, vtp
-    from landscape.surface.directions import Directions
-    from landscape.surface.measure import line, plane
+    from landscape.surface import (
+        curvature as curvature,
+        html as html,
+        pictures as pictures,
+        summary as summary,
+        table as table,
+        vtp as vtp,
+    )
+    from landscape.surface.directions import Directions as Directions
+    from landscape.surface.measure import line as line, plane as plane
 
-__all__ = [
-    "Directions",
-    "curvature",
-    "html",
-    "line",
-    "pictures",
-    "plane",
-    "summary",
-    "table",
-    "vtp",
-]
 
 lazy.attach(__name__)

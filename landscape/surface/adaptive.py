@@ -16,7 +16,7 @@ Index = tuple[int, ...]
 Box = tuple[tuple[int, int], ...]
 Evaluate = Callable[[Sequence[Index]], None]
 
-# A first lattice of so many points an axis: coarse enough to save, fine enough to see more than one bend.
+# A first lattice of so many points per axis: coarse enough to save, fine enough to see more than one bend.
 _FIRST = 6
 _NEIGHBOURS = 25
 # Share of the interpolated cells that are measured after all, to check.

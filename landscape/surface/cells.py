@@ -25,7 +25,7 @@ class Cells:
     directions
         The axes.
     passes
-        Draws of the dropout masks a cell, under ``fresh`` masks. Loss is their mean; metrics are of the averaged
+        Draws of the dropout masks per cell, under ``fresh`` masks. Loss is their mean; metrics are of the averaged
         prediction.
     precision, micro_batch
         See :class:`landscape.objective.Inference`.

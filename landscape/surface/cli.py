@@ -165,7 +165,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "curvature_map": arguments.curvature_map,
         "directions": arguments.directions,
     }
-    # Only where it was asked for: results of commands without it keep their address.
+    # Only where it is set: results of commands without it keep their address.
     if arguments.keep_losses:
         chosen["keep_losses"] = True
     if arguments.directions not in DIRECTIONS:
@@ -181,7 +181,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
 def _points(arguments: argparse.Namespace) -> int:
     if arguments.points is not None:
         return int(arguments.points)
-    # 21 cells an axis as in the authors' code; a line costs little, and shows more.
+    # 21 cells per axis as in the authors' code; a line costs little, and shows more.
     return 51 if arguments.line or arguments.between else 21
 
 

@@ -71,7 +71,7 @@ def random_directions(objective: Objective, count: int = 2, *, seed: int = 0) ->
 
     ``filter`` (Li et al. 2018, arXiv 1712.09913, section 4): each output filter *f* of each tensor becomes
     :math:`d_f \lVert w_f\rVert / \lVert d_f\rVert`. ``first_axis``: the same with norms over the first axis, one for
-    each index of all other axes, as the code of Park & Kim computes them. ``layer``: one norm a tensor. ``none``: as
+    each index of all other axes, as the code of Park & Kim computes them. ``layer``: one norm per tensor. ``none``: as
     drawn, variance 1.
 
     Parameters
@@ -95,7 +95,7 @@ def random_directions(objective: Objective, count: int = 2, *, seed: int = 0) ->
 
 
 def normalized(objective: Objective, drawn: Sequence[Tensor]) -> Tensor:
-    """Flat direction (P,) from one tensor a parameter, by the objective's protocol."""
+    """Flat direction (P,) from one tensor per parameter, by the objective's protocol."""
     protocol = objective.protocol
     weights = objective.space.split(objective.point)
     return objective.space.flatten(

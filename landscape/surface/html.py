@@ -12,7 +12,7 @@ import xarray
 from landscape import pages, plotting
 from landscape.errors import printable
 from landscape.store.files import write_whole
-from landscape.surface.pictures import provenance, scale
+from landscape.surface.pictures import scale
 
 
 def write(
@@ -61,7 +61,7 @@ def write(
     content = pages.render(
         Path(__file__).with_name("page.html"),
         title=f"Loss surface: {', '.join(names)}",
-        origin=json.dumps(provenance(surfaces), indent=1),
+        origin=json.dumps(plotting.provenance(surfaces), indent=1),
         data=data,
     )
     write_whole(path, content.encode())

@@ -17,6 +17,7 @@ from landscape.metrics import METRICS, confidence
 from landscape.objective import Objective, Precision
 from landscape.objective.objective import is_cross_entropy
 from landscape.store.journal import Journal
+from landscape.store.vocabulary import described
 from landscape.surface import adaptive
 from landscape.surface.cells import Cells
 from landscape.surface.directions import Directions, random_directions
@@ -35,19 +36,17 @@ _FEWEST_IMAGES = 500
 # What the pilot's own error asks for on top.
 _MARGIN = 1.1
 _NOWHERE = (math.nan, math.nan)
-_LONG_NAMES = {
-    "loss": "regularised loss",
-    "cross_entropy": "mean loss over examples",
-    "l2": "L2 term",
-    "rise": "loss above the loss at the origin",
-    "mask_spread": "standard deviation of the loss over mask draws",
-    "mask_stderr": "standard error of the loss over mask draws",
-}
-_PARTS = {
-    "stderr": "standard error",
-    "low": "lower end of the 95 % interval",
-    "high": "upper end of the 95 % interval",
-}
+_WORDS = {
+    "loss": ("regularised loss", "nats"),
+    "cross_entropy": ("mean loss over examples", "nats"),
+    "l2": ("L2 term", "nats"),
+    "rise": ("loss above the loss at the origin", "nats"),
+    "mask_spread": ("standard deviation of the loss over mask draws", "nats"),
+    "mask_stderr": ("standard error of the loss over mask draws", "nats"),
+    "interpolation_error": ("estimate of the error of the interpolation", "nats"),
+    "evaluated": ("whether the cell was measured", "1"),
+    "loss_of_image": ("loss of an image", "nats"),
+} | {name: (metric.label, metric.unit) for name, metric in METRICS.items()}
 
 
 @measurement
@@ -77,9 +76,9 @@ def plane(
     points
         Cells along each axis; 21 as in Park & Kim. With an odd number the origin is a cell.
     span
-        *S* for the square [-S, S]^2, or one (low, high) an axis.
+        *S* for the square [-S, S]^2, or one (low, high) per axis.
     passes
-        Mask draws a cell when the protocol's dropout is ``fresh``.
+        Mask draws per cell when the protocol's dropout is ``fresh``.
     precision
         ``full``, or ``bfloat16``: several times faster where the processor knows it; the error of the loss is measured
         at the origin and the corners and stated (attribute ``precision_error``).
@@ -87,7 +86,7 @@ def plane(
         Measure only where the surface bends, and interpolate where that is right to this many nats; see
         :func:`landscape.surface.adaptive.refine`.
     stderr
-        Wanted standard error of the loss against all images, in nats, or as a share of the surface's range such as
+        Wanted standard error of the loss against all images, in nats, or as a fraction of the surface's range such as
         ``"1%"``: every cell then sees the same random sample of images, only as many as that needs, see
         :mod:`landscape.surface.sampling`. Under ``fixed`` masks, examples get the masks of their place in the sample's
         order.
@@ -97,7 +96,7 @@ def plane(
     seed
         Of the directions, the sample and the checks.
     journal
-        Where finished cells are kept, and found again.
+        Where finished cells are kept, and read again.
     quiet
         No progress bar.
 
@@ -201,52 +200,56 @@ def _measure(
     quiet: bool,
     keep_losses: bool = False,
 ) -> xarray.Dataset:
+    coordinates = grid(points, span, axes)
+    _require_measurable(objective, directions, axes, passes, tolerance)
     if keep_losses and (tolerance is not None or stderr is not None):
         raise LandscapeError("losses of single images are kept of whole lattices: leave --tolerance and --stderr out")
-    coordinates = grid(points, span, axes)
-    if len(directions) != axes or directions.vectors.shape[1] != objective.size:
-        raise LandscapeError(
-            f"directions of shape {tuple(directions.vectors.shape)} do not fit: {axes} of {objective.size} are needed"
-        )
-    if objective.sharded:
-        raise LandscapeError("a surface shares out cells, not examples: make the objective with sharded=False")
-    if passes < 1 or (tolerance is not None and not tolerance > 0):
-        raise LandscapeError("give --passes of 1 or more and a positive --tolerance")
     wanted = None if stderr is None else _wanted(stderr)
     if wanted is not None:
         objective = _shuffled(objective, seed)
     cells = Cells(objective, directions, passes=passes, precision=precision, keep_losses=keep_losses)
     worker = Worker(cells, coordinates, journal, quiet)
-    places = [worker.origin()]
-    if wanted is not None:
-        places += [(worker.at(corner), worker.number(corner)) for corner in worker.corners()]
-        places = list(dict.fromkeys(places))
-    controls = worker.controls(places)
-    usable = controls.isfinite().all(0)
-    if not bool(usable[0]):
-        usable[0] = True
-    controls = controls[:, usable]
-    sample = objective.images
-    target = math.nan
-    if wanted is not None:
-        sample, target = _sample_size(worker, controls, wanted, seed)
-    while True:
-        variables, refinement = _filled(worker, controls, sample, tolerance, seed, sampled=wanted is not None)
-        reached = float(np.nanmax(np.where(variables["evaluated"] == 1, variables["loss_stderr"], np.nan)))
-        if wanted is None or sample == objective.images or not reached > target:
-            break
-        factor = (reached / target) ** 2
-        sample = min(objective.images, math.ceil(sample * factor * _MARGIN))
-    errors = {} if precision == "full" else {"precision_error": _precision_error(worker, sample)}
+    variables, facts = _filled_until(worker, tolerance, wanted, seed)
+    if precision != "full":
+        facts["precision_error"] = _precision_error(worker, facts.get("images_sampled", objective.images))
     dimensions = AXES[:axes]
+    of_image = variables.pop("loss_of_image", None)
+    dataset = xarray.Dataset(
+        {name: (dimensions, values) for name, values in variables.items()},
+        dict(zip(dimensions, coordinates, strict=True)),
+        attrs=_attributes(worker, variables) | {"precision": precision} | facts,
+    )
+    if of_image is not None:
+        dataset["loss_of_image"] = ((*dimensions, "image"), of_image)
+    dataset = described(dataset, _WORDS)
+    if not is_cross_entropy(objective.loss.name):
+        dataset = dataset.rename(cross_entropy="data_loss").assign_attrs(loss_name=objective.loss.name)
+    return _with_marks(objective.in_unit(dataset), directions)
+
+
+def _require_measurable(
+    objective: Objective, directions: Directions, axes: int, passes: int, tolerance: float | None
+) -> None:
+    if len(directions) != axes or directions.vectors.shape[1] != objective.size:
+        raise LandscapeError(
+            f"directions of shape {tuple(directions.vectors.shape)} do not fit: {axes} of {objective.size} are needed"
+        )
+    if objective.sharded:
+        raise LandscapeError("a surface distributes cells, not examples: make the objective with sharded=False")
+    if passes < 1 or (tolerance is not None and not tolerance > 0):
+        raise LandscapeError("give --passes of 1 or more and a positive --tolerance")
+
+
+def _attributes(worker: Worker, variables: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What was measured, and what it cost."""
+    objective, cells = worker.objective, worker.cells
+    directions = cells.directions
     whole = math.prod(worker.shape) * objective.images * cells.passes
-    attributes: dict[str, Any] = {
-        **errors,
+    return {
         "images": objective.images,
         "population": objective.population,
         "parameters": objective.size,
         "passes": cells.passes,
-        "precision": precision,
         "direction_kind": directions.kind,
         "angle_degrees": directions.angle,
         "direction_norms": np.array(directions.norms),
@@ -259,31 +262,11 @@ def _measure(
         "cells_evaluated": int(variables["evaluated"].sum()),
         "nonfinite_cells": int((~np.isfinite(variables["loss"])).sum()),
         "running_statistics": int(objective.protocol.batch_norm == "running" and objective.has_batch_norm),
+        **{f"direction_{name}": value for name, value in directions.facts.items()},
     }
-    attributes |= {f"direction_{name}": value for name, value in directions.facts.items()}
-    if wanted is not None:
-        attributes |= {"stderr_wanted": target, "stderr_reached": reached, "images_sampled": sample}
-    if refinement is not None:
-        attributes |= {
-            "tolerance": float(tolerance or 0.0),
-            "checks": refinement.checks,
-            "worst_check": refinement.worst,
-            "risk": refinement.risk,
-        }
-    of_image = variables.pop("loss_of_image", None)
-    dataset = xarray.Dataset(
-        {name: (dimensions, values, _described(name)) for name, values in variables.items()},
-        dict(zip(dimensions, coordinates, strict=True)),
-        attrs=attributes,
-    )
-    if of_image is not None:
-        dataset["loss_of_image"] = ((*dimensions, "image"), of_image, {"long_name": "loss of an image"})
-    if not is_cross_entropy(objective.loss.name):
-        dataset = dataset.rename(cross_entropy="data_loss").assign_attrs(loss_name=objective.loss.name)
-    return _with_places(objective.in_unit(dataset), directions)
 
 
-def _with_places(dataset: xarray.Dataset, directions: Directions) -> xarray.Dataset:
+def _with_marks(dataset: xarray.Dataset, directions: Directions) -> xarray.Dataset:
     if directions.marks:
         dataset = dataset.assign_coords(mark=list(directions.marks))
         dataset["mark_place"] = (("mark", "axis"), np.array(list(directions.marks.values())))
@@ -292,21 +275,38 @@ def _with_places(dataset: xarray.Dataset, directions: Directions) -> xarray.Data
     return dataset
 
 
-def _described(name: str) -> dict[str, str]:
-    base, _, what = name.rpartition("_")
-    if name in _LONG_NAMES or what not in _PARTS:
-        base = name
-    if base in METRICS:
-        label, unit = METRICS[base].label, METRICS[base].unit
-    else:
-        label, unit = _LONG_NAMES.get(base, base.replace("_", " ")), "1" if name == "evaluated" else "nats"
-    return {"long_name": label if base == name else f"{_PARTS[what]} of {label}", "units": unit}
+def _controls(worker: Worker, *, corners: bool) -> Tensor:
+    """Losses (N, c) at the origin, and at the corners where they are finite."""
+    points = [worker.origin()]
+    if corners:
+        points += [(worker.at(corner), worker.number(corner)) for corner in worker.corners()]
+    controls = worker.controls(list(dict.fromkeys(points)))
+    usable = controls.isfinite().all(0)
+    usable[0] = True
+    return controls[:, usable]
+
+
+def _filled_until(
+    worker: Worker, tolerance: float | None, wanted: tuple[float, bool] | None, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """All variables over the lattice, on as many images as the wanted standard error needs; and facts about that."""
+    total = worker.objective.images
+    controls = _controls(worker, corners=wanted is not None)
+    sample, target = (total, math.nan) if wanted is None else _sample_size(worker, controls, wanted, seed)
+    while True:
+        variables, facts = _filled(worker, controls, sample, tolerance, seed, sampled=wanted is not None)
+        reached = float(np.nanmax(np.where(variables["evaluated"] == 1, variables["loss_stderr"], np.nan)))
+        if wanted is None:
+            return variables, facts
+        if sample == total or not reached > target:
+            return variables, facts | {"stderr_wanted": target, "stderr_reached": reached, "images_sampled": sample}
+        sample = min(total, math.ceil(sample * (reached / target) ** 2 * _MARGIN))
 
 
 def _filled(
     worker: Worker, controls: Tensor, sample: int, tolerance: float | None, seed: int, *, sampled: bool
-) -> tuple[dict[str, np.ndarray], adaptive.Refinement | None]:
-    """All variables over the lattice: measured everywhere, or where the tolerance asks for it."""
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """All variables over the lattice: measured everywhere, or where the tolerance asks for it; and facts about that."""
     regression = Regression(controls, sample) if sampled else None
     # Added up as cells are, so that the rise at the origin is zero to the last bit.
     ranges = worker.cells.inference.ranges(0, worker.objective.images)
@@ -329,7 +329,7 @@ def _filled(
     if tolerance is None:
         evaluate(list(np.ndindex(worker.shape)))
         variables["evaluated"] = np.ones(worker.shape)
-        return variables, None
+        return variables, {}
     variables["loss"] = np.full(worker.shape, np.nan)
     known = np.zeros(worker.shape, dtype=bool)
 
@@ -343,7 +343,8 @@ def _filled(
         values[~known] = adaptive.interpolated(values, known, rest)
     variables["evaluated"] = known.astype(float)
     variables["interpolation_error"] = refinement.error
-    return variables, refinement
+    checked = {"checks": refinement.checks, "worst_check": refinement.worst, "risk": refinement.risk}
+    return variables, {"tolerance": float(tolerance), **checked}
 
 
 def _cell(
@@ -386,7 +387,7 @@ def _cell(
 
 
 def _wanted(stderr: float | str) -> tuple[float, bool]:
-    """A standard error, and whether it is a share of the surface's range."""
+    """A standard error, and whether it is relative to the surface's range."""
     text = str(stderr).strip()
     relative = text.endswith("%")
     try:
@@ -395,7 +396,7 @@ def _wanted(stderr: float | str) -> tuple[float, bool]:
         value = math.nan
     if not value > 0 or not math.isfinite(value):
         raise LandscapeError(
-            f"--stderr {stderr} is not a standard error: give nats such as 0.01, or a share such as 1%"
+            f"--stderr {stderr} is not a standard error: give nats such as 0.01, or a fraction of the range such as 1%"
         )
     return value, relative
 
@@ -406,7 +407,7 @@ def _shuffled(objective: Objective, seed: int) -> Objective:
 
 
 def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], seed: int) -> tuple[int, float]:
-    """How many images every cell needs, and the standard error in nats that is asked for."""
+    """How many images every cell needs, and the wanted standard error in nats."""
     total = worker.objective.images
     pilot = min(total, _PILOT_IMAGES)
     cells = math.prod(worker.shape)

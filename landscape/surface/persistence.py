@@ -68,7 +68,7 @@ def barcode(values: np.ndarray) -> Barcode:
         }
         root[cell] = cell
         if around:
-            # Basins are named by their minimum: the deepest goes on.
+            # Basins are named by their minimum: the deepest survives.
             deepest = min(around, key=lambda basin: (heights[basin], basin))
             root[cell] = deepest
             for basin in sorted(around - {deepest}):

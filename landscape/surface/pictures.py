@@ -59,21 +59,10 @@ def draw(
     lines = any(surface[variable].ndim == 1 for surface in surfaces)
     with plotting.style():
         if view == "profile" or lines:
-            made = _profiles(surfaces, variable)
+            figure = _profiles(surfaces, variable)
         else:
-            made = _planes(surfaces, variable, level, three_dimensional=view == "3d")
-    if path is not None:
-        plotting.save(made, path, provenance(surfaces))
-    return made
-
-
-def provenance(surfaces: Sequence[xarray.Dataset]) -> dict[str, object]:
-    """What a picture says about where it comes from."""
-    names = ("name", "key", "protocol_hash", "checkpoint_sha256", "source")
-    return {
-        "command": str(surfaces[0].attrs.get("command", "")),
-        "results": [{name: str(s.attrs[name]) for name in names if name in s.attrs} for s in surfaces],
-    }
+            figure = _planes(surfaces, variable, level, three_dimensional=view == "3d")
+    return plotting.finished(figure, path, surfaces)
 
 
 def scale(
@@ -105,14 +94,14 @@ def _planes(
     rows = math.ceil(len(surfaces) / columns)
     width = plotting.ONE_COLUMN if columns == 1 else plotting.TWO_COLUMNS
     side = (width - 0.9) / columns
-    made = plotting.figure(width, 0.55 + (0.95 if three_dimensional else 1.0) * side * rows)
+    figure = plotting.figure(width, 0.55 + (0.95 if three_dimensional else 1.0) * side * rows)
     names = plotting.labels(surfaces)
     norm, levels = scale(surfaces, variable, level)
     mappable = matplotlib.cm.ScalarMappable(norm=norm, cmap=plotting.SEQUENTIAL)
     panels = []
     for place, surface in enumerate(surfaces):
         kind = {"projection": "3d"} if three_dimensional else {}
-        axes = made.add_subplot(rows, columns, place + 1, **kind)
+        axes = figure.add_subplot(rows, columns, place + 1, **kind)
         panels.append(axes)
         if three_dimensional:
             _sheet(axes, surface, variable, norm)
@@ -121,7 +110,7 @@ def _planes(
         if len(surfaces) > 1 or "name" in surface.attrs:
             axes.set_title(_title(names[place].label))
     plotting.letter(panels)
-    bar = made.colorbar(
+    bar = figure.colorbar(
         mappable,
         ax=panels,
         shrink=0.8,
@@ -136,8 +125,8 @@ def _planes(
         notes = ["+ the network itself"] if any(_marked_origin(surface) for surface in surfaces) else []
         notes += ["line: the path of the training"] if any("path" in surface for surface in surfaces) else []
         if notes:
-            made.supxlabel("; ".join(notes), fontsize="small")
-    return made
+            figure.supxlabel("; ".join(notes), fontsize="small")
+    return figure
 
 
 def _title(name: str) -> str:
@@ -249,11 +238,11 @@ def _sheet(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normalize) 
 def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
     planes = all(surface[variable].ndim == 2 for surface in surfaces)
     names = ("alpha", "beta") if planes else ("alpha",)
-    made = plotting.figure(plotting.TWO_COLUMNS if planes else plotting.ONE_COLUMN, 2.7)
+    figure = plotting.figure(plotting.TWO_COLUMNS if planes else plotting.ONE_COLUMN, 2.7)
     looks = plotting.labels(surfaces)
     first: Axes | None = None
     for column, name in enumerate(names):
-        axes = made.add_subplot(1, len(names), column + 1, sharey=first)
+        axes = figure.add_subplot(1, len(names), column + 1, sharey=first)
         first = first or axes
         for place, surface in enumerate(surfaces):
             color = looks[place].color
@@ -280,10 +269,10 @@ def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
         axes.set_xlabel(rf"$\{name}$")
     assert first is not None
     first.set_ylabel(_label(surfaces[0], variable))
-    plotting.letter(made.axes)
+    plotting.letter(figure.axes)
     banded = any(f"{variable}_stderr" in surface for surface in surfaces)
-    plotting.below(made, first, columns=2, title="band: 95 % over images" if banded else None)
-    return made
+    plotting.below(figure, first, columns=2, title="band: 95 % over images" if banded else None)
+    return figure
 
 
 def animate(
@@ -300,12 +289,12 @@ def animate(
     pictures = []
     with plotting.style():
         for frame in frames:
-            made = plotting.figure(4.2, 3.6)
-            axes = made.add_subplot(projection="3d")
+            figure = plotting.figure(4.2, 3.6)
+            axes = figure.add_subplot(projection="3d")
             _sheet(axes, frame, variable, norm)
             axes.set_title(_title(plotting.labels([frame])[0].label))
             content = BytesIO()
-            made.savefig(content, format="png", dpi=110)
+            figure.savefig(content, format="png", dpi=110)
             pictures.append(Image.open(content).convert("RGB"))
     # One palette for all frames, so that colours do not flicker.
     palette = pictures[0].quantize(128)

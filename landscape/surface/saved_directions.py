@@ -84,7 +84,7 @@ def load(path: Path | str, objective: Objective) -> Directions:
 
 
 class _Tensors(Mapping[str, Tensor]):
-    """The tensors of an open file, each read when it is asked for."""
+    """The tensors of an open file, each read on first access."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

@@ -15,7 +15,7 @@ from landscape.surface.persistence import barcode
 # Radii in shares of the largest circle that fits the surface.
 RADII = (0.25, 0.5, 0.75, 1.0)
 _ANGLES = 64
-# A local fit by cubics on 5 cells an axis: the smallest window in which a smooth part can be told from roughness.
+# A local fit by cubics on 5 cells per axis: the smallest window in which a smooth part can be told from roughness.
 _WINDOW = 5
 _DEGREE = 3
 
@@ -70,7 +70,7 @@ class Summary:
         `roughness_share` of the range of the loss.
     monte_carlo
         Root mean square standard error of the cells over mask draws; not a number when draws are fresh and there is one
-        a cell, and roughness then contains it.
+        per cell, and roughness then contains it.
     nonconvex_share
         Share of cells whose Hessian has a negative eigenvalue beyond its error (needs the curvature map).
     nonconvex_in_plane

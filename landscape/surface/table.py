@@ -180,7 +180,7 @@ def _notes(result: xarray.Dataset, summary: Summary) -> list[str]:
         )
     if attributes.get("dropout") == "fresh" and attributes.get("passes") == 1:
         notes.append(
-            f"{name}: one mask draw a cell, so roughness contains the masks' noise; --passes 2 or more tells them "
+            f"{name}: one mask draw per cell, so roughness contains the masks' noise; --passes 2 or more tells them "
             "apart."
         )
     if attributes.get("running_statistics") and attributes.get("direction_kind") in (

@@ -5,27 +5,18 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.training.cache import CACHE, REFERENCE, ensure, file_of, find, find_series, parse
-    from landscape.training.recipes import RECIPES, Recipe, recipe
-    from landscape.training.schedule import OneCycle, Steps
-    from landscape.training.trainer import PRECISIONS, precision, train
+    from landscape.training.cache import (
+        CACHE as CACHE,
+        REFERENCE as REFERENCE,
+        ensure as ensure,
+        file_of as file_of,
+        find as find,
+        find_series as find_series,
+        parse as parse,
+    )
+    from landscape.training.recipes import RECIPES as RECIPES, Recipe as Recipe, recipe as recipe
+    from landscape.training.schedule import OneCycle as OneCycle, Steps as Steps
+    from landscape.training.trainer import PRECISIONS as PRECISIONS, precision as precision, train as train
 
-__all__ = [
-    "CACHE",
-    "PRECISIONS",
-    "RECIPES",
-    "REFERENCE",
-    "OneCycle",
-    "Recipe",
-    "Steps",
-    "ensure",
-    "file_of",
-    "find",
-    "find_series",
-    "parse",
-    "precision",
-    "recipe",
-    "train",
-]
 
 lazy.attach(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 from landscape import command
 from landscape.errors import LandscapeError
 
-DESCRIPTION = """Train networks by recipe, or find them trained.
+DESCRIPTION = """Train networks by recipe, unless they are trained already.
 
 Interrupted at any moment, the same command resumes from the last finished epoch: to the same bits, on the same machine
 with the same number of threads (OMP_NUM_THREADS).

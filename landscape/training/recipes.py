@@ -129,48 +129,40 @@ def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def _digits(name: str, model: str, summary: str) -> Recipe:
-    return Recipe(
-        name=f"digits-{name}",
-        summary=summary,
-        model={"name": model, "num_classes": 10, "width": 16},
-        data="digits",
-        epochs=20,
-        batch=64,
-        learning_rate=0.1,
-        schedule=OneCycle(),
-    )
-
-
-def _small(name: str, model: str, summary: str, **arguments: Any) -> Recipe:
-    return Recipe(
-        name=f"cifar100-small-{name}",
-        summary=summary,
-        model={"name": model, "num_classes": 100, "width": 16, **arguments},
-        data="cifar100",
-        epochs=8,
-        batch=128,
-        learning_rate=0.1,
-        schedule=OneCycle(),
-    )
-
-
 # The paper's schedule (its appendix): one epoch of warm-up, then 200 with the rate x0.2 at 60, 120 and 160.
 _PAPER_STEPS = Steps(shares=(0.3, 0.6, 0.8), factor=0.2, warmup_epochs=1)
 
 
+def _recipe(
+    name: str,
+    model: str,
+    summary: str,
+    data: str,
+    classes: int,
+    *,
+    epochs: int = 200,
+    batch: int = 128,
+    schedule: Schedule = _PAPER_STEPS,
+    **arguments: Any,
+) -> Recipe:
+    """The paper's CIFAR recipe, unless said otherwise."""
+    described = {"name": model, "num_classes": classes, **arguments}
+    return Recipe(name, summary, described, data, epochs, batch=batch, learning_rate=0.1, schedule=schedule)
+
+
+def _digits(name: str, model: str, summary: str) -> Recipe:
+    schedule = OneCycle()
+    return _recipe(f"digits-{name}", model, summary, "digits", 10, epochs=20, batch=64, schedule=schedule, width=16)
+
+
+def _small(name: str, model: str, summary: str, **arguments: Any) -> Recipe:
+    short: dict[str, Any] = {"epochs": 8, "schedule": OneCycle(), "width": 16, **arguments}
+    return _recipe(f"cifar100-small-{name}", model, summary, "cifar100", 100, **short)
+
+
 def _converged(name: str, model: str, summary: str, **arguments: Any) -> Recipe:
-    """The paper's recipe in full on ten classes of CIFAR-100, which a CPU can learn to the end."""
-    return Recipe(
-        name=f"converged-{name}",
-        summary=summary,
-        model={"name": model, "num_classes": 10, "width": 16, **arguments},
-        data="cifar100-10",
-        epochs=200,
-        batch=128,
-        learning_rate=0.1,
-        schedule=_PAPER_STEPS,
-    )
+    # Ten classes, which a CPU can learn to the end.
+    return _recipe(f"converged-{name}", model, summary, "cifar100-10", 10, width=16, **arguments)
 
 
 _LISTED = (
@@ -197,20 +189,6 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _LISTED}
 _PAPER = {"cifar10-paper-": ("cifar10", 10), "cifar100-paper-": ("cifar100", 100)}
 
 
-def _paper(name: str, model: str, data: str, classes: int) -> Recipe:
-    """The paper's CIFAR recipe (its appendix): 200 epochs behind one of warm-up, lr x0.2 at 60, 120 and 160."""
-    return Recipe(
-        name=name,
-        summary=f"{model} at full width on {data} by the paper's recipe, for a GPU",
-        model={"name": model, "num_classes": classes},
-        data=data,
-        epochs=200,
-        batch=128,
-        learning_rate=0.1,
-        schedule=_PAPER_STEPS,
-    )
-
-
 def recipe(name: str) -> Recipe:
     """The recipe of that name: one of `RECIPES`, or ``cifar10-paper-MODEL``, ``cifar100-paper-MODEL``.
 
@@ -227,7 +205,8 @@ def recipe(name: str) -> Recipe:
     for prefix, (data, classes) in _PAPER.items():
         model = name.removeprefix(prefix)
         if name.startswith(prefix) and model in models:
-            return _paper(name, model, data, classes)
+            summary = f"{model} at full width on {data} by the paper's recipe, for a GPU"
+            return _recipe(name, model, summary, data, classes)
     base, after, epochs = name.rpartition("-after")
     if after and epochs.isdecimal():
         return recipe(base).replace(stop_after=int(epochs))

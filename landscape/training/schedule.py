@@ -1,4 +1,4 @@
-"""The course of the learning rate, as a share of its peak: pure functions of the step."""
+"""The course of the learning rate, relative to its peak: pure functions of the step."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class OneCycle:
     Parameters
     ----------
     rise
-        Share of the steps before the peak. 0.25 rather than torch's 0.3: in a run of few epochs the descent is what
+        Fraction of the steps before the peak. 0.25 rather than torch's 0.3: in a run of few epochs the descent is what
         pays.
     """
 
@@ -36,7 +36,7 @@ class Steps:
     Parameters
     ----------
     shares
-        Where the rate falls, as shares of the epochs, so that a shorter run keeps the shape.
+        Where the rate falls, as fractions of the epochs, so that a shorter run keeps the shape.
     factor
         What it is multiplied by.
     warmup_epochs

@@ -222,7 +222,7 @@ def train(
     """Train a network and write its checkpoint.
 
     After each epoch the state is written beside `path` (``.state``); when this function is called again after an
-    interruption it continues from there, and on the same machine, with the same number of threads, ends with the same
+    interruption it resumes from there, and on the same machine, with the same number of threads, ends with the same
     bits as if never interrupted: order, augmentation and masks of a step are functions of (seed, epoch, step).
 
     Parameters
@@ -320,7 +320,7 @@ def _state(run: _Run) -> bytes:
 
 
 def _restore(run: _Run, path: Path) -> None:
-    """Take up an interrupted training, when there is one of the same recipe, seed and data."""
+    """Resume an interrupted training of the same recipe, seed and data, if there is one."""
     if not path.is_file():
         return
     sealed = path.read_bytes()
@@ -342,7 +342,7 @@ def _restore(run: _Run, path: Path) -> None:
     if changed:
         raise LandscapeError(
             f"the interrupted training {path} was begun with {'; '.join(changed)}: "
-            "go on as it was begun, or delete it to train from the start"
+            "resume it as it was begun, or delete it to train from the start"
         )
     try:
         run.model.load_state_dict(content["model"])

@@ -1,4 +1,4 @@
-"""Work before the first dropout, done once: Monte-Carlo passes over the same images share all that no mask reaches."""
+"""Work before the first dropout, done once: Monte-Carlo passes over the same images reuse what no mask reaches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from landscape.compute.masks import Masks
 
 
-class Prefix:
+class Reuse:
     """Keeps what modules returned before the first active dropout of a pass, and returns it again in later passes.
 
     Only the outermost such modules are kept. A module that is called twice, or whose output is changed in place
-    afterwards, is computed anew every time. Made by `shared`.
+    afterwards, is computed anew every time. Made by `before_dropout`.
     """
 
     def __init__(self, model: nn.Module, masks: Masks) -> None:
@@ -30,7 +30,7 @@ class Prefix:
         self._recording = True
 
     def covers(self, name: str) -> bool:
-        """Whether the module of that name is replayed, itself or within another."""
+        """Whether the output of that module is reused, itself or within another."""
         return name in self._kept or any(outer in self._kept for outer in _outer(name))
 
     def _release(self) -> None:
@@ -52,7 +52,7 @@ class Prefix:
                 self._kept[name] = (output, [(tensor, tensor._version) for tensor in tensors])
 
     def _end(self) -> None:
-        """After the first pass: drop what was changed in place, keep the outermost of the rest, and replay it."""
+        """After the first pass: drop what was changed in place, keep the outermost of the rest, and reuse them."""
         if not self._recording:
             return
         self._recording = False
@@ -81,7 +81,7 @@ def _tensors(output: Any) -> list[Tensor] | None:
 
 
 @contextmanager
-def shared(model: nn.Module, masks: Masks) -> Iterator[Prefix]:
+def before_dropout(model: nn.Module, masks: Masks) -> Iterator[Reuse]:
     """While this holds, passes of `model` over the same images compute what comes before the first dropout once.
 
     Parameters
@@ -94,20 +94,20 @@ def shared(model: nn.Module, masks: Masks) -> Iterator[Prefix]:
 
     Yields
     ------
-    Prefix
+    Reuse
         Call its `restart` before the first pass over other images.
     """
-    prefix = Prefix(model, masks)
+    reuse = Reuse(model, masks)
 
     def hook(name: str) -> Any:
-        return lambda module, arguments, output: prefix._after(name, output)
+        return lambda module, arguments, output: reuse._after(name, output)
 
     handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules() if name]
-    handles.append(model.register_forward_hook(lambda module, arguments, output: prefix._end()))
+    handles.append(model.register_forward_hook(lambda module, arguments, output: reuse._end()))
     try:
         with torch.no_grad():
-            yield prefix
+            yield reuse
     finally:
-        prefix._release()
+        reuse._release()
         for handle in handles:
             handle.remove()

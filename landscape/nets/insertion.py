@@ -1,4 +1,4 @@
-"""Where in a network a smoothing layer can stand: before what subsamples, at the beginning or end of a module."""
+"""Where a smoothing layer can be inserted: before what subsamples, at the beginning or end of a module."""
 
 import math
 from collections.abc import Iterator
@@ -26,9 +26,9 @@ def label(node: Node) -> str:
     return f"{node.scope[-1] or 'the network'} ({node.operation})"
 
 
-def find_places(trace: Trace) -> tuple[dict[tuple[Side, str], tuple[int, list[int]]], list[LeftOut]]:
-    """Where to put layers: (side, module) -> (node that is smoothed, subsampling nodes behind it)."""
-    left_out, places = [], dict[tuple[Side, str], tuple[int, list[int]]]()
+def insertion_points(trace: Trace) -> tuple[dict[tuple[Side, str], tuple[int, list[int]]], list[LeftOut]]:
+    """Where to insert layers: (side, module) -> (node that is smoothed, subsampling nodes behind it)."""
+    left_out, points = [], dict[tuple[Side, str], tuple[int, list[int]]]()
     wanted = []
     for index, node in enumerate(trace.nodes):
         if node.subsamples is None:
@@ -52,8 +52,8 @@ def find_places(trace: Trace) -> tuple[dict[tuple[Side, str], tuple[int, list[in
                 ]
             else:
                 side, name, node_index = boundary
-                places.setdefault((side, name), (node_index, []))[1].extend(operations)
-    return places, left_out
+                points.setdefault((side, name), (node_index, []))[1].extend(operations)
+    return points, left_out
 
 
 def _fits(node: Node) -> bool:
