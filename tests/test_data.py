@@ -273,7 +273,7 @@ class TestCifar:
             member = tarfile.TarInfo("cifar-100-binary/test.bin")
             member.type, member.linkname = tarfile.SYMTYPE, member.name
             archive.addfile(member)
-        with refused("no regular file"):
+        with refused("not a regular file"):
             data.load("cifar100", "test", root=tmp_path)
 
     def test_a_pickle_that_would_execute_code_does_not(self, tmp_path):

@@ -346,7 +346,7 @@ def test_a_damaged_table_is_refused_in_one_line(tmp_path: Path) -> None:
     table = tmp_path / "curvature.csv"
     for content in (b"\xff\xfe", b"a,b\n1,2\n", b"step,loss\n1,two\n"):
         table.write_bytes(content)
-        with pytest.raises(LandscapeError, match="no table of a monitor"):
+        with pytest.raises(LandscapeError, match="not a table of a monitor"):
             Monitor(small_net(), small_images(), log=table, first_step=2)
 
 
