@@ -22,7 +22,7 @@ class GPT(nn.Module):
     """Token and position embeddings, blocks of attention and a two-layer network, a head tied to the embedding."""
 
     def __init__(
-        self, width: int = 32, heads: int = 4, layers: int = 2, vocabulary: int = 128, dropout: float = 0.1
+        self, width: int = 32, heads: int = 4, layers: int = 2, vocabulary: int = 128, dropout: float = 0.05
     ) -> None:
         super().__init__()
         self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(LENGTH, width)
@@ -66,7 +66,7 @@ def text() -> Tensor:
     return codes[: len(codes) // LENGTH * LENGTH].view(-1, LENGTH)
 
 
-def network(steps: int = 200, **sizes: int) -> nn.Module:
+def network(steps: int = 300, **sizes: int) -> nn.Module:
     """A model trained on the first pages."""
     pages = text()[:-100]
 

@@ -86,6 +86,41 @@ def compared(
     return lines
 
 
+def told_apart(
+    what: str,
+    one: str,
+    other: str,
+    where: Sequence[str],
+    intervals: Sequence[tuple[float, float]],
+    *,
+    neutral: float = 0.0,
+) -> str:
+    """A sentence for intervals of paired differences (or of ratios, with `neutral` 1): where they leave no doubt.
+
+    Examples
+    --------
+    >>> told_apart("the drop", "A", "B", ["0.1 pi", "0.5 pi"], [(0.1, 0.4), (-0.2, 0.3)])
+    'the drop of B is higher than that of A at 0.1 pi; at 0.5 pi the choice of images alone may explain the difference.'
+    """
+    sides: dict[str, list[str]] = {"higher": [], "lower": [], "": []}
+    for place, (low, high) in zip(where, intervals, strict=True):
+        sides["higher" if low > neutral else "lower" if high < neutral else ""].append(place)
+
+    def at(places: Sequence[str]) -> str:
+        return "everywhere" if len(places) == len(where) > 1 else f"at {', '.join(places)}"
+
+    parts = []
+    for side in ("higher", "lower"):
+        if sides[side]:
+            first = f"{what} of {other} is {side} than that of {one} " if not parts else f"{side} "
+            parts.append(f"{first}{at(sides[side])}")
+    if sides[""]:
+        here = at(sides[""])
+        subject = "" if parts else f"{what} of {other} and of {one}: "
+        parts.append(f"{subject}{here} the choice of images alone may explain the difference")
+    return f"{'; '.join(parts)}."
+
+
 def value(name: str, spec: str = ".5g", error: str | None = None, error_spec: str = ".1g", **at: object) -> Cell:
     """A variable of a result as text, with ``± error`` behind it where one is named; `at` selects by coordinates."""
 

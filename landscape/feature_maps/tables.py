@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, look
+from landscape import command, look, tables
 from landscape.errors import LandscapeError
 
 if TYPE_CHECKING:
@@ -81,4 +81,8 @@ def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, rat
         ]
         said = f"{what} [{number}] {sign} [1] after each stage (95 % over images; effect size d_z)"
         lines.append(f"{said}: {', '.join(cells)}")
+        stages = [f"the end of stage {stage + 1}" for stage in range(effect.sizes["stage"])]
+        ends = [(float(low), float(high)) for low, high in effect[interval].values]
+        names = [str(result.attrs.get("name", place)) for place, result in ((1, results[0]), (number, other))]
+        lines.append(tables.told_apart(f"the {what}", *names, stages, ends, neutral=1.0 if ratio else 0.0))
     return lines

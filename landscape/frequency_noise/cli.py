@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, feature_maps, frequency_noise, look, metrics
+from landscape import command, feature_maps, frequency_noise, look, metrics, tables
 from landscape.errors import LandscapeError
 from landscape.frequency_noise.choices import WIDTH
 
@@ -89,7 +89,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         for number in range(len(frequency_noise.robustness.ENERGIES)):
             for result in results:
                 drop, stderr = (float(result[name][number, band]) for name in ("accuracy_drop", "accuracy_drop_stderr"))
-                row.append(f"{100 * drop:.2f}±{100 * stderr:.2f}")
+                row.append(tables.with_error(100 * drop, 100 * stderr))
         rows.append(row)
     lines += ["", command.columns(head, rows), "accuracy lost in percentage points, ± standard error over images"]
     for index, other in enumerate(results[1:], start=2):
@@ -109,6 +109,12 @@ def table(results: Sequence[xarray.Dataset]) -> str:
                 )
             ]
             lines.append(f"drop [{index}] - [1], {strength}, points, 95 % paired over images: {', '.join(cells)}")
+            drops, errors = (effect[f"accuracy_drop{part}"].values[number] for part in ("", "_stderr"))
+            half = metrics.confidence.Z * errors
+            where = [f"{frequency:g} pi" for frequency in effect["frequency"].values]
+            names = [str(result.attrs["name"]) for result in (results[0], other)]
+            what = f"the accuracy lost to noise of {strength}"
+            lines.append(tables.told_apart(what, *names, where, list(zip(drops - half, drops + half, strict=True))))
     return "\n".join(lines)
 
 

@@ -194,7 +194,7 @@ def find(
     if not maps:
         raise LandscapeError(
             "no module of this network returns a feature map (N, C, H, W) or tokens (N, T, C): what is measured here "
-            "varies over positions, and there is no axis of positions"
+            "varies over positions, and there is no axis of positions: landscape.hessian and surface need none"
         )
     names = _matching(maps, blocks) if blocks else set(_block_names(model, {call.name for call in maps}))
     inside = tuple(f"{name}." for name in names)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, objective, robustness
+from landscape import command, objective, robustness, tables
 from landscape.errors import LandscapeError
 from landscape.metrics.choices import BINNINGS
 from landscape.predictions import cli as predictions_cli
@@ -285,7 +285,7 @@ def _attack_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
     for index, (kind, radius) in enumerate(zip(entries[0]["kind"].values, entries[0]["epsilon"].values, strict=True)):
         label = "clean" if kind == "none" else f"{str(kind).upper()}, radius {255 * radius:.3g}/255"
         cells = [
-            f"{100 * float(entry['accuracy'][index]):.2f} ± {100 * float(entry['accuracy_stderr'][index]):.2f}"
+            tables.with_error(100 * float(entry["accuracy"][index]), 100 * float(entry["accuracy_stderr"][index]))
             for entry in entries
         ]
         rows.append([label, *cells])
@@ -297,8 +297,8 @@ def _perturbation_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
     for name in entries[0]["perturbation"].values:
         chosen = [entry.sel(perturbation=name) for entry in entries]
         cells = [
-            f"{100 * float(one['consistency']):.2f} ± {100 * float(one['consistency_stderr']):.2f} / "
-            f"{float(one['cross_entropy']):.4f} ± {float(one['cross_entropy_stderr']):.4f}"
+            f"{tables.with_error(100 * float(one['consistency']), 100 * float(one['consistency_stderr']))} / "
+            f"{tables.with_error(float(one['cross_entropy']), float(one['cross_entropy_stderr']))}"
             for one in chosen
         ]
         rows.append([str(name), *cells])
@@ -318,8 +318,7 @@ def _relative_table(head: Sequence[str], relative: Sequence[xarray.Dataset]) -> 
         [
             str(measure),
             *[
-                f"{100 * float(entry['value'][index]):.1f} [{100 * float(entry['low'][index]):.1f}, "
-                f"{100 * float(entry['high'][index]):.1f}]"
+                tables.with_interval(*(100 * float(entry[part][index]) for part in ("value", "low", "high")))
                 for entry in relative
             ],
         ]
@@ -335,6 +334,9 @@ def _relative_table(head: Sequence[str], relative: Sequence[xarray.Dataset]) -> 
             for row, measure in enumerate(entry["measure"].values)
         ]
         lines.append(f"{head[index + 1]} minus {head[1]}, paired over images: {', '.join(cells)}")
+        ends = list(zip(change["low"].values, change["high"].values, strict=True))
+        measures = [str(measure) for measure in entry["measure"].values]
+        lines.append(tables.told_apart("the error under corruption", head[1], head[index + 1], measures, ends))
     return "\n".join(lines)
 
 

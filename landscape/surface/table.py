@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import xarray
 
-from landscape import command
+from landscape import command, tables
 from landscape.metrics import METRICS
+from landscape.store.vocabulary import with_unit
 from landscape.surface.summary import Summary, spread, summarize
 
 Text = Callable[[xarray.Dataset, Summary], str]
@@ -32,14 +33,30 @@ def table(
         for name in every[0]:
             entries = [f"{one[name]['mean']:.4g} ± {one[name]['deviation']:.2g}" for one in every if name in one]
             rows.append([f"{name}, {len(planes[0])} planes", *entries, *[""] * (len(results) - len(entries))])
+    heights = ", heights in nats" if with_unit("", results) else ""
     notes = [
-        "Lengths are in units of the directions, heights in nats; in brackets, the 95 % interval for the choice of "
+        f"Lengths are in units of the directions{heights}; in brackets, the 95 % interval for the choice of "
         "images (± one standard error where there is none that holds)"
     ]
     notes[0] += ", of several planes the standard deviation between them." if planes else "."
     for result, summary in zip(results, summaries, strict=True):
         notes += _notes(result, summary)
-    return "\n".join([command.columns(head, rows), *notes, *differences])
+    return "\n".join([command.columns(head, rows), *notes, *_reading(results, summaries), *differences])
+
+
+def _reading(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> list[str]:
+    """How the surfaces compare, in a sentence each: by the mean rise on the widest circle that all of them have."""
+    circles = [{rise.radius for rise in summary.rises} for summary in summaries]
+    radii = set.intersection(*circles) if circles else set()
+    if not radii:
+        return []
+    widest = [next(rise for rise in summary.rises if rise.radius == max(radii)) for summary in summaries]
+    return tables.compared(
+        f"the mean rise at radius {max(radii):g}",
+        [str(result.attrs.get("name", "surface")) for result in results],
+        [rise.mean for rise in widest],
+        [(rise.low, rise.high) for rise in widest],
+    )
 
 
 def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> list[tuple[str, Text]]:
@@ -50,8 +67,10 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
             return f"{summary.origin:.5g}"
         here = result.sel(dict.fromkeys(result["loss"].dims, 0.0))
         if "loss_low" not in result:
-            return f"{summary.origin:.5g} ± {float(here['loss_stderr']):.2g}"
-        return f"{summary.origin:.5g}{_interval(float(here['loss_low']), float(here['loss_high']))}"
+            return tables.with_error(summary.origin, float(here["loss_stderr"]))
+        low, high = float(here["loss_low"]), float(here["loss_high"])
+        known = math.isfinite(low) and math.isfinite(high)
+        return tables.with_interval(summary.origin, low, high) if known else f"{summary.origin:.5g}"
 
     rows: list[tuple[str, Text]] = [
         ("loss at the origin", centre),
@@ -102,15 +121,13 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
 def _rise(radius: float, result: xarray.Dataset, summary: Summary) -> str:
     for rise in summary.rises:
         if rise.radius == radius and math.isfinite(rise.mean):
-            error = _interval(rise.low, rise.high)
-            if not error and math.isfinite(rise.stderr):
-                error = f" ± {rise.stderr:.2g}"
-            return f"{rise.mean:.4g}{error}, {rise.lowest:.3g} to {rise.highest:.3g}"
+            mean = f"{rise.mean:.4g}"
+            if math.isfinite(rise.low) and math.isfinite(rise.high):
+                mean = tables.with_interval(rise.mean, rise.low, rise.high)
+            elif math.isfinite(rise.stderr):
+                mean = tables.with_error(rise.mean, rise.stderr)
+            return f"{mean}, {rise.lowest:.3g} to {rise.highest:.3g}"
     return "-"
-
-
-def _interval(low: float, high: float) -> str:
-    return f" [{low:.4g}, {high:.4g}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def _share(fraction: float) -> str:
