@@ -109,7 +109,7 @@ def told_apart(
     def at(places: Sequence[str]) -> str:
         return "everywhere" if len(places) == len(where) > 1 else f"at {', '.join(places)}"
 
-    parts = []
+    parts: list[str] = []
     for side in ("higher", "lower"):
         if sides[side]:
             first = f"{what} of {other} is {side} than that of {one} " if not parts else f"{side} "

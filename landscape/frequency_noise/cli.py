@@ -112,9 +112,9 @@ def table(results: Sequence[xarray.Dataset]) -> str:
             drops, errors = (effect[f"accuracy_drop{part}"].values[number] for part in ("", "_stderr"))
             half = metrics.confidence.Z * errors
             where = [f"{frequency:g} pi" for frequency in effect["frequency"].values]
-            names = [str(result.attrs["name"]) for result in (results[0], other)]
+            one, two = (str(result.attrs["name"]) for result in (results[0], other))
             what = f"the accuracy lost to noise of {strength}"
-            lines.append(tables.told_apart(what, *names, where, list(zip(drops - half, drops + half, strict=True))))
+            lines.append(tables.told_apart(what, one, two, where, list(zip(drops - half, drops + half, strict=True))))
     return "\n".join(lines)
 
 
