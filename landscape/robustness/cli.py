@@ -336,7 +336,7 @@ def _relative_table(head: Sequence[str], relative: Sequence[xarray.Dataset]) -> 
         lines.append(f"{head[index + 1]} minus {head[1]}, paired over images: {', '.join(cells)}")
         ends = list(zip(change["low"].values, change["high"].values, strict=True))
         measures = [str(measure) for measure in entry["measure"].values]
-        lines.append(tables.told_apart("the error under corruption", head[1], head[index + 1], measures, ends))
+        lines.append(tables.told_apart("the mean corruption error", head[1], head[index + 1], measures, ends))
     return "\n".join(lines)
 
 
