@@ -8,6 +8,7 @@ from eigen_problems import digits_hessian, hessian_like, with_spectrum
 
 from landscape.compute.randomness import numpy_generator
 from landscape.eigen import Eigenpairs, dense, eigenpairs
+from landscape.eigen.operator import Dense
 from landscape.eigen.pairs import Which
 from landscape.eigen.search_space import Ritz, SearchSpace
 from landscape.errors import LandscapeError
@@ -244,3 +245,64 @@ def infinite(ritz: Callable[[SearchSpace], Ritz]) -> Callable[[SearchSpace], Rit
         return dataclasses.replace(found, residuals=beyond, errors=beyond, rounding=np.inf)
 
     return overflowed
+
+
+class Blocks(Dense):
+    """A matrix that likes eight vectors at once; counts its calls."""
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        super().__init__(matrix)
+        self.widths: list[int] = []
+
+    def together(self, rows: int = 0) -> int:
+        return 8
+
+    def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
+        self.widths.append(1 if vectors.ndim == 1 else vectors.shape[1])
+        return super().__call__(vectors)
+
+
+def neighbour(matrix: torch.Tensor, off: float) -> Eigenpairs:
+    """Six pairs of a matrix whose entries are off, in the matrix's own eigenvectors, as those of a sample are."""
+    values, vectors = torch.linalg.eigh(matrix.double())
+    noise = torch.from_numpy(numpy_generator(0, "neighbour").standard_normal(matrix.shape))
+    scale = values.abs().sqrt()
+    other = vectors @ (torch.diag(values) + off * scale[:, None] * (noise + noise.T) / 2**0.5 * scale) @ vectors.T
+    return eigenpairs(dense(((other + other.T) / 2).to(matrix)), 6, tolerance=1e-3, keep_space=True, confidence=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_neighbour_saves_rounds_and_not_the_bounds(dtype: torch.dtype) -> None:
+    matrix = with_spectrum(hessian_like(400), dtype=dtype)
+    exact = np.sort(hessian_like(400))[::-1]
+    alone = eigenpairs(dense(matrix), 5)
+    for off, calls in ((0.0, 5), (0.02, 7), (0.1, 9), (1.0, None)):
+        operator = Blocks(matrix)
+        pairs = eigenpairs(operator, 5, near=neighbour(matrix, off))
+        assert calls is None or len(operator.widths) <= calls < alone.products / 1.5
+        assert pairs.products == sum(operator.widths)
+        assert pairs.converged.all()
+        assert pairs.missed_probability <= 0.05
+        assert (np.abs(pairs.values - exact[:5]) <= np.minimum(pairs.residuals, 1e-4 * exact[:5] + 1e-4)).all()
+        # The residuals stated are those of the matrix itself, not of the neighbour.
+        vectors = pairs.vectors.double()
+        true = (matrix.double() @ vectors - vectors * torch.from_numpy(pairs.values)).norm(dim=0).numpy()
+        assert (true <= pairs.residuals * (1 + 1e-9)).all()
+
+
+def test_a_copy_that_the_neighbour_has_not_is_found() -> None:
+    matrix = with_spectrum(np.r_[[9, 9, 7, 6, 5, 4], np.linspace(-1, 1, 90)])
+    hidden = torch.linalg.eigh(matrix)[1][:, -1]
+    without = dense(matrix - 9 * torch.outer(hidden, hidden))
+    near = eigenpairs(without, 6, tolerance=1e-3, keep_space=True, confidence=0)
+    assert eigenpairs(dense(matrix), 5, near=near, confidence=0.99).values == pytest.approx([9, 9, 7, 6, 5], rel=1e-4)
+
+
+def test_a_neighbour_that_is_none_is_refused() -> None:
+    matrix = with_spectrum(hessian_like(100))
+    with pytest.raises(LandscapeError, match="no search space"):
+        eigenpairs(dense(matrix), 5, near=eigenpairs(dense(matrix), 5))
+    with pytest.raises(LandscapeError, match="100 dimensions, the operator 90"):
+        eigenpairs(dense(with_spectrum(hessian_like(90))), 5, near=eigenpairs(dense(matrix), 5, keep_space=True))
+    with pytest.raises(LandscapeError, match="near is for the solver lanczos alone"):
+        eigenpairs(dense(matrix), 5, solver="scipy", near=eigenpairs(dense(matrix), 5, keep_space=True))

@@ -16,9 +16,10 @@ from landscape import nets
 from landscape.compute.masks import Masks
 from landscape.compute.randomness import generator
 from landscape.data import Images
-from landscape.eigen import eigenpairs
-from landscape.hessian import spectrum
+from landscape.eigen import Eigenpairs, eigenpairs
+from landscape.hessian import of_sample, spectrum
 from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.operators import Kind
 from landscape.store.protocol import Protocol
 
 
@@ -196,3 +197,32 @@ def test_an_operator_that_is_gone_leaves_no_graph_behind() -> None:
     del operator
     gc.collect()
     assert [output() for output in Seen.outputs if output() is not None] == []
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_many_images_are_measured_by_way_of_a_sample_to_the_same_bounds(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, data = small_net(classes=4), small_images(count=96, classes=4)
+    dense = getattr(Dense(net, data), kind)
+    kept: list[Eigenpairs] = []
+    plain = spectrum(Objective(net, data, micro_batch=16, memory=0), only=("top",), operator=kind)
+    assert "sample_images" not in plain.attrs
+    monkeypatch.setattr(of_sample, "_LEAST", 24)
+    monkeypatch.setattr(of_sample, "_TIMES", 4)
+    for micro_batch, memory in ((16, 0), (32, 10**9)):
+        objective = Objective(net, data, micro_batch=micro_batch, memory=memory)
+        found = spectrum(objective, only=("top",), operator=kind, keep_vectors=kept.append)
+        assert found.attrs["sample_images"] == 24
+        assert found.attrs["sample_products"] > 0
+        # On all the images, not on the sample: against the dense matrix of all, in float64.
+        vectors = kept[-1].vectors.double()
+        values = torch.from_numpy(found["eigenvalue"].values)
+        true = (dense @ vectors - vectors * values).norm(dim=0).numpy()
+        assert (true <= found["residual"].values).all()
+        truth = torch.linalg.eigvalsh(dense).flip(0).numpy()
+        assert found["eigenvalue"].values == pytest.approx(truth[:5], rel=2e-4, abs=1e-6)
+        assert abs(float(found["smallest_eigenvalue"]) - truth[-1]) <= float(found["smallest_residual"])
+        assert bool(found["converged"].values.all())
+        assert float(found["missed_probability"]) <= 0.05
+    assert found["eigenvalue"].values == pytest.approx(plain["eigenvalue"].values, rel=3e-4, abs=1e-6)

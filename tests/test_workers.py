@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from nets_for_tests import small_images, small_net
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from landscape.compute.randomness import generator
 from landscape.compute.workers import Replicas, each
+from landscape.eigen import moments, spectral_density
 from landscape.nets.dropout import MCDropout
 from landscape.objective import CurvatureOperator, Inference, Objective
 from landscape.objective.operators import Kind
@@ -158,3 +160,29 @@ def test_bits_do_not_depend_on_memory(kind: Kind) -> None:
         products.append(operator(vectors))
         assert operator.plan.kept == kept
     assert all(torch.equal(product, products[0]) for product in products)
+
+
+def test_density_and_trace_share_graphs_and_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = Objective(dropout_net(), small_images(count=48), protocol=Protocol(dropout="fixed"), micro_batch=8)
+    one_graph = CurvatureOperator(objective).plan.bytes_each
+    built: list[int] = []
+    build = CurvatureOperator._graph
+    monkeypatch.setattr(CurvatureOperator, "_graph", lambda self, place: built.append(place) or build(self, place))
+    found = {}
+    for memory, width in ((None, 1), (one_graph, 2), (0, 1)):
+        operator = CurvatureOperator(objective.within(objective.memory if memory is None else memory))
+        if memory == 0:
+            monkeypatch.setattr(CurvatureOperator, "together", lambda self, rows=0: 1)
+        assert operator.together() == width
+        built.clear()
+        density = spectral_density(operator, probes=3, steps=4)
+        moment = moments(operator, products=12, method="hutch++")
+        assert operator.products == density.products + moment.trace.products == 24
+        found[memory] = (density.nodes, density.weights, moment.trace, moment.squares, len(built))
+    kept, together, alone = found.values()
+    for one in (together, alone):
+        assert all(np.array_equal(*pair) for pair in zip(kept[:2], one[:2], strict=True))
+        assert kept[2:4] == one[2:4]
+    # Of six micro-batches one is kept, the others are built once for two vectors, but for the first probe's.
+    assert together[4] == 1 + 5 * (4 + 4 + 6)
+    assert alone[4] == 1 + 6 * 24

@@ -84,6 +84,14 @@ def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def smallest(value: int, device: torch.device) -> int:
+    """The smallest of a number that each process has its own of."""
+    tensor = torch.tensor(value, device=device)
+    if world_size() > 1:
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MIN)
+    return int(tensor)
+
+
 def partition(items: Sequence[Item]) -> Sequence[Item]:
     """The items that fall to this process, round-robin."""
     return items[rank() :: world_size()]

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from landscape.eigen.copies import CopyCheck, ends_of
+from landscape.eigen.neighbour import Neighbour
 from landscape.eigen.operator import Operator, Products, random_direction
 from landscape.eigen.pairs import FLOOR, Callback, Eigenpairs, Which, wanted
 from landscape.eigen.search_space import Ritz, SearchSpace
@@ -32,6 +34,7 @@ class Lanczos:
     smallest: float | None = None
     keep_space: bool = False
     confidence: float = 0.95
+    near: Eigenpairs | None = None
 
     def __call__(
         self,
@@ -56,6 +59,7 @@ class Lanczos:
         size = products.operator.size
         known = 0 if self.deflate is None else self.deflate.vectors.shape[1]
         block = 1 if self.start is None or self.start.ndim == 1 else self.start.shape[1]
+        block = block if self.near is None else count + 2
         if self.start is not None and self.start.shape[0] != size:
             raise LandscapeError(
                 f"eigenpairs: start has {self.start.shape[0]} entries, the operator {size}; give (n,) or (n, b)"
@@ -90,8 +94,10 @@ class _Search:
         self.products = space.products
         self.count, self.which, self.tolerance = count, which, tolerance
         self.seed, self.budget, self.callback = seed, budget, callback
+        self.near = None if settings.near is None else Neighbour(settings.near, space.products.operator.size)
         self.check: CopyCheck | None = None
-        # Whether the next product is the check's.
+        # How many pending rows are multiplied next, and whether the check's is.
+        self.width = 1
         self.on_check = False
         self.missed = 1.0
         # log(error / goal) of the last pair to converge, after each product.
@@ -101,6 +107,8 @@ class _Search:
     def begin(self) -> None:
         """Make the start pending."""
         start, operator = self.settings.start, self.products.operator
+        if self.near is not None:
+            start = self.near.starts(self.count, self.which, smallest=self.settings.smallest is not None)
         if start is None:
             self._add_random()
             return
@@ -108,6 +116,12 @@ class _Search:
             self.space.add(column.to(device=operator.device, dtype=operator.dtype))
         if self.space.pending == 0:
             raise LandscapeError("eigenpairs: the start is zero or lies in the deflated space; give another or none")
+        if self.near is not None:
+            self.width = self.space.pending
+            if self.settings.confidence > 0:
+                # From the first product on, beside the others: alone it costs most.
+                self._begin_check(self.near.products)
+                self.on_check = True
 
     def run(self) -> None:
         """Take products until everything wanted has converged, or the budget is spent."""
@@ -119,12 +133,14 @@ class _Search:
                 return
             begins = self.done and (self.check is None or self.check.spoilt)
             space, whole = self.space, self.products.operator.size
+            ahead = 2 * len(self.sought) + 3 if self.near is not None and not self.done else 0
             if begins and space.capacity < whole and self.count + space.pending + 6 > space.capacity:
                 return  # no room for a check within basis_limit
-            if space.used >= space.capacity - (5 if begins else 0) and space.capacity < whole:
+            if space.used + ahead >= space.capacity - (5 if begins else 0) and space.capacity < whole:
+                self.near = None  # not near enough: from here on without it
                 self._restart()
             if begins:
-                self._begin_check()
+                self._begin_check(self.products.count)
             elif self.check is not None and self.check.ended:
                 self.check = None
             if space.pending == 0:
@@ -138,17 +154,22 @@ class _Search:
                 return
 
     def _advance(self) -> None:
-        """One product, of the first pending row."""
+        """Products of the first pending rows, and of the check's."""
         space, check = self.space, self.check
-        if not space.pending or self.products.count >= self.budget:
+        left = self.budget - self.products.count
+        if not space.pending or left < 1:
             return
-        row = space.deflated + space.processed
-        norm = space.step()
-        if check is not None and self.on_check:
-            check.diagonal.append(float(space.projected[row, row]))
-            check.offdiagonal.append(norm)
-        elif check is not None and norm > 0:
-            space.swap(space.pending - 2, space.pending - 1)  # the check's row stays last
+        width = min(self.width, left)
+        if check is None or not self.on_check or width == left:
+            norms = space.step(width)
+            if check is not None and norms[-1] > 0:
+                space.swap(space.pending - 2, space.pending - 1)  # the check's row stays last
+            return
+        space.swap(width, space.pending - 1)
+        row = space.block.stop + width
+        norms = space.step(width + 1)
+        check.diagonal.append(float(space.projected[row, row]))
+        check.offdiagonal.append(norms[-1])
 
     def _judge(self) -> None:
         """Ritz pairs of the space as it is, and which of them are good enough."""
@@ -195,9 +216,9 @@ class _Search:
         check.spoilt = check.spoilt or check.found(ends + others)
         self.missed = check.missed(ends)
 
-    def _begin_check(self) -> None:
-        """Follow a random direction, looking for copies."""
-        limit = min(max(4, self.products.count // 3), self.space.capacity - self.space.used - 1)
+    def _begin_check(self, products: int) -> None:
+        """Follow a random direction, looking for copies, for a third as many products at most."""
+        limit = min(max(4, products // 3), self.space.capacity - self.space.used - 1)
         self.check = CopyCheck(self.products.operator.size - self.space.used, limit)
         self.missed = 1.0
         self._add_random()
@@ -219,6 +240,9 @@ class _Search:
     def _aim(self) -> None:
         """The next product goes to the sought pair farthest from its goal, or to the check."""
         space, check, sought = self.space, self.check, self.sought
+        if self.near is not None and not self.done:
+            self._correct(self.near)
+            return
         on_check = check is not None and self.done
         if not on_check and space.processed and space.pending > 1:
             worst = sought[int(np.argmax(np.where(self.converged[sought], 0, self.ritz.residuals[sought])))]
@@ -228,8 +252,21 @@ class _Search:
             if not on_check:
                 space.aim(leading if check is None else leading[:-1])
         self.on_check = on_check or (check is not None and space.pending == 1)
-        if self.on_check:
-            space.swap(0, space.pending - 1)
+        self.width = 0 if self.on_check else 1
+
+    def _correct(self, near: Neighbour) -> None:
+        """The next products go to the corrections of all sought pairs that have not converged, and to the check."""
+        space, last = self.space, 0 if self.check is None else 1
+        pairs = self.sought[~self.converged[self.sought]]
+        coefficients = self.ritz.coefficients[:, pairs]
+        rows = space.rows[space.block.stop : space.used]
+        remainders = space.projected[space.block.stop : space.used, space.block] @ coefficients
+        residuals = rows.T @ torch.from_numpy(remainders).to(rows)
+        vectors = space.vectors(coefficients)
+        self.width = space.steer(near.corrections(self.ritz.values[pairs], vectors, residuals), last=last)
+        self.on_check = last == 1
+        if self.width == 0 and not self.on_check:
+            self.width = 1
 
     def result(self) -> Eigenpairs:
         """The wanted pairs as they are now."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -60,6 +60,10 @@ class SymmetricOperator(ABC):
     def relative_rounding(self) -> float:
         """Rounding of a product with a unit vector, relative to the operator's norm; 0 when nothing is known of it."""
         return 0.0
+
+    def together(self, rows: int = 0) -> int:
+        """How many vectors are best multiplied at once, when each needs memory for `rows` more: see `together`."""
+        return 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -125,6 +129,21 @@ def dense(matrix: Tensor) -> Dense:
     return Dense(matrix)
 
 
+def together(operator: Operator, rows: int = 0) -> int:
+    """How many vectors an operator had best multiply at once: more than one where they share work and memory allows.
+
+    It changes no bits, since only operators that multiply each column as if it were alone ask for several.
+
+    Parameters
+    ----------
+    operator
+        Any; one vector at a time if it does not say (`SymmetricOperator.together`).
+    rows
+        Vectors that the solver keeps for each that is multiplied.
+    """
+    return operator.together(rows) if isinstance(operator, SymmetricOperator) else 1
+
+
 class Products:
     """Products with an operator, counted and checked: no result of this room rests on a NaN."""
 
@@ -157,6 +176,17 @@ class Products:
         if self._callback is not None:
             self._callback(self.count)
         return result
+
+    def of_each(self, vectors: Sequence[Tensor] | Tensor) -> Iterator[Tensor]:
+        """Products with several vectors (n,), as many at once as the operator likes (`together`)."""
+        width = together(self.operator)
+        for start in range(0, len(vectors), width):
+            part = vectors[start : start + width]
+            if len(part) == 1:
+                yield self(part[0])
+            else:
+                # Each in memory of its own: what linear algebra does with a vector depends on where it begins.
+                yield from (column.contiguous() for column in self(torch.stack(list(part), dim=1)).T)
 
 
 def random_direction(operator: Operator, seed: int, *purpose: str | int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from landscape.compute.settings import measurement
 from landscape.eigen.adapters import as_operator
 from landscape.eigen.density import SpectralDensity
-from landscape.eigen.operator import Products, orthogonalise, random_direction
+from landscape.eigen.operator import Products, orthogonalise, random_direction, together
 from landscape.eigen.pairs import Eigenpairs
 from landscape.errors import LandscapeError
 
@@ -30,49 +30,49 @@ from landscape.errors import LandscapeError
 _CONVERGED = 1e-3
 
 
-class _Runs:
-    """Lanczos runs in the complement of the locked rows, on one buffer: locked rows first, then the run's."""
+class _Run:
+    """One Lanczos run in the complement of the locked rows, on one buffer: locked rows first, then the run's."""
 
-    def __init__(self, products: Products, steps: int, lock: int) -> None:
-        operator = products.operator
-        self.products = products
-        self.steps = steps
-        self.locked = 0
-        self.rows = torch.empty(lock + steps, operator.size, dtype=operator.dtype, device=operator.device)
+    def __init__(self, start: Tensor, locked: Tensor, steps: int) -> None:
+        self.locked, self.steps = len(locked), min(steps, len(start) - len(locked))
+        self.rows = torch.empty(self.locked + self.steps, len(start), dtype=start.dtype, device=start.device)
+        self.rows[: self.locked] = locked
+        start, _, norm = orthogonalise(start, locked)
+        self.vector = start / norm
+        self.diagonal: list[float] = []
+        self.offdiagonal: list[float] = []
+        self.scale = 0.0
+        self.ended = False
 
-    def run(self, start: Tensor) -> tuple[np.ndarray, np.ndarray, float]:
-        """Diagonal (m,) and off-diagonal (m - 1,) of the tridiagonal matrix and the last remainder's norm."""
-        start, _, norm = orthogonalise(start, self.rows[: self.locked])
-        vector = start / norm
-        diagonal: list[float] = []
-        offdiagonal: list[float] = []
-        scale = 0.0
-        for step in range(min(self.steps, self.products.operator.size - self.locked)):
-            if step:
-                offdiagonal.append(norm)
-            index = self.locked + step
-            self.rows[index] = vector
-            product = self.products(vector)
-            near = [index - 1, index] if step else [index]
-            remainder, coefficients, norm = orthogonalise(product, self.rows[: index + 1], near)
-            diagonal.append(float(coefficients[index]))
-            scale = max(scale, float(np.linalg.norm(coefficients)), norm)
-            if norm <= 16 * torch.finfo(vector.dtype).eps * scale:
-                norm = 0.0  # an invariant subspace: the quadrature is exact
-                break
-            vector = remainder / norm
-        if len(diagonal) == self.products.operator.size - self.locked:
-            norm = 0.0
-        return np.array(diagonal), np.array(offdiagonal), norm
+    def take(self, product: Tensor) -> None:
+        """One step, given the product with `vector`."""
+        step = len(self.diagonal)
+        index = self.locked + step
+        self.rows[index] = self.vector
+        near = [index - 1, index] if step else [index]
+        remainder, coefficients, norm = orthogonalise(product, self.rows[: index + 1], near)
+        self.diagonal.append(float(coefficients[index]))
+        self.scale = max(self.scale, float(np.linalg.norm(coefficients)), norm)
+        if index + 1 == len(self.vector) or norm <= 16 * torch.finfo(product.dtype).eps * self.scale:
+            norm = 0.0  # an invariant subspace: the quadrature is exact
+        # The last one is the remainder's norm.
+        self.offdiagonal.append(norm)
+        self.ended = norm == 0 or step + 1 == self.steps
+        self.vector = remainder / norm if not self.ended else remainder
 
-    def lock(self, coefficients: np.ndarray) -> None:
-        """Keep Ritz vectors of the last run, coefficients (m, k), as locked rows."""
+    def quadrature(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Nodes, weights, residuals, and the Ritz vectors' coefficients (m, m)."""
+        nodes, vectors = scipy.linalg.eigh_tridiagonal(np.array(self.diagonal), np.array(self.offdiagonal[:-1]))
+        return nodes, vectors[0] ** 2, self.offdiagonal[-1] * np.abs(vectors[-1]), vectors
+
+    def with_locked(self, coefficients: np.ndarray) -> Tensor:
+        """The locked rows, and those of Ritz vectors with coefficients (m, k)."""
         run = self.rows[self.locked : self.locked + coefficients.shape[0]]
-        vectors = torch.from_numpy(np.ascontiguousarray(coefficients.T)).to(run) @ run
-        for vector in vectors:
-            remainder, _, norm = orthogonalise(vector, self.rows[: self.locked])
-            self.rows[self.locked] = remainder / norm
-            self.locked += 1
+        locked = self.rows[: self.locked]
+        for vector in torch.from_numpy(np.ascontiguousarray(coefficients.T)).to(run) @ run:
+            remainder, _, norm = orthogonalise(vector, locked)
+            locked = torch.cat([locked, remainder[None] / norm])
+        return locked
 
 
 @measurement
@@ -95,7 +95,8 @@ def spectral_density(
     probes
         Number of random starting vectors, uniform on the unit sphere.
     steps
-        Lanczos steps of each; memory (steps + lock) * n numbers.
+        Lanczos steps of each; memory (steps + lock) * n numbers for each of as many probes as the operator likes to
+        multiply at once.
     seed
         Of the probes.
     deflate
@@ -121,28 +122,31 @@ def spectral_density(
     size = operator.size
     products = Products(operator, callback)
     points: list[float] = []
-    known = np.flatnonzero(deflate.converged) if deflate is not None else np.zeros(0, dtype=int)
-    known = known[: size - 1]
-    runs = _Runs(products, min(steps, size), len(known) + min(lock, steps))
+    locked = torch.empty(0, size, dtype=operator.dtype, device=operator.device)
     if deflate is not None:
-        for index in known:
-            runs.rows[runs.locked] = deflate.vectors[:, index]
-            runs.locked += 1
+        known = np.flatnonzero(deflate.converged)[: size - 1]
+        locked = deflate.vectors.T[torch.from_numpy(known).to(operator.device)].contiguous()
         points = [float(value) for value in deflate.values[known]]
 
     measures: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for probe in range(probes):
-        diagonal, offdiagonal, last = runs.run(random_direction(operator, seed, "probe", probe))
-        nodes, vectors = scipy.linalg.eigh_tridiagonal(diagonal, offdiagonal)
-        weights, residuals = vectors[0] ** 2, last * np.abs(vectors[-1])
-        if probe == 0 and lock > 0 and size - runs.locked > 1:
-            extent = max([*nodes, *points]) - min([*nodes, *points])
-            taken = _outliers(nodes, weights, residuals, _CONVERGED * extent, min(lock, size - runs.locked - 1))
-            runs.lock(vectors[:, taken])
-            points += [float(node) for node in nodes[taken]]
-            rest = np.setdiff1d(np.arange(len(nodes)), taken)
-            nodes, weights, residuals = nodes[rest], weights[rest] / weights[rest].sum(), residuals[rest]
-        measures.append((nodes, weights, residuals))
+    while len(measures) < probes:
+        # The first one alone: the others leave out what it finds.
+        width = min(together(operator, len(locked) + steps), probes - len(measures)) if measures else 1
+        numbers = range(len(measures), len(measures) + width)
+        runs = [_Run(random_direction(operator, seed, "probe", probe), locked, steps) for probe in numbers]
+        while going := [run for run in runs if not run.ended]:
+            for run, product in zip(going, products.of_each([run.vector for run in going]), strict=True):
+                run.take(product)
+        for run in runs:
+            nodes, weights, residuals, vectors = run.quadrature()
+            if not measures and lock > 0 and size - len(locked) > 1:
+                extent = max([*nodes, *points]) - min([*nodes, *points])
+                taken = _outliers(nodes, weights, residuals, _CONVERGED * extent, min(lock, size - len(locked) - 1))
+                locked = run.with_locked(vectors[:, taken])
+                points += [float(node) for node in nodes[taken]]
+                rest = np.setdiff1d(np.arange(len(nodes)), taken)
+                nodes, weights, residuals = nodes[rest], weights[rest] / weights[rest].sum(), residuals[rest]
+            measures.append((nodes, weights, residuals))
     return SpectralDensity.of(size, np.array(points), measures, products.count)
 
 

@@ -80,16 +80,54 @@ class SearchSpace:
         self.pending += 1
         return True
 
-    def aim(self, direction: np.ndarray) -> None:
-        """Rotate the first pending rows so that the first one is the combination `direction` (k,) of them."""
-        count, norm = len(direction), np.linalg.norm(direction)
-        if count < 2 or norm == 0:
+    def aim(self, directions: np.ndarray) -> None:
+        """Rotate the first pending rows so that the first ones span the combinations `directions` (k, m) of them."""
+        count, norm = len(directions), np.linalg.norm(directions, axis=0)
+        if count < 2 or not norm.all():
             return
-        # Columns of the rotation: the direction, completed to an orthonormal basis.
-        rotation = np.linalg.qr(np.column_stack([direction / norm, np.eye(count)]))[0]
+        # Columns of the rotation: the directions, completed to an orthonormal basis.
+        rotation = np.linalg.qr(np.column_stack([directions / norm, np.eye(count)]))[0]
         rows = slice(self.block.stop, self.block.stop + count)
         rotate_rows(self.rows[rows], rotation)
         self.projected[rows, self.block] = rotation.T @ self.projected[rows, self.block]
+
+    def steer(self, vectors: Tensor, *, last: int = 0) -> int:
+        """Make the first pending rows span vectors (n, m), but for what is processed; returns how many rows that takes.
+
+        The `last` pending rows stay last, as they are.
+        """
+        before = self.pending
+        for vector in vectors.T:
+            if self.used < self.capacity:
+                self.add(vector)
+        added = self.pending - before
+        for place in range(last):
+            # One after the other, the new rows pass the last ones.
+            for step in range(added):
+                self.swap(before - 1 - place + added - step - 1, before - 1 - place + added - step)
+        rows = self.rows[self.block.stop : self.used - last]
+        directions = (rows @ vectors).double().cpu().numpy()
+        lengths = np.linalg.norm(directions, axis=0)
+        directions = directions[:, lengths > 0] / lengths[lengths > 0]
+        if directions.size == 0:
+            return 0
+        # Directions that others span already are left out.
+        _, triangle, order = scipy.linalg.qr(directions, mode="economic", pivoting=True)
+        count = int((np.abs(np.diag(triangle)) > 1e-3).sum())
+        self.aim(directions[:, order[:count]])
+        return count
+
+    def forget_pending(self) -> None:
+        """Drop the pending rows; what products had in them counts as lost."""
+        dropped = self.projected[self.block.stop : self.used, self.block]
+        self.lost = float(np.hypot(self.lost, np.linalg.norm(dropped, 2) if dropped.size else 0))
+        self.pending = 0
+
+    def bring_forward(self, count: int) -> None:
+        """Make the last `count` pending rows the first ones."""
+        pending = slice(self.block.stop, self.used)
+        self.rows[pending] = self.rows[pending].roll(count, 0)
+        self.projected[pending] = np.roll(self.projected[pending], count, axis=0)
 
     def swap(self, first: int, second: int) -> None:
         """Exchange two pending rows, counted from the first pending one."""
@@ -97,10 +135,17 @@ class SearchSpace:
         self.rows[order] = self.rows[order[::-1]]
         self.projected[order] = self.projected[order[::-1]]
 
-    def step(self) -> float:
-        """Multiply the first pending row; its product's new part becomes the last pending row. Returns its norm."""
+    def step(self, count: int = 1) -> list[float]:
+        """Multiply the first pending rows; what is new in each product becomes the last pending row.
+
+        Returns the norms of what is new.
+        """
+        rows = self.rows[self.block.stop : self.block.stop + min(count, self.pending)]
+        return [self._take(product) for product in self.products.of_each(rows)]
+
+    def _take(self, product: Tensor) -> float:
+        """Make the first pending row a processed one, given its product; returns the norm of what is new in that."""
         index = self.deflated + self.processed
-        product = self.products(self.rows[index])
         # By symmetry the product leans on the rows whose products leaned on this one.
         symmetric = np.abs(self.projected[index, : self.used])
         near = [*np.flatnonzero(symmetric > 1e-3 * symmetric.max(initial=0)).tolist(), index]

@@ -33,6 +33,7 @@ def eigenpairs(
     max_products: int | None = None,
     callback: Callback | None = None,
     start: Tensor | None = None,
+    near: Eigenpairs | None = None,
     basis_limit: int | None = None,
     deflate: Eigenpairs | None = None,
     smallest: float | None = None,
@@ -62,6 +63,10 @@ def eigenpairs(
         residual, so 1e-4 (well under what sampling the images costs) needs residuals of about 1e-2 only.
     start
         Starting vector (n,) or block (n, b), e.g. eigenvectors of a neighbouring problem; random by default.
+    near
+        Pairs of a neighbouring operator whose products are cheap (the curvature of a sample of the examples), found
+        with `keep_space`: a start and a preconditioner, see `landscape.eigen.neighbour`. What is returned, residuals
+        included, is measured with the operator itself. Their space is used up.
     seed
         Of the random directions.
     max_products
@@ -111,7 +116,7 @@ def eigenpairs(
     if budget < 1:
         raise LandscapeError(f"eigenpairs: max_products is {budget}; allow at least 1")
     if solver == "lanczos":
-        search = Lanczos(start, basis_limit, deflate, smallest, keep_space, confidence)
+        search = Lanczos(start, basis_limit, deflate, smallest, keep_space, confidence, near)
         return search(
             operator,
             count,
@@ -121,7 +126,7 @@ def eigenpairs(
             max_products=budget,
             callback=callback,
         )
-    ours = {"start": start, "basis_limit": basis_limit, "deflate": deflate, "smallest": smallest}
+    ours = {"start": start, "near": near, "basis_limit": basis_limit, "deflate": deflate, "smallest": smallest}
     given = [name for name, value in ours.items() if value is not None] + ["keep_space"] * keep_space
     if given:
         raise LandscapeError(f"eigenpairs: {', '.join(given)} is for the solver lanczos alone; leave it out")

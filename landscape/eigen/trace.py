@@ -15,7 +15,7 @@ from torch import Tensor
 from landscape.compute.settings import measurement
 from landscape.eigen.adapters import as_operator
 from landscape.eigen.estimate import Estimate, mean_of, widening
-from landscape.eigen.operator import Products, norm_of, orthogonalise, random_direction
+from landscape.eigen.operator import Products, norm_of, orthogonalise, random_direction, together
 from landscape.eigen.search_space import SearchSpace
 from landscape.errors import LandscapeError
 from landscape.metrics.confidence import Z
@@ -52,24 +52,35 @@ class _Sketch:
         self.lengths = np.zeros(self.capacity)  # ||A w||^2
         self.complete = False
 
-    def grow(self) -> None:
-        """One more probe: two products, unless its product adds nothing to the basis (then the basis is complete)."""
-        index = self.count
-        size = self.products.operator.size
-        probe = random_direction(self.products.operator, self.seed, "trace", index) * np.sqrt(size)
-        image = self.products(probe)
-        length = norm_of(image)
-        form = float(torch.dot(probe, image))
+    def grow(self, count: int) -> None:
+        """Up to `count` probes, two products each; fewer when the product of one adds nothing to the basis."""
+        operator = self.products.operator
+        while self.count < count and not self.complete:
+            first = self.count
+            places = range(first, min(first + together(operator), count))
+            for index in places:
+                self.probes[index] = random_direction(operator, self.seed, "trace", index) * np.sqrt(operator.size)
+            probes = self.probes[first : places.stop]
+            for probe, image in zip(probes, self.products.of_each(probes), strict=True):
+                self._add(probe, image)
+                if self.complete:
+                    break
+            images = self.products.of_each(self.basis[first : self.count])
+            for index, image in enumerate(images, first):
+                self.images[index] = image
+
+    def _add(self, probe: Tensor, image: Tensor) -> None:
+        """Take a probe's product into the basis, unless it adds nothing: then the basis is complete."""
+        index, length = self.count, norm_of(image)
         remainder, coefficients, norm = orthogonalise(image, self.basis[:index])
-        if norm <= 1e3 * torch.finfo(image.dtype).eps * length or index >= size:
+        if norm <= 1e3 * torch.finfo(image.dtype).eps * length or index >= self.products.operator.size:
             # A random combination of A's columns lies in the span of the earlier ones: so do they all.
             self.complete = True
             return
-        self.probes[index], self.forms[index], self.lengths[index] = probe, form, length**2
+        self.forms[index], self.lengths[index] = float(torch.dot(probe, image)), length**2
         self.basis[index] = remainder / norm
         self.triangle[:index, index] = coefficients
         self.triangle[index, index] = norm
-        self.images[index] = self.products(self.basis[index])
         self.count += 1
 
     def small(self) -> "_Small":
@@ -135,12 +146,14 @@ def _exact(products: Products) -> tuple[float, float]:
     """Trace and squared Frobenius norm from the products with all unit vectors."""
     operator = products.operator
     trace = squares = 0.0
-    for index in range(operator.size):
-        unit = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
-        unit[index] = 1
-        column = products(unit)
-        trace += float(column[index])
-        squares += norm_of(column) ** 2
+    width = together(operator)
+    for start in range(0, operator.size, width):
+        places = range(start, min(start + width, operator.size))
+        units = torch.zeros(len(places), operator.size, dtype=operator.dtype, device=operator.device)
+        units[:, start : places.stop].fill_diagonal_(1)
+        for index, column in zip(places, products.of_each(units), strict=True):
+            trace += float(column[index])
+            squares += norm_of(column) ** 2
     return trace, squares
 
 
@@ -188,7 +201,7 @@ def moments(
         "hutchinson": the mean of w' A w.
     products
         Products to spend; with a `tolerance`, at most. Memory in numbers: krylov products / 2 * n, xtrace
-        3 / 2 * products * n, hutch++ products * n, hutchinson n.
+        3 / 2 * products * n, hutch++ products * n, hutchinson n; and as many vectors as are multiplied together.
     tolerance
         Stop when the 95 % interval of `of` is within this share of the estimate. Looked at after every fifth more
         samples only, since stopping at a lucky moment narrows the interval.
@@ -234,8 +247,7 @@ def moments(
     if method == "xtrace":
         return _by_xtrace(counted, products // 2, tolerance, of, seed)
     sketch = _Sketch(counted, seed, products // 3 if method == "hutch++" else 0)
-    while sketch.count < sketch.capacity and not sketch.complete:
-        sketch.grow()
+    sketch.grow(sketch.capacity)
     if sketch.complete:
         return _complete(sketch)
     small = sketch.small()
@@ -262,8 +274,7 @@ def _by_xtrace(counted: Products, probes: int, tolerance: float | None, of: str,
     sketch = _Sketch(counted, seed, probes)
     look = probes if tolerance is None else min(probes, 10)
     while True:
-        while sketch.count < look and not sketch.complete:
-            sketch.grow()
+        sketch.grow(look)
         if sketch.complete:
             return _complete(sketch)
         trace, squares = (
@@ -327,36 +338,43 @@ def _by_probes(
     `known` holds the trace of the block and, of the squared norm, that of A Q or (complement_only) everything but the
     block of the complement.
     """
-    size = counted.operator.size
-    left = size - len(basis)
-    samples: list[tuple[float, float]] = []
-    squares_left: list[float] = []
-    look = 10
+    left = counted.operator.size - len(basis)
+    # One row per probe: the form, the squared norm of the product, and of its part in the complement.
+    samples: list[tuple[float, float, float]] = []
+
+    def take(number: int) -> None:
+        probes = []
+        for index in range(len(samples), len(samples) + number):
+            probe, _, norm = orthogonalise(random_direction(counted.operator, seed, "trace", "rest", index), basis)
+            probes.append(probe * (np.sqrt(left) / norm))
+        for probe, image in zip(probes, counted.of_each(probes), strict=True):
+            inner = orthogonalise(image, basis)[2] ** 2
+            samples.append((float(torch.dot(probe, image)), inner if complement_only else norm_of(image) ** 2, inner))
+
+    # As many as are paid for, at least one; with a tolerance, looks at what there is in between.
+    most = max(1, products - counted.count)
+    look = most if tolerance is None else 10
+    width = together(counted.operator)
     while True:
-        probe = random_direction(counted.operator, seed, "trace", "rest", len(samples))
-        probe, _, norm = orthogonalise(probe, basis)
-        probe = probe * (np.sqrt(left) / norm)
-        image = counted(probe)
-        form = float(torch.dot(probe, image))
-        length = norm_of(image)
-        inner = orthogonalise(image, basis)[2]
-        squares_left.append(inner**2)
-        samples.append((known[0] + form, known[1] + (inner if complement_only else length) ** 2))
-        finished = counted.count >= products
-        if finished or (tolerance is not None and len(samples) >= look):
-            traces, squares = np.array(samples).T
-            trace = mean_of(traces, counted.count)
-            # The variance of a form on the sphere is known but for ||C||_F^2, which the same products estimate: joined
-            # with the spread of the samples it steadies the standard error of few samples.
-            spread = float(np.mean(squares_left)) - (trace.value - known[0]) ** 2 / left
-            variance = max(spread, 0.0) * 2 * left / (left + 2)
-            formula = np.sqrt(variance / len(samples)) * widening(len(samples))
-            stderr = float(np.sqrt((trace.stderr**2 + formula**2) / 2))
-            trace = Estimate(trace.value, stderr, trace.samples, trace.products)
-            estimates = Moments(trace, mean_of(squares, counted.count))
-            if finished or (tolerance is not None and _good(estimates, of, tolerance)):
-                return estimates
-            look += max(1, look // 5)
+        while len(samples) < min(look, most):
+            take(min(width, min(look, most) - len(samples)))
+        estimates = _estimated(np.array(samples), known, left, counted.count)
+        if len(samples) >= most or (tolerance is not None and _good(estimates, of, tolerance)):
+            return estimates
+        look += max(1, look // 5)
+
+
+def _estimated(samples: np.ndarray, known: tuple[float, float], left: int, products: int) -> Moments:
+    """Moments from what is known and the probes' (form, squared norm, its part in the complement) of a dimension."""
+    forms, squares, inner = samples.T
+    trace = mean_of(known[0] + forms, products)
+    # The variance of a form on the sphere is known but for ||C||_F^2, which the same products estimate: joined with the
+    # spread of the samples it steadies the standard error of few samples.
+    spread = float(np.mean(inner)) - (trace.value - known[0]) ** 2 / left
+    variance = max(spread, 0.0) * 2 * left / (left + 2)
+    formula = np.sqrt(variance / len(samples)) * widening(len(samples))
+    stderr = float(np.sqrt((trace.stderr**2 + formula**2) / 2))
+    return Moments(Estimate(trace.value, stderr, trace.samples, trace.products), mean_of(known[1] + squares, products))
 
 
 def trace(

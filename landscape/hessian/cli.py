@@ -191,9 +191,10 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     of = command.objective(arguments, subject, sharded=True)
     operator = objective.CurvatureOperator(of, arguments.operator)
     # On spectra of trained classifiers Lanczos takes about three products per pair, the search for copies among them,
-    # and about 20 until the smallest eigenvalue stands.
+    # and about 20 until the smallest eigenvalue stands. A sample of the images, where it comes first, takes about 50.
+    first = hessian.of_sample.sample_size(of.images)
     products = {
-        "top": max(20, 3 * arguments.top + 5),
+        "top": max(20, 3 * arguments.top + 5) + (0 if first is None else round(50 * first / of.images)),
         "trace": arguments.trace_products,
         "density": arguments.probes * arguments.steps,
     }
@@ -221,6 +222,8 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
     if "node" in result:
         facts["density"] = {"nodes": result["node"].values.tolist(), "weights": result["weight"].values.tolist()}
     attributes = result.attrs
+    if "sample_images" in attributes:
+        facts["sample"] = {"images": int(attributes["sample_images"]), "hvps": int(attributes["sample_products"])}
     fitted = objective.fit.Fit.of(attributes)
     if fitted is not None:
         facts |= fitted.facts()

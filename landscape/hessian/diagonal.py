@@ -5,11 +5,12 @@ al. 2007): one product per draw gives both, and the spread over draws their erro
 than products, unit vectors give both exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 import xarray
+from torch import Tensor
 
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import generator
@@ -75,68 +76,78 @@ def diagonal(
     if products < 2:
         raise LandscapeError(f"diagonal of {products} product: give 2 or more, their spread is the error")
     curvature = CurvatureOperator(objective, operator, sample=sample)
-    size, exact = objective.size, objective.size <= products
-    count = size if exact else products
-    slices = list(objective.space.slices().values())
-    # Sums of the estimates and of their squares: of diagonal entries, squared row norms, and traces by parameter.
-    sums, squares = (torch.zeros(2, size, dtype=torch.float64, device=objective.device) for _ in range(2))
-    traces: list[torch.Tensor] = []
-    source = generator(seed, "diagonal")
+    exact = objective.size <= products
+    count = objective.size if exact else products
+    sums = _Sums(objective)
     with Progress(count, "diagonal", unit="product", quiet=quiet) as bar:
-        for start in range(0, count, _TOGETHER):
-            width = min(_TOGETHER, count - start)
-            if exact:
-                vectors = torch.zeros(size, width)
-                vectors[torch.arange(start, start + width), torch.arange(width)] = 1
-            else:
-                vectors = torch.randint(2, (size, width), generator=source).float() * 2 - 1
-            vectors = vectors.to(device=objective.device, dtype=objective.dtype)
-            images = curvature(vectors)
-            for vector, image in zip(vectors.T, images.T, strict=True):
-                found = torch.stack([vector * image, image.square()]).double()
-                sums += found
-                squares += found.square()
-                traces.append(torch.stack([found[0, place].sum() for place in slices]))
-            bar.update(width)
-    if exact:
-        means, errors = sums, torch.zeros_like(sums)
-        of_parameter = torch.stack([sums[0, place].sum() for place in slices])
-        of_parameter_error = torch.zeros_like(of_parameter)
-    else:
-        means = sums / count
-        errors = ((squares / count - means.square()).clamp(min=0) / (count - 1)).sqrt()
-        stacked = torch.stack(traces)
-        of_parameter, of_parameter_error = stacked.mean(0), stacked.std(0) / count**0.5
-    norms = means[1].sqrt()
-    norm_errors = torch.where(norms > 0, errors[1] / (2 * norms), 0.0)
-
-    def plain(values: torch.Tensor) -> np.ndarray:
-        return values.cpu().numpy()
-
+        for vectors in _vectors(objective, count, exact, seed):
+            sums.take(vectors, curvature(vectors))
+            bar.update(vectors.shape[1])
     unit = f"{objective.loss.unit} per unit of weight squared" if objective.loss.unit != "1" else "1"
+    names = {
+        "diagonal": ("coordinate", "diagonal entry"),
+        "row_norm": ("coordinate", "norm of a row"),
+        "trace": ("parameter", "sum of diagonal entries"),
+    }
+    variables: dict[str, object] = {}
+    for (name, (dimension, what)), (value, error) in zip(names.items(), sums.estimates(exact), strict=True):
+        variables[name] = (dimension, value.cpu().numpy(), {"long_name": what, "units": unit})
+        about = {"long_name": "its standard error", "units": unit}
+        variables[f"{name}_stderr"] = (dimension, error.cpu().numpy(), about)
+    sizes = np.array(objective.space.sizes)
     return xarray.Dataset(
-        {
-            "diagonal": ("coordinate", plain(means[0]), {"long_name": "diagonal entry", "units": unit}),
-            "diagonal_stderr": ("coordinate", plain(errors[0]), {"long_name": "its standard error", "units": unit}),
-            "row_norm": ("coordinate", plain(norms), {"long_name": "norm of a row", "units": unit}),
-            "row_norm_stderr": ("coordinate", plain(norm_errors), {"long_name": "its standard error", "units": unit}),
-            "trace": ("parameter", plain(of_parameter), {"long_name": "sum of diagonal entries", "units": unit}),
-            "trace_stderr": (
-                "parameter",
-                plain(of_parameter_error),
-                {"long_name": "its standard error", "units": unit},
-            ),
-            "size": ("parameter", np.array(objective.space.sizes), {"long_name": "coordinates", "units": "1"}),
-        },
+        variables | {"size": ("parameter", sizes, {"long_name": "coordinates", "units": "1"})},
         {"parameter": objective.names},
         attrs={
             "operator": operator,
             "products": curvature.products,
-            "parameters": size,
+            "parameters": objective.size,
             "images": objective.images,
             "exact": int(exact),
         },
     )
+
+
+def _vectors(objective: Objective, count: int, exact: bool, seed: int) -> Iterator[Tensor]:
+    """All unit vectors, or random signs, as columns, some at a time."""
+    size, source = objective.size, generator(seed, "diagonal")
+    for start in range(0, count, _TOGETHER):
+        width = min(_TOGETHER, count - start)
+        if exact:
+            vectors = torch.zeros(size, width)
+            vectors[torch.arange(start, start + width), torch.arange(width)] = 1
+        else:
+            vectors = torch.randint(2, (size, width), generator=source).float() * 2 - 1
+        yield vectors.to(device=objective.device, dtype=objective.dtype)
+
+
+class _Sums:
+    """Sums over draws of the estimates and of their squares: of diagonal entries, squared row norms, and traces."""
+
+    def __init__(self, objective: Objective) -> None:
+        shape = (2, objective.size)
+        self.sums, self.squares = (torch.zeros(shape, dtype=torch.float64, device=objective.device) for _ in range(2))
+        self.traces: list[Tensor] = []
+        self._slices = list(objective.space.slices().values())
+
+    def take(self, vectors: Tensor, images: Tensor) -> None:
+        """Add vectors (P, k) and their products."""
+        for vector, image in zip(vectors.T, images.T, strict=True):
+            found = torch.stack([vector * image, image.square()]).double()
+            self.sums += found
+            self.squares += found.square()
+            self.traces.append(torch.stack([found[0, place].sum() for place in self._slices]))
+
+    def estimates(self, exact: bool) -> list[tuple[Tensor, Tensor]]:
+        """Diagonal, row norms and traces, each with its standard error."""
+        count, traces = len(self.traces), torch.stack(self.traces)
+        means = self.sums if exact else self.sums / count
+        errors = ((self.squares / count - means.square()).clamp(min=0) / (count - 1)).sqrt()
+        totals = torch.stack([self.sums[0, place].sum() for place in self._slices]) if exact else traces.mean(0)
+        norms = means[1].sqrt()
+        norm_errors = torch.where(norms > 0, errors[1] / (2 * norms), 0.0)
+        pairs = [(means[0], errors[0]), (norms, norm_errors), (totals, traces.std(0) / count**0.5)]
+        return [(value, torch.zeros_like(error)) for value, error in pairs] if exact else pairs
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from landscape.compute import distributed
-from landscape.eigen import Operator, SymmetricOperator
+from landscape.eigen.operator import Operator, SymmetricOperator, together
 from landscape.store.journal import Journal
 
 # Seconds. Cheaper products are taken again sooner than a person notices, and would only fill the disk.
@@ -50,6 +50,10 @@ class JournaledOperator(SymmetricOperator):
     def relative_rounding(self) -> float:
         """The operator's own, see `CurvatureOperator.relative_rounding`."""
         return float(getattr(self.operator, "relative_rounding", 0.0))
+
+    def together(self, rows: int = 0) -> int:
+        """As many as the operator itself."""
+        return together(self.operator, rows)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Product with one vector (n,) or with the columns of (n, k), from the journal where it is there."""

@@ -119,26 +119,9 @@ def mini_batch_spectra(
     numbers = {f"mini-batch {number}": number for number in range(batches)}
 
     def of(key: str) -> Arrays:
-        first = numbers[key] * per_batch
-        parts = [
-            CurvatureOperator(
-                objective, operator, first=first, last=first + per_batch, sample=mask, micro_batch=per_batch
-            )
-            for mask in range(masks)
-        ]
-        # No search for further copies of an eigenvalue: exact copies among the largest need equal images.
-        pairs = eigenpairs(
-            parts[0] if masks == 1 else MeanOperator(parts),
-            top,
-            which="LM",
-            tolerance=tolerance,
-            seed=derived_seed(seed, "mini-batch", numbers[key]),
-            confidence=0,
-        )
-        order = np.argsort(-pairs.values)
-        columns = np.full((len(_COLUMNS), top), np.nan)
-        columns[:, : len(order)] = np.stack([getattr(pairs, name)[order] for name in _COLUMNS])
-        return {"pairs": columns, "products": np.array([float(pairs.products)])}
+        ends = numbers[key] * per_batch, (numbers[key] + 1) * per_batch
+        own_seed = derived_seed(seed, "mini-batch", numbers[key])
+        return _pairs_of(objective, operator, ends, top=top, tolerance=tolerance, masks=masks, seed=own_seed)
 
     with math_attention:
         done = dict(
@@ -155,7 +138,6 @@ def mini_batch_spectra(
             )
         )
     spectra = np.stack([done[key]["pairs"] for key in numbers])
-    products = sum(int(done[key]["products"][0]) for key in numbers)
     dataset = xarray.Dataset(
         {
             "eigenvalue": (("batch", "rank"), spectra[:, 0], {"long_name": "eigenvalue", "units": "nats"}),
@@ -169,10 +151,28 @@ def mini_batch_spectra(
             "per_batch": per_batch,
             "parameters": objective.size,
             "images": batches * per_batch,
-            "products": products,
+            "products": sum(int(done[key]["products"][0]) for key in numbers),
         },
     )
     return dataset.merge(distribution(spectra[:, 0], seed=seed), combine_attrs="no_conflicts")
+
+
+def _pairs_of(
+    objective: Objective, operator: Kind, ends: tuple[int, int], *, top: int, tolerance: float, masks: int, seed: int
+) -> Arrays:
+    """Eigenpairs of one mini-batch, largest first, in rows of `_COLUMNS`; NaN where there are fewer."""
+    first, last = ends
+    parts = [
+        CurvatureOperator(objective, operator, first=first, last=last, sample=mask, micro_batch=last - first)
+        for mask in range(masks)
+    ]
+    # No search for further copies of an eigenvalue: exact copies among the largest need equal images.
+    whole = parts[0] if masks == 1 else MeanOperator(parts)
+    pairs = eigenpairs(whole, top, which="LM", tolerance=tolerance, seed=seed, confidence=0)
+    order = np.argsort(-pairs.values)
+    columns = np.full((len(_COLUMNS), top), np.nan)
+    columns[:, : len(order)] = np.stack([getattr(pairs, name)[order] for name in _COLUMNS])
+    return {"pairs": columns, "products": np.array([float(pairs.products)])}
 
 
 _COLUMNS = ("values", "residuals", "errors", "converged")

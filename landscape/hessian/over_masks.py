@@ -38,6 +38,10 @@ class MeanOperator(SymmetricOperator):
         """Rounding of a product relative to the norm: that of the first operator."""
         return self.parts[0].relative_rounding
 
+    def together(self, rows: int = 0) -> int:
+        """As many as the first operator: all share one budget."""
+        return self.parts[0].together(rows)
+
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply a vector (P,) or columns (P, k)."""
         total = torch.zeros_like(vectors)

@@ -11,7 +11,7 @@ from landscape import tables
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
-from landscape.eigen.operator import Operator, SymmetricOperator
+from landscape.eigen.operator import Operator, SymmetricOperator, together
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import show_on
 from landscape.objective import CurvatureOperator, Objective
@@ -66,6 +66,10 @@ class ScaledOperator(SymmetricOperator):
     def relative_rounding(self) -> float:
         """Of the curvature in its own units."""
         return float(getattr(self.operator, "relative_rounding", 0.0))
+
+    def together(self, rows: int = 0) -> int:
+        """As many as the curvature itself."""
+        return together(self.operator, rows)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply a vector (P,) or columns (P, k)."""

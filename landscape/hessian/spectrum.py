@@ -13,6 +13,7 @@ from landscape.eigen.pairs import Which
 from landscape.errors import LandscapeError
 from landscape.hessian.choices import PARTS, Part
 from landscape.hessian.journaled_operator import JournaledOperator
+from landscape.hessian.of_sample import beside_sample, pairs_of_sample, work_on_sample
 from landscape.hessian.sampling import sampling
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
@@ -84,7 +85,8 @@ def spectrum(
         for `which` ``SA`` or ``BE`` to have it as sharp as the others), with ``smallest_residual``; ``trace`` with
         ``trace_stderr`` and ``l2_trace``, the L2 term's part of it;
         ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node) of the density, total
-        weight 1 a probe, see `density_of`.
+        weight 1 a probe, see `density_of`. Of many images, the attributes ``sample_images`` and ``sample_products`` say
+        on how many of them eigenvectors were sought first, and with how many products, which ``products`` leaves out.
 
     Raises
     ------
@@ -94,50 +96,40 @@ def spectrum(
     unknown = [part for part in only if part not in PARTS]
     if unknown or not only:
         raise LandscapeError(f"unknown part {', '.join(unknown) or '(none)'}: choose among {', '.join(PARTS)}")
-    curvature = CurvatureOperator(objective, operator, sample=sample)
+    curvature = CurvatureOperator(beside_sample(objective), operator, sample=sample)
+    source: Operator = curvature if journal is None else JournaledOperator(curvature, journal)
     variables: dict[str, object] = {}
-    coordinates: dict[str, object] = {}
     attributes: dict[str, object] = {}
     pairs: Eigenpairs | None = None
-
-    source: Operator = curvature if journal is None else JournaledOperator(curvature, journal)
     if "top" in only or "density" in only:
+        smallest = max(tolerance, _SMALLEST) if "top" in only else None
+        near = pairs_of_sample(
+            curvature, top, which=which, smallest=smallest, sample=sample, seed=seed, quiet=quiet, show=show_on
+        )
         with Progress(None, "eigenvalues", unit="product", quiet=quiet) as bar:
             pairs = eigenpairs(
                 source,
                 top,
                 which=which,
                 tolerance=tolerance,
-                smallest=max(tolerance, _SMALLEST) if "top" in only else None,
+                smallest=smallest,
+                near=near,
                 keep_space="trace" in only,
                 seed=seed,
                 callback=show_on(bar, source),
             )
-    if "top" in only:
-        assert pairs is not None
+        attributes |= work_on_sample(near)
+        del near
+    if "top" in only and pairs is not None:
         if keep_vectors is not None:
             keep_vectors(pairs)
-        coordinates["rank"] = np.arange(1, len(pairs.values) + 1)
-        variables |= {
-            "eigenvalue": ("rank", pairs.values, {"long_name": "eigenvalue", "units": "nats"}),
-            "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
-            "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|, rounding included"}),
-            "converged": ("rank", pairs.converged.astype(np.int8)),
-            **sampling(curvature, pairs.values, pairs.vectors, sample=sample).variables(),
-            "smallest_eigenvalue": ((), pairs.smallest),
-            "smallest_residual": ((), pairs.smallest_residual),
-            "missed_probability": ((), pairs.missed_probability),
-        }
+        variables |= _top_variables(pairs) | sampling(curvature, pairs.values, pairs.vectors, sample=sample).variables()
     if "trace" in only:
         with Progress(trace_products, "trace", unit="product", quiet=quiet) as bar:
-            estimate = trace(
-                source,
-                products=trace_products,
-                seed=seed,
-                space=None if pairs is None else pairs.space,
-                callback=_count_on(bar, source),
-            )
+            space = None if pairs is None else pairs.space
+            estimate = trace(source, products=trace_products, seed=seed, space=space, callback=_count_on(bar, source))
         pairs = None if pairs is None else dataclasses.replace(pairs, space=None)  # its memory
+        del space
         variables |= {
             "trace": ((), estimate.value),
             "trace_stderr": ((), estimate.stderr),
@@ -146,37 +138,41 @@ def spectrum(
     if "density" in only:
         with Progress(probes * steps, "density", unit="product", quiet=quiet) as bar:
             density = spectral_density(
-                source,
-                probes=probes,
-                steps=steps,
-                seed=seed,
-                deflate=pairs,
-                callback=_count_on(bar, source),
+                source, probes=probes, steps=steps, seed=seed, deflate=pairs, callback=_count_on(bar, source)
             )
-        variables |= {
-            "node": (("probe", "quadrature_node"), density.nodes),
-            "weight": (("probe", "quadrature_node"), density.weights),
-            "node_residual": (("probe", "quadrature_node"), density.residuals),
-        }
-        attributes = {"density_points": density.points}
-    dataset = xarray.Dataset(
-        variables,
-        coordinates,
-        attrs=attributes
-        | {
-            "operator": operator,
-            "which": which,
-            "products": curvature.products,
-            "parameters": objective.size,
-            "images": objective.images,
-            "left_out": len(objective.left_out),
-            "plan": str(curvature.plan),
-        },
-    )
+        over = ("probe", "quadrature_node")
+        columns = {"node": density.nodes, "weight": density.weights, "node_residual": density.residuals}
+        variables |= {name: (over, values) for name, values in columns.items()}
+        attributes["density_points"] = density.points
+    attributes |= {
+        "operator": operator,
+        "which": which,
+        "products": curvature.products,
+        "parameters": objective.size,
+        "images": objective.images,
+        "left_out": len(objective.left_out),
+        "plan": str(curvature.plan),
+    }
     if isinstance(source, JournaledOperator):
-        dataset.attrs["products"] += source.restored
-        dataset.attrs["seconds_before"] = source.restored_seconds
-    return objective.in_unit(dataset)
+        attributes["products"] = curvature.products + source.restored
+        attributes["seconds_before"] = source.restored_seconds
+    coordinates = (
+        {} if "eigenvalue" not in variables or pairs is None else {"rank": np.arange(1, len(pairs.values) + 1)}
+    )
+    return objective.in_unit(xarray.Dataset(variables, coordinates, attrs=attributes))
+
+
+def _top_variables(pairs: Eigenpairs) -> dict[str, object]:
+    """Eigenvalues with what is known of their errors, over ``rank``."""
+    return {
+        "eigenvalue": ("rank", pairs.values, {"long_name": "eigenvalue", "units": "nats"}),
+        "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
+        "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|, rounding included"}),
+        "converged": ("rank", pairs.converged.astype(np.int8)),
+        "smallest_eigenvalue": ((), pairs.smallest),
+        "smallest_residual": ((), pairs.smallest_residual),
+        "missed_probability": ((), pairs.missed_probability),
+    }
 
 
 def show_on(bar: Progress, source: Operator | None = None) -> Callable[[int, np.ndarray, np.ndarray, int | None], None]:
@@ -184,8 +180,9 @@ def show_on(bar: Progress, source: Operator | None = None) -> Callable[[int, np.
     advance = _advance(bar, source)
 
     def show(products: int, values: np.ndarray, residuals: np.ndarray, left: int | None) -> None:
-        bar.expect(None if left is None else left + 1)
-        advance(1, leading=f"{values[0]:.4g} ± {residuals[0]:.1g}" if len(values) else "-")
+        new = products - bar.done
+        bar.expect(None if left is None else left + new)
+        advance(new, leading=f"{values[0]:.4g} ± {residuals[0]:.1g}" if len(values) else "-")
 
     return show
 

@@ -29,6 +29,10 @@ class Residual(SymmetricOperator):
         self.hessian, self.ggn = hessian, ggn
         self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
 
+    def together(self, rows: int = 0) -> int:
+        """As many as both can."""
+        return min(self.hessian.together(rows), self.ggn.together(rows))
+
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply a vector (P,) or columns (P, k)."""
         return self.hessian(vectors) - self.ggn(vectors)

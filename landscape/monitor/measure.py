@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from landscape.eigen import WarmStarts, trace
-from landscape.eigen.operator import Operator, SymmetricOperator
+from landscape.eigen.operator import Operator, SymmetricOperator, together
 from landscape.hessian.sharpness import ScaledOperator
 from landscape.monitor.optimizers import State, further_solves
 from landscape.objective import CurvatureOperator, Objective
@@ -24,6 +24,10 @@ class Decayed(SymmetricOperator):
     def __init__(self, operator: Operator, decay: float | Tensor) -> None:
         self.operator, self.decay = operator, decay
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
+
+    def together(self, rows: int = 0) -> int:
+        """As many as the operator itself."""
+        return together(self.operator, rows)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply a vector (P,) or columns (P, k)."""

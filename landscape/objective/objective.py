@@ -13,6 +13,7 @@ from torch.func import functional_call
 from landscape.compute import distributed, workers
 from landscape.compute.masks import Masks
 from landscape.compute.memory import total_memory
+from landscape.compute.randomness import generator
 from landscape.compute.settings import measurement, outside_inference
 from landscape.data import Data, Images, as_examples
 from landscape.data.examples import Examples, Tree, leaves, mapped
@@ -436,6 +437,20 @@ class Objective:
         """The same function with its examples in another order (N,); shares the network."""
         counts = None if self._counts is None else self._counts[order.cpu()]
         return self._changed(data=self.data.select(order), _counts=counts)
+
+    def sampled(self, count: int, *, seed: int = 0) -> "Objective":
+        """The same function of a random sample of its examples; shares the network."""
+        places = torch.randperm(self.images, generator=generator(seed, "sample"))[:count].sort().values
+        first, last = distributed.shard(count) if self.sharded else (0, count)
+        counts = None if self._counts is None else self._counts[places]
+        return self._changed(
+            data=self.data.select(places),
+            images=count,
+            first=first,
+            last=last,
+            _counts=counts,
+            terms=count if counts is None else float(counts.sum()),
+        )
 
     def holding_statistics(self) -> "Objective":
         """The same function with batch-norm statistics held at the network's own point; shares the network."""
