@@ -212,7 +212,7 @@ def test_many_images_are_measured_by_way_of_a_sample_to_the_same_bounds(
     monkeypatch.setattr(of_sample, "_TIMES", 4)
     for micro_batch, memory in ((16, 0), (32, 10**9)):
         objective = Objective(net, data, micro_batch=micro_batch, memory=memory)
-        found = spectrum(objective, only=("top",), operator=kind, keep_vectors=kept.append)
+        found = spectrum(objective, only=("top",), operator=kind, keep_vectors=kept.append, by_sample=True)
         assert found.attrs["sample_images"] == 24
         assert found.attrs["sample_products"] > 0
         # On all the images, not on the sample: against the dense matrix of all, in float64.

@@ -52,6 +52,11 @@ def add_arguments(parser: command.Parser) -> None:
         "--tolerance", type=float, default=1e-4, metavar="X", help="relative error of the eigenvalues (default: 1e-4)"
     )
     solver.add_argument(
+        "--by-sample",
+        action="store_true",
+        help="seek eigenvectors on a twentieth of many images first, and correct them on all",
+    )
+    solver.add_argument(
         "--trace-products", type=command.positive, default=30, metavar="N", help="products of the trace (default: 30)"
     )
     solver.add_argument(
@@ -137,6 +142,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "trace_products": arguments.trace_products,
         "probes": arguments.probes,
         "steps": arguments.steps,
+        **({"by_sample": True} if arguments.by_sample else {}),
     }
 
 
@@ -192,7 +198,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     operator = objective.CurvatureOperator(of, arguments.operator)
     # On spectra of trained classifiers Lanczos takes about three products per pair, the search for copies among them,
     # and about 20 until the smallest eigenvalue stands. A sample of the images, where it comes first, takes about 50.
-    first = hessian.of_sample.sample_size(of.images)
+    first = hessian.of_sample.sample_size(of.images) if arguments.by_sample else None
     products = {
         "top": max(20, 3 * arguments.top + 5) + (0 if first is None else round(50 * first / of.images)),
         "trace": arguments.trace_products,

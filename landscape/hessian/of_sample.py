@@ -7,15 +7,15 @@ from landscape.eigen import Eigenpairs, eigenpairs
 from landscape.eigen.pairs import Callback, Which
 from landscape.objective import CurvatureOperator, Objective
 
-# A twentieth of the examples, at least 1,024, where there are eight times as many. That decides results, within their
+# A twentieth of the examples, at least 1,024, where there are four times as many. That decides results, within their
 # bounds, and so depends on nothing but the number of examples.
-_PART, _LEAST, _TIMES = 20, 1024, 8
+_PART, _LEAST, _TIMES = 20, 1024, 4
 # The sample's eigenvectors are off by some percent for the choice of examples, so that nothing sharper helps.
 _TOLERANCE = 1e-3
 
 
 def sample_size(examples: int) -> int | None:
-    """Examples on which eigenvectors are sought first; None where there are too few for that to pay."""
+    """Examples on which eigenvectors are sought first; None where there are too few for that."""
     count = max(_LEAST, examples // _PART)
     return count if examples >= _TIMES * count else None
 

@@ -35,6 +35,7 @@ def spectrum(
     trace_products: int = 30,
     probes: int = 3,
     steps: int = 40,
+    by_sample: bool = False,
     sample: int = 0,
     seed: int = 0,
     quiet: bool = True,
@@ -64,6 +65,10 @@ def spectrum(
     probes, steps
         Random vectors and Lanczos steps of each. 3 x 40 show its shape and a band in minutes on a laptop;
         its outliers are exact in any case, since the top eigenpairs are taken out.
+    by_sample
+        Seek the eigenvectors on a twentieth of the examples (at least 1,024, where there are four times as many) and
+        correct them on all. Saves products of all the examples where the top eigenvalues alone are hard to find; the
+        smallest eigenvalue, at the edge of a bulk, may take as many as it saves, so it is not the default.
     sample
         Which draw of the dropout masks.
     seed
@@ -85,8 +90,8 @@ def spectrum(
         for `which` ``SA`` or ``BE`` to have it as sharp as the others), with ``smallest_residual``; ``trace`` with
         ``trace_stderr`` and ``l2_trace``, the L2 term's part of it;
         ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node) of the density, total
-        weight 1 a probe, see `density_of`. Of many images, the attributes ``sample_images`` and ``sample_products`` say
-        on how many of them eigenvectors were sought first, and with how many products, which ``products`` leaves out.
+        weight 1 a probe, see `density_of`. With `by_sample`, the attributes ``sample_images`` and ``sample_products``
+        say on how many of them eigenvectors were sought first, with how many products; ``products`` leaves these out.
 
     Raises
     ------
@@ -96,16 +101,18 @@ def spectrum(
     unknown = [part for part in only if part not in PARTS]
     if unknown or not only:
         raise LandscapeError(f"unknown part {', '.join(unknown) or '(none)'}: choose among {', '.join(PARTS)}")
-    curvature = CurvatureOperator(beside_sample(objective), operator, sample=sample)
+    curvature = CurvatureOperator(beside_sample(objective) if by_sample else objective, operator, sample=sample)
     source: Operator = curvature if journal is None else JournaledOperator(curvature, journal)
     variables: dict[str, object] = {}
     attributes: dict[str, object] = {}
     pairs: Eigenpairs | None = None
     if "top" in only or "density" in only:
         smallest = max(tolerance, _SMALLEST) if "top" in only else None
-        near = pairs_of_sample(
-            curvature, top, which=which, smallest=smallest, sample=sample, seed=seed, quiet=quiet, show=show_on
-        )
+        near = None
+        if by_sample:
+            near = pairs_of_sample(
+                curvature, top, which=which, smallest=smallest, sample=sample, seed=seed, quiet=quiet, show=show_on
+            )
         with Progress(None, "eigenvalues", unit="product", quiet=quiet) as bar:
             pairs = eigenpairs(
                 source,
