@@ -1,4 +1,11 @@
+import signal
+
 import pytest
+
+# A shell that starts the suite in the background lets it, and all that it starts, ignore Ctrl-C: tests that interrupt a
+# command would wait in vain.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
