@@ -7,6 +7,7 @@ import xarray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from analyses import claims
 from figures import fig8, sources
 from landscape import (
     feature_maps,
@@ -73,6 +74,7 @@ def main() -> None:
         for name, (folder, kinds, seeds, variable, draw) in PICTURES.items():
             draw(kept(folder, kinds, seeds, variable), OUT / f"{name}.png")
         drawing = sources.read(fig8.STUDY, "cifar100-small", KEPT)
+        claims.draw({KEPT.parent.name: claims.reports_in(KEPT.parent / "claims")}, OUT / "claims.png")
         along = sorted((KEPT.parents[1] / "digits" / "results" / "series").glob("*.nc"))
         series.picture.draw([*map(result.load, along)], OUT / "series.png")
         plotting.save(
