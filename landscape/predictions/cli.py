@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +116,26 @@ def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _predicted(
+    measure: Callable[..., xarray.Dataset],
+    arguments: argparse.Namespace,
+    subject: command.Subject,
+    journal: Journal,
+    **choices: Any,
+) -> xarray.Dataset:
+    return measure(
+        subject.checkpoint.model,
+        subject.data,
+        protocol=subject.protocol,
+        passes=arguments.passes,
+        batch=arguments.batch,
+        device=command.device(arguments),
+        journal=journal,
+        quiet=arguments.quiet,
+        **choices,
+    )
+
+
 def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
     """The passes of one subject, from the cache when they are there."""
     beside = arguments.out and store.files.beside(arguments.out, "passes")
@@ -123,16 +143,7 @@ def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Da
     question = command.question(kept, f"{NAME}.passes", subject, {"passes": arguments.passes})
 
     def begin(journal: Journal) -> xarray.Dataset:
-        return predictions.measure(
-            subject.checkpoint.model,
-            subject.data,
-            protocol=subject.protocol,
-            passes=arguments.passes,
-            batch=arguments.batch,
-            device=command.device(arguments),
-            journal=journal,
-            quiet=arguments.quiet,
-        )
+        return _predicted(predictions.measure, arguments, subject, journal)
 
     return command.journaled(question, begin, force=arguments.force)
 
@@ -143,17 +154,7 @@ def per_term(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
     question = command.question(arguments, NAME, subject, settings)
 
     def begin(journal: Journal) -> xarray.Dataset:
-        return predictions.per_term(
-            subject.checkpoint.model,
-            subject.data,
-            protocol=subject.protocol,
-            passes=arguments.passes,
-            batch=arguments.batch,
-            device=command.device(arguments),
-            journal=journal,
-            quiet=arguments.quiet,
-            **_choices(arguments),
-        )
+        return _predicted(predictions.per_term, arguments, subject, journal, **_choices(arguments))
 
     return command.journaled(question, begin, force=arguments.force)
 
