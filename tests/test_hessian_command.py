@@ -86,6 +86,8 @@ def test_mini_batches_take_more_images_than_there_are_epoch_by_epoch_and_augment
         (["--masks", "3"], "dropout is off in this protocol: give --dropout fixed"),
         (["--along", "nothing.safetensors"], "no directions at nothing.safetensors"),
         (["--blocks", "--save-vectors", "v.safetensors"], "leave out --blocks"),
+        (["--blocks", "--by-sample"], "leave out --blocks"),
+        (["--by-sample", "--which", "SA"], "leave out --which SA"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(

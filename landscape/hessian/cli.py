@@ -119,6 +119,9 @@ def check(arguments: argparse.Namespace) -> None:
     arguments.measurement = other = hessian.measurements.selected(arguments)
     if other is not None and arguments.save_vectors is not None:
         raise LandscapeError(f"--save-vectors saves what the plain spectrum finds: leave out {other.flag}")
+    if arguments.by_sample and (other is not None or arguments.which in ("SA", "BE")):
+        what = other.flag if other is not None else f"--which {arguments.which}"
+        raise LandscapeError(f"--by-sample is for the largest eigenvalues of the plain spectrum: leave out {what}")
     if other is None and arguments.plot is not None and set(arguments.only or ()) == {"trace"}:
         raise LandscapeError(hessian.picture.NO_PICTURE)
 
