@@ -131,6 +131,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     command.require_writable(arguments.out)
     if arguments.plot is not None:
+        command.require_picture_name(arguments.plot)
         command.require_writable(arguments.plot)
     if arguments.until_decided and not arguments.measure:
         raise LandscapeError("--until-decided trains and measures: give --measure too")

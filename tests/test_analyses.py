@@ -339,6 +339,7 @@ def test_the_page_of_claims_is_what_the_kept_reports_say_stage_by_stage(tmp_path
     drawn = picture.read_text()
     assert drawn.count("C1 lower top Hessian eigenvalue") == 1
     assert "arithmetic" not in drawn
+    assert command.run("analyses.claims", ["--measure", "--plot", str(tmp_path / "claims.gif")]) == 2
     kept = claims_page.reports_in(Path("reference/cifar100-small/claims"))
     lines = claims_page.page({"converged": kept, "digits": {"smooth": kept["smooth"]}}).splitlines()
     (c9,) = (line for line in lines if line.startswith("| C9: "))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         device,
         load_checkpoint,
         objective,
+        require_picture_name,
         require_writable,
         subjects,
         with_fit,

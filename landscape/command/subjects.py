@@ -106,8 +106,8 @@ def subjects(arguments: argparse.Namespace) -> list[Subject]:
     if arguments.device == "auto" and not arguments.quiet:
         # Said when a measurement starts: an answer that is known, or an error, needs no device.
         arguments.remarks = [f"on {described(on)}"]
-    if arguments.plot is not None and arguments.plot.suffix.lower() not in (".pdf", ".png", ".svg"):
-        raise LandscapeError(f"cannot draw to {arguments.plot}: the name must end in .pdf, .png or .svg")
+    if arguments.plot is not None:
+        require_picture_name(arguments.plot)
     for path in (arguments.out, arguments.plot):
         if path is not None:
             require_writable(path)
@@ -229,6 +229,12 @@ def with_fit(arguments: argparse.Namespace, subject: Subject, result: "xarray.Da
         return result.assign_attrs(fit(objective(arguments, subject)).attributes())
     except LandscapeError:  # an instrument that needs no labels also measures what has no loss
         return result
+
+
+def require_picture_name(path: Path) -> None:
+    """Raise LandscapeError, before anything long starts, when a picture cannot have that name."""
+    if path.suffix.lower() not in (".pdf", ".png", ".svg"):
+        raise LandscapeError(f"cannot draw to {path}: the name must end in .pdf, .png or .svg")
 
 
 def require_writable(path: Path) -> None:
