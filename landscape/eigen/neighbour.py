@@ -111,5 +111,6 @@ class Neighbour:
             return torch.addmm(right / shift.to(right), rows.T, inside)
 
         along, across = solved(vectors), solved(residuals)
+        # A pair that the equation says nothing of (0 / 0) is left as it is.
         corrections = (across - along * ((vectors * across).sum(0) / (vectors * along).sum(0))).nan_to_num(0, 0, 0)
         return torch.cat([corrections, residuals[:, -1:]], dim=1) if within else corrections

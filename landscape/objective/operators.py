@@ -36,7 +36,8 @@ MATRICES: dict[str, str] = {
     "fisher": "empirical Fisher matrix of the mean loss without L2 term",
 }
 
-# Vectors that are multiplied at once, at most: sixteen would save another 3 %, and need twice the memory.
+# Vectors that are multiplied at once, at most: a graph costs less than a vector through it (`benchmarks/hessian.py`),
+# so that an eighth of it is little beside the vector, and sixteen need twice the memory.
 _TOGETHER = 8
 
 _log = logging.getLogger(__name__)
