@@ -28,6 +28,7 @@ from landscape.robustness import (
     CifarP,
     Computed,
     adversarial,
+    cells,
     cli,
     consistency as consistency_of,
     corrupted,
@@ -249,8 +250,10 @@ def table(*, images: int = 300, skill: float = 1.0, seed: int = 0, name: str = "
     clean = torch.randn(2, 2, images, CLASSES, generator=source, dtype=torch.float64)
     clean += 0.5 * torch.randn(clean.shape, generator=generator(seed, "table"), dtype=torch.float64)
     clean[..., torch.arange(images), labels] += skill
-    found = [metrics.examples(one.log_softmax(-1), labels) for one in clean.flatten(0, 1)]
-    made = corrupted._dataset(found, (2, 2), "right").assign_coords(severity=[1, 2], corruption=["fog", "snow"])
+    found = [cells.predicted(one.log_softmax(-1), labels) for one in clean.flatten(0, 1)]
+    made = cells.dataset(found, labels, CLASSES, ("severity", "corruption"), (2, 2)).assign_coords(
+        severity=[1, 2], corruption=["fog", "snow"]
+    )
     made.attrs |= {"images_sha256": "one", "name": name}
     return made
 
@@ -324,6 +327,34 @@ def test_alexnet_against_itself_is_one(name: str) -> None:
 # Consistency ----------------------------------------------------------------------------------------------------------
 
 
+def test_tables_say_how_networks_compare() -> None:
+    """Paired over images: a gain on every image is found, noise that both share is not taken for a difference."""
+    source = np.random.default_rng(0)
+    hard = source.exponential(3.0, 80)
+    nll = np.stack([hard, hard])[None]
+    facts = {"nll": 0.0, "accuracy": 0.5, "ece": 0.1}
+
+    def corrupted_as(name: str, gain: float) -> xarray.Dataset:
+        of_image = nll - np.array([gain, 0.0])[None, :, None] + source.normal(0, 0.01, nll.shape)
+        right = (source.random(nll.shape) < 0.5) if name == "one" else first["correct_of_image"].values
+        means = {key: (("severity", "corruption"), np.full((1, 2), value)) for key, value in facts.items()}
+        cell = ("severity", "corruption", "image")
+        return xarray.Dataset(
+            {**means, "nll_of_image": (cell, of_image), "correct_of_image": (cell, right)},
+            coords={"severity": [1], "corruption": ["fog", "snow"]},
+            attrs={"name": name, "images_sha256": "same"},
+        )
+
+    first = corrupted_as("one", 0.0)
+    printed = cli.table({"corruptions": [first, corrupted_as("two", 0.5)]}, [])
+    assert "the NLL of two is lower than that of one at fog; at snow the choice of images alone may explain" in printed
+    assert "the error of two and of one: everywhere the choice of images alone may explain the difference." in printed
+    strangers = corrupted_as("two", 0.5).assign_attrs(images_sha256="other")
+    assert "two is not compared with one: the networks were shown different images" in cli.table(
+        {"corruptions": [first, strangers]}, []
+    )
+
+
 def test_consistency_by_hand() -> None:
     frames = torch.tensor([[[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]], dtype=torch.float64)
     same, cross_entropy = consistency_of.sequence_consistency(frames.log())
@@ -349,6 +380,7 @@ def test_consistency_of_files(tmp_path: Path) -> None:
     assert float(found["cross_entropy"][0]) == pytest.approx(entropy, rel=1e-4)
     noisy = consistency_of.measure(stochastic(), tmp_path, like, protocol=FRESH, passes=1)
     assert float(noisy["consistency"].min()) < 1
+    np.testing.assert_allclose(noisy["consistency_of_sequence"].mean("sequence"), noisy["consistency"])
     with pytest.raises(LandscapeError, match="no perturbations"):
         CifarP(tmp_path / "none", like)
 
@@ -457,6 +489,7 @@ def test_accuracy_falls_with_the_radius() -> None:
     assert found["accuracy"].values[0] == 1
     assert found["accuracy"].values[1] > found["accuracy"].values[2]
     assert found["kind"].values.tolist() == ["none", "pgd", "pgd"]
+    np.testing.assert_allclose(found["correct_of_image"].mean("image"), found["accuracy"])
     with pytest.raises(LandscapeError, match="bad attack"):
         adversarial.measure(linear(), own, attacks=[Attack("pgd", -1.0)], protocol=FRESH)
 
@@ -493,7 +526,9 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert facts["adversarial"][0]["epsilon"] == pytest.approx([0, 8 / 255])
     assert Path("r.png").is_file()
     assert Path("r-attacks.png").is_file()
-    (result,) = [path for path in Path("results/robustness").glob("*.nc") if "image" in xarray.load_dataset(path).dims]
+    (result,) = [
+        path for path in Path("results/robustness").glob("*.nc") if "corruption" in xarray.load_dataset(path).dims
+    ]
     assert cli.main([*shared, *few, "--only", "corruptions", "--baseline", str(result)]) == 0
     printed = capsys.readouterr().out
     assert "mCE" in printed

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import xarray
 from torch import Tensor, nn
@@ -13,9 +14,9 @@ from landscape.compute.randomness import generator
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.metrics import METRICS, MetricSet
 from landscape.objective.objective import examples
 from landscape.predictions import Predictor
+from landscape.robustness import cells
 from landscape.robustness.choices import ATTACKS, EPSILONS, AttackKind
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
@@ -186,8 +187,8 @@ def measure(
     Returns
     -------
     xarray.Dataset
-        Over ``attack`` (coordinates ``kind``, ``epsilon``), the clean images first (``none``, 0): each metric and
-        ``<metric>_stderr`` over images.
+        Over ``attack`` (coordinates ``kind``, ``epsilon``), the clean images first (``none``, 0): what
+        `landscape.robustness.cells.dataset` gives.
 
     Raises
     ------
@@ -213,34 +214,24 @@ def measure(
     def compute(key: str) -> Arrays:
         row, first, last = work[key]
         attempt = rows[row]
-        metric_set = MetricSet(predictor.classes, device=predictor.device)
+        averages = []
         for start, stop in predictor.batches(first, last):
             images = (
                 predictor.images(chosen, start, stop)
                 if attempt is None
                 else attacked(predictor, chosen, attempt, start, stop, seed=seed)
             )
-            average = metrics.log_mean_exp(predictor.passes(images, start, samples))
-            metric_set.update(average, chosen.labels[start:stop].to(average.device))
-        return metric_set.arrays()
+            averages.append(metrics.log_mean_exp(predictor.passes(images, start, samples)))
+        return cells.predicted(torch.cat(averages), chosen.labels[first:last])
 
     whole = dict(pieces(list(work), compute, journal=journal, what="attacks", quiet=quiet))
-    sets = [MetricSet(predictor.classes) for _ in rows]
-    for metric_set, attempt in zip(sets, rows, strict=True):
-        for start in range(0, len(chosen), piece):
-            metric_set.merge(MetricSet.from_arrays(whole[f"{attempt} {start}"], predictor.classes))
-    return xarray.Dataset(
-        _variables(sets),
-        coords={
-            "kind": ("attack", ["none" if attack is None else attack.kind for attack in rows]),
-            "epsilon": ("attack", [0.0 if attack is None else attack.epsilon for attack in rows]),
-        },
-        attrs={"images": len(chosen), "passes": len(samples)},
+    parts = [[whole[key] for key, (row, _, _) in work.items() if row == wanted] for wanted in range(len(rows))]
+    joined = [{name: np.concatenate([part[name] for part in of_row]) for name in of_row[0]} for of_row in parts]
+    return (
+        cells.dataset(joined, chosen.labels, predictor.classes, ["attack"], [len(rows)])
+        .assign_coords(
+            kind=("attack", ["none" if attack is None else attack.kind for attack in rows]),
+            epsilon=("attack", [0.0 if attack is None else attack.epsilon for attack in rows]),
+        )
+        .assign_attrs(images=len(chosen), passes=len(samples), images_sha256=chosen.sha256)
     )
-
-
-def _variables(sets: Sequence[MetricSet]) -> dict[str, tuple[str, list[float]]]:
-    results = [metric_set.result() for metric_set in sets]
-    return {name: ("attack", [result[name].value for result in results]) for name in METRICS} | {
-        f"{name}_stderr": ("attack", [result[name].stderr for result in results]) for name in METRICS
-    }

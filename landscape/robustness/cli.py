@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, objective, robustness, tables
+from landscape import command, metrics, objective, robustness, tables
 from landscape.errors import LandscapeError
 from landscape.metrics.choices import BINNINGS
 from landscape.predictions import cli as predictions_cli
 from landscape.robustness.choices import ATTACKS, EPSILONS, SEVERITIES
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray
 
     from landscape.store.journal import Journal
@@ -261,7 +262,7 @@ def table(results: Results, relative: Sequence[xarray.Dataset]) -> str:
     lines: list[str] = []
     for part, entries in results.items():
         head = ["", *[str(entry.attrs["name"]) for entry in entries]]
-        lines += [command.columns(head, _ROWS[part](entries)), _NOTES[part], ""]
+        lines += [command.columns(head, _ROWS[part](entries)), _NOTES[part], *_reading(part, entries), ""]
         if part == "corruptions" and relative:
             lines += [_relative_table(head, relative), ""]
     return "\n".join(lines).rstrip()
@@ -272,9 +273,14 @@ def _corruption_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
     for name in entries[0]["corruption"].values:
         cells = []
         for entry in entries:
-            means = entry.sel(corruption=name).mean("severity")
+            chosen = entry.sel(corruption=name)
+            means = chosen.mean("severity")
+            # Severities share their images: errors are of each image's mean over them.
+            of_image = {name: chosen[f"{name}_of_image"].mean("severity").values for name in ("correct", "nll")}
+            right, nll = (float(metrics.confidence.standard_error(values)) for values in of_image.values())
+            accuracy, error, ece = (float(means[name]) for name in ("accuracy", "nll", "ece"))
             cells.append(
-                f"{100 * float(means['accuracy']):.2f} / {float(means['nll']):.3f} / {100 * float(means['ece']):.2f}"
+                f"{tables.with_error(100 * accuracy, 100 * right)} / {tables.with_error(error, nll)} / {100 * ece:.1f}"
             )
         rows.append([str(name), *cells])
     return rows
@@ -283,12 +289,11 @@ def _corruption_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
 def _attack_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
     rows = []
     for index, (kind, radius) in enumerate(zip(entries[0]["kind"].values, entries[0]["epsilon"].values, strict=True)):
-        label = "clean" if kind == "none" else f"{str(kind).upper()}, radius {255 * radius:.3g}/255"
         cells = [
             tables.with_error(100 * float(entry["accuracy"][index]), 100 * float(entry["accuracy_stderr"][index]))
             for entry in entries
         ]
-        rows.append([label, *cells])
+        rows.append([_attack_name(kind, radius), *cells])
     return rows
 
 
@@ -307,10 +312,61 @@ def _perturbation_rows(entries: Sequence[xarray.Dataset]) -> list[list[str]]:
 
 _ROWS = {"corruptions": _corruption_rows, "adversarial": _attack_rows, "perturbations": _perturbation_rows}
 _NOTES = {
-    "corruptions": "accuracy % / NLL, nats / ECE %, means over severities",
+    "corruptions": "accuracy % / NLL, nats / ECE %, means over severities, ± standard error over images",
     "adversarial": "accuracy %, ± standard error over images",
     "perturbations": "consistency of predicted classes % / cross-entropy between frames, nats, ± over sequences",
 }
+
+
+Paired = Iterator[tuple[str, list[str], "np.ndarray"]]
+
+
+def _reading(part: str, entries: Sequence[xarray.Dataset]) -> list[str]:
+    """How the others compare with the first network, paired over images or sequences: a sentence a measure."""
+    from landscape.predictions.passes import require_same_images
+
+    first, lines = entries[0], []
+    for other in entries[1:]:
+        one, two = (str(entry.attrs["name"]) for entry in (first, other))
+        try:
+            require_same_images([first, other])
+        except LandscapeError as error:
+            lines.append(f"{two} is not compared with {one}: {error}")
+            continue
+        for what, where, differences in _PAIRED[part](first, other):
+            ends = [metrics.confidence.of_mean(each[each == each]) for each in differences]  # sequences may be fewer
+            lines.append(tables.told_apart(what, one, two, where, [(float(low), float(high)) for low, high in ends]))
+    return lines
+
+
+def _paired_corruptions(first: xarray.Dataset, other: xarray.Dataset) -> Paired:
+    names = [str(name) for name in first["corruption"].values]
+    for what, variable, sign in (("the error", "correct_of_image", -1), ("the NLL", "nll_of_image", 1)):
+        change = other[variable].astype(float) - first[variable]
+        yield what, names, sign * change.mean("severity").transpose("corruption", "image").values
+
+
+def _paired_attacks(first: xarray.Dataset, other: xarray.Dataset) -> Paired:
+    names = [
+        _attack_name(kind, radius) for kind, radius in zip(first["kind"].values, first["epsilon"].values, strict=True)
+    ]
+    yield "the accuracy", names, other["correct_of_image"].values.astype(float) - first["correct_of_image"].values
+
+
+def _paired_perturbations(first: xarray.Dataset, other: xarray.Dataset) -> Paired:
+    names = [str(name) for name in first["perturbation"].values]
+    yield "the consistency", names, (other["consistency_of_sequence"] - first["consistency_of_sequence"]).values
+
+
+_PAIRED = {
+    "corruptions": _paired_corruptions,
+    "adversarial": _paired_attacks,
+    "perturbations": _paired_perturbations,
+}
+
+
+def _attack_name(kind: object, radius: float) -> str:
+    return "no attack" if kind == "none" else f"{str(kind).upper()} {255 * radius:.3g}/255"
 
 
 def _relative_table(head: Sequence[str], relative: Sequence[xarray.Dataset]) -> str:

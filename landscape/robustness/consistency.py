@@ -1,6 +1,6 @@
 """How steady predictions are when an image changes slightly from frame to frame (CIFAR-10-P)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,8 @@ def measure(
     Returns
     -------
     xarray.Dataset
-        Over ``perturbation``: ``consistency``, ``cross_entropy`` (nats), and their ``_stderr`` over sequences.
+        Over ``perturbation``: ``consistency``, ``cross_entropy`` (nats), and their ``_stderr`` over sequences. Over
+        ``(perturbation, sequence)``: both ``_of_sequence``, for pairing networks; not a number behind the last one.
 
     Raises
     ------
@@ -107,19 +108,22 @@ def measure(
         return {"values": torch.stack(sequence_consistency(average.view(stop - start, frames, -1))).cpu().numpy()}
 
     whole = dict(pieces(list(ranges), compute, journal=journal, what="perturbations", quiet=quiet))
-    values = {index: whole[key]["values"] for index, key in enumerate(ranges)}
-    return _dataset(source.names, [entry[0] for entry in work], values, len(samples))
+    of_sequence = {
+        name: np.concatenate([whole[key]["values"] for key, (owner, *_) in ranges.items() if owner == name], axis=1)
+        for name in source.names
+    }
+    return _dataset(of_sequence).assign_attrs(passes=len(samples), images_sha256=source.identity())
 
 
-def _dataset(names: Sequence[str], owners: Sequence[str], pieces: dict[int, np.ndarray], passes: int) -> xarray.Dataset:
-    rows = []
-    for name in names:
-        values = np.concatenate([pieces[index] for index, owner in enumerate(owners) if owner == name], axis=1)
-        rows.append([*values.mean(1), *confidence.standard_error(values)])
-    table = np.array(rows).T
-    variables = ("consistency", "cross_entropy", "consistency_stderr", "cross_entropy_stderr")
-    return xarray.Dataset(
-        {name: ("perturbation", row) for name, row in zip(variables, table, strict=True)},
-        coords={"perturbation": list(names)},
-        attrs={"passes": passes},
-    )
+def _dataset(of_sequence: Mapping[str, np.ndarray]) -> xarray.Dataset:
+    longest = max(values.shape[1] for values in of_sequence.values())
+    padded = np.full((len(of_sequence), 2, longest), np.nan)
+    for row, values in zip(padded, of_sequence.values(), strict=True):
+        row[:, : values.shape[1]] = values
+    dataset = xarray.Dataset(coords={"perturbation": list(of_sequence)})
+    for index, name in enumerate(("consistency", "cross_entropy")):
+        kept = [values[index] for values in of_sequence.values()]
+        dataset[name] = "perturbation", [values.mean() for values in kept]
+        dataset[f"{name}_stderr"] = "perturbation", [float(confidence.standard_error(values)) for values in kept]
+        dataset[f"{name}_of_sequence"] = ("perturbation", "sequence"), padded[:, index]
+    return dataset

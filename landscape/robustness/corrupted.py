@@ -13,11 +13,12 @@ from landscape import metrics
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.metrics import METRICS, Examples, MetricSet, confidence
+from landscape.metrics import confidence
 from landscape.metrics.choices import Binning
 from landscape.metrics.definitions import BINS, bin_of
 from landscape.predictions import Predictor
 from landscape.predictions.passes import require_same_images
+from landscape.robustness import cells
 from landscape.robustness.choices import SEVERITIES
 from landscape.robustness.corruptions import STANDARD
 from landscape.store import published, result
@@ -27,7 +28,6 @@ from landscape.store.protocol import Protocol
 
 # Error rate, NLL and ECE: relative to a baseline they make mCE, mCNLL and mCECE.
 RELATIVE = {"mCE": "error", "mCNLL": "nll", "mCECE": "ece"}
-_OF_IMAGE = ("nll", "brier", "confidence", "predicted", "in_top", "excess")
 
 
 class Source(Interface):
@@ -93,24 +93,21 @@ def measure(
     missing = [name for name in names if name not in source.names]
     if missing or not names:
         raise LandscapeError(f"no corruption {', '.join(missing)} here: choose from {', '.join(source.names)}")
-    cells = {f"{name} {severity}": (severity, name) for severity in severities for name in names}
+    keys = {f"{name} {severity}": (severity, name) for severity in severities for name in names}
     first = source.load(names[0], severities[0])
     predictor = Predictor(model, first, protocol=protocol, batch=batch, device=device)
     samples = range(passes if predictor.stochastic else 1)
 
     def compute(key: str) -> Arrays:
-        severity, name = cells[key]
+        severity, name = keys[key]
         images = source.load(name, severity)
-        average = predictor.average(images, 0, len(images), samples)
-        batch_of = metrics.examples(average, images.labels.to(average.device))
-        return {field: getattr(batch_of, field).cpu().numpy() for field in _OF_IMAGE}
+        return cells.predicted(predictor.average(images, 0, len(images), samples), images.labels)
 
-    whole = dict(pieces(list(cells), compute, journal=journal, what="corruptions", unit="cell", quiet=quiet))
-    labels = first.labels.cpu()
-    ordered = [whole[f"{name} {severity}"] for severity in severities for name in names]
-    batches = [_examples(each, labels, predictor.classes) for each in ordered]
-    shape = (len(severities), len(names))
-    dataset = _dataset(batches, shape, binning).assign_coords(severity=list(severities), corruption=list(names))
+    whole = dict(pieces(list(keys), compute, journal=journal, what="corruptions", unit="cell", quiet=quiet))
+    conditions, shape = ("severity", "corruption"), (len(severities), len(names))
+    dataset = cells.dataset(
+        [whole[key] for key in keys], first.labels, predictor.classes, conditions, shape, binning=binning
+    ).assign_coords(severity=list(severities), corruption=list(names))
     dataset.attrs |= {
         "images": len(first),
         "passes": len(samples),
@@ -118,31 +115,6 @@ def measure(
         "images_sha256": first.sha256,
     }
     return dataset
-
-
-def _examples(arrays: Arrays, labels: torch.Tensor, classes: int) -> Examples:
-    tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in _OF_IMAGE}
-    return Examples(**tensors, labels=labels, classes=classes)
-
-
-def _dataset(batches: Sequence[Examples], shape: tuple[int, int], binning: Binning) -> xarray.Dataset:
-    results = []
-    for batch in batches:
-        metric_set = MetricSet(batch.classes, binning=binning)
-        metric_set.add(batch)
-        results.append(metric_set.result())
-    cell, image = ("severity", "corruption"), ("severity", "corruption", "image")
-    variables: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]] = {}
-    for name, metric in METRICS.items():
-        about = {"units": metric.unit}
-        values = np.array([entry[name] for entry in results]).reshape(*shape, 2)
-        variables[name] = (cell, values[..., 0], {"long_name": metric.label, **about})
-        variables[f"{name}_stderr"] = (cell, values[..., 1], {"long_name": "standard error over images", **about})
-    of_image = {"nll": "nll", "confidence": "confidence", "correct": "correct"}
-    for name, field in of_image.items():
-        stacked = torch.stack([getattr(batch, field) for batch in batches]).numpy()
-        variables[f"{name}_of_image"] = (image, stacked.reshape(*shape, -1), {})
-    return xarray.Dataset(variables)
 
 
 def read_baseline(path: Path | str) -> xarray.Dataset:
