@@ -133,29 +133,33 @@ def draw(result: xarray.Dataset, path: Path | str) -> Path:
             color = plotting.COLORS[index]
             above.plot(steps, values, color=color, marker="o", markersize=2.5, label=label)
             above.fill_between(steps, values - bound, values + bound, color=color, alpha=0.2, linewidth=0)
-        for name, label, style in (
-            ("stability_threshold", "stability threshold", "--"),
-            ("sam_threshold", "SAM's stability threshold", ":"),
-        ):
-            if name in result and bool(np.isfinite(result[name]).any()):
-                above.plot(steps, result[name].values, style, color="black", linewidth=1.0, label=label)
         # Bounds of early, unconverged values and thresholds of a vanishing learning rate would flatten all else.
         seen = np.concatenate([result[name].values for name, _ in _curves(result)])
         seen = seen[np.isfinite(seen)]
+        top = np.inf
         if len(seen):
             low, high = float(seen.min()), float(seen.max())
             if "stability_threshold" in result:
                 edge = float(np.nanmin(result["stability_threshold"].values))
                 high = max(high, edge if edge < 3 * high else high)
             margin = 0.08 * (high - low or 1.0)
-            above.set_ylim(low - margin, high + margin)
+            top = high + margin
+            above.set_ylim(low - margin, top)
+        for name, label, style in (
+            ("stability_threshold", "stability threshold", "--"),
+            ("sam_threshold", "SAM's stability threshold", ":"),
+        ):
+            if name in result and bool(np.isfinite(result[name]).any()):
+                lowest = float(np.nanmin(result[name].values))
+                label += f" (above, from {lowest:.3g})" if lowest > top else ""
+                above.plot(steps, result[name].values, style, color="black", linewidth=1.0, label=label)
         above.set_ylabel(with_unit("curvature", [result]))
         above.legend(loc="best")
         below.plot(steps, result["loss"].values, color=plotting.COLORS[0], label="loss")
         below.plot(steps, result["gradient_norm"].values, color=plotting.COLORS[1], label="gradient norm")
         below.set_yscale("log")
         below.set_xlabel("step")
-        below.set_ylabel("nats" if with_unit("", [result]) else "loss and gradient norm")
+        below.set_ylabel(f"{with_unit('loss', [result])}, gradient norm")
         below.legend(loc="best")
         return plotting.save(figure, path, dict(result.attrs))
 
