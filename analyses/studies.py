@@ -139,6 +139,8 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
         for entry in _measured(chosen, networks, arguments, executor):
             facts["entries"].append(entry)
             write_json(target, facts)
+    facts["kinds"] = _stage(chosen, networks, arguments.cache)
+    write_json(target, facts)
     if not arguments.quiet:
         names = ("label", "seed", "instrument", "variant", "file")
         rows = [[str(entry[name]) for name in names] for entry in facts["entries"]]
@@ -149,6 +151,20 @@ def run(chosen: Study, argv: Sequence[str]) -> int:
         if not arguments.quiet:
             print(text)
     return 0
+
+
+def _stage(chosen: Study, networks: Sequence[_Network], cache: Path) -> list[dict[str, Any]]:
+    """What the networks of each kind are, as figures say it."""
+    from analyses import stage
+    from landscape import checkpoint
+
+    of_kind: dict[str, list[_Network]] = {}
+    for network in networks:
+        of_kind.setdefault(network.label, []).append(network)
+    return [
+        stage.facts(label, [checkpoint.load(network.checkpoints(chosen, cache)[-1]) for network in own])
+        for label, own in of_kind.items()
+    ]
 
 
 def _measured(

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from analyses import studies
+from analyses import stage, studies
 from analyses.kinds import PRESETS
 from landscape import command
 from landscape.command.parser import STYLES
@@ -80,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
         facts = sources.provenance(drawing, name, asked)
         with plotting.using(arguments.style):
             made = module.draw(drawing)
+            if "kinds" in drawing.facts:
+                plotting.head(made, stage.caption(preset, drawing.facts["kinds"]))
             drawn[name] = [
                 str(plotting.save(made, arguments.out / f"{name}-{preset}{ending}", facts)) for ending in FORMATS
             ]

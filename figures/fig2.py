@@ -35,7 +35,7 @@ def draw(drawing: Drawing) -> Figure:
                     label, dashes = group.label, "-"
                 plotting.curve(axes, group, sizes, values, ends, label=label, dashes=dashes, marker=group.marker)
             for kind, dashes in DASHES.items():
-                label = f"published, {'smooth' if 'smooth' in kind else 'plain'} (full size)"
+                label = f"published, {'smooth' if 'smooth' in kind else 'plain'} (CIFAR-100, full size)"
                 axes.plot(PUBLISHED_SIZES, PUBLISHED[kind][name], dashes, color=plotting.PUBLISHED, label=label)
             axes.set_xscale("log")
             axes.set_xticks(PUBLISHED_SIZES, [str(size) for size in PUBLISHED_SIZES])

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -278,6 +279,14 @@ def below(
         ncols=columns,
         title=title,
     )
+
+
+def head(figure: Figure, text: str) -> None:
+    """Small lines above all panels: of what the figure is."""
+    scale = _SCALE[_chosen.get()]
+    # About 20 characters of this size fill an inch.
+    lines = textwrap.wrap(plain(text), int(20 * figure.get_size_inches()[0] / scale))
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=6.5 * scale)
 
 
 def mark(

@@ -13,13 +13,13 @@ import xarray
 from PIL import Image
 from scipy.stats import gmean
 
-from analyses import cli, kinds, measuring, protocol_sweep, studies
+from analyses import cli, kinds, measuring, protocol_sweep, stage, studies
 from analyses.catalogue import STUDIES
 from analyses.kinds import NetworkKind
 from analyses.measuring import SampleSizes
 from figures import explain, fig2, sources, training_curvature
 from figures.cli import FIGURES, main
-from landscape import command, plotting, training
+from landscape import checkpoint, command, plotting, training
 from landscape.errors import LandscapeError
 from landscape.training import recipes
 
@@ -105,6 +105,24 @@ def test_kept_results_are_drawn_where_there_are_no_others(measured, tmp_path, mo
     assert (tmp_path / "figures" / "out" / "fig2-digits.pdf").is_file()
     assert command.run("analyses.keep", ["--preset", "paper", "--results", str(measured / "results")]) == 2
     assert "no study of paper" in capsys.readouterr().err
+
+
+def test_every_figure_says_on_which_networks_it_was_measured(measured):
+    drawing = sources.read("hessian_spectra", "digits", measured / "results")
+    about = {each["network"]: each for each in drawing.facts["kinds"]}
+    trained = training.find(kinds.recipe("mcdo", "digits"), seed=0, cache=measured / "checkpoints")
+    last = checkpoint.load(trained).history[-1]
+    assert about["MC dropout"]["epochs"] == 2
+    assert about["MC dropout"]["test accuracy, %"] == pytest.approx(100 * last["test_accuracy"])
+    assert about["MC dropout"]["training NLL, nats"] == pytest.approx(last["train_cross_entropy"])
+    said = stage.caption("digits", drawing.facts["kinds"])
+    assert said.startswith("digits, width 2, 2 epochs; MC dropout (n = 1): training NLL ")
+    made = plotting.figure(plotting.ONE_COLUMN, 2)
+    plotting.head(made, said)
+    assert made.get_suptitle().replace("\n", " ") == said
+    ranges = stage.caption("digits", [*drawing.facts["kinds"], {**about["MC dropout"], "test accuracy, %": 12.5}])
+    assert f"networks of {len(about) + 1} kinds" in ranges
+    assert "test accuracy 12.5 to" in ranges or "to 12.5 %" in ranges
 
 
 def test_drawing_needs_no_torch(measured, tmp_path):

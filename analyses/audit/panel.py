@@ -14,7 +14,7 @@ import torch
 import xarray
 from torch import nn
 
-from analyses import executors, measuring
+from analyses import executors, measuring, stage
 from analyses.audit.claims import CLAIMS, NETWORK, REPLICATES, Claim, Results
 from analyses.audit.networks import Network
 from analyses.audit.verdict import (
@@ -165,30 +165,8 @@ def about(networks: Sequence[Network], origin: Origin | None = None) -> list[dic
     for role in dict.fromkeys(network.role for network in networks):
         own = [network for network in networks if network.role == role]
         loaded = [_of(network, origin).checkpoint(network.path) for network in own]
-        recipe = loaded[0].recipe or {}
-        last = [each.history[-1] for each in loaded if each.history]
-
-        def ended(name: str, sizes: float = 1.0, last: Sequence[Mapping[str, Any]] = last) -> float:
-            values = [sizes * float(epoch[name]) for epoch in last if name in epoch]
-            return float(np.mean(values)) if values else math.nan
-
-        training = recipe.get("training", {})
-        course = training.get("epochs", 0) + training.get("schedule", {}).get("warmup_epochs", 0)
-        rows.append(
-            {
-                "role": role,
-                "network": own[0].label,
-                "networks": len(own),
-                "recipe": recipe.get("recipe"),
-                "data": (origin.data if origin else None) or recipe.get("data", {}).get("name"),
-                "width": recipe.get("model", {}).get("width"),
-                "epochs": training.get("stop_after") or course or None,
-                "training NLL, nats": ended("train_cross_entropy"),
-                "training accuracy, %": ended("train_accuracy", 100),
-                "test NLL, nats": ended("test_nll"),
-                "test accuracy, %": ended("test_accuracy", 100),
-            }
-        )
+        facts = stage.facts(own[0].label, loaded, data=origin.data if origin else None)
+        rows.append({"role": role, **facts})
     return rows
 
 
