@@ -98,6 +98,16 @@ def connect(
     ------
     LandscapeError
         For unknown parts, too few points, networks of different kinds, and those that cannot be aligned.
+
+    Examples
+    --------
+    >>> import landscape
+    >>> one, other = (landscape.build("resnet_dnn_18", num_classes=10, width=2) for _ in range(2))
+    >>> protocol = landscape.Protocol(images=16, batch_norm="recalibrated")
+    >>> objective = landscape.Objective(one, landscape.data.load("digits", "train"), protocol=protocol)
+    >>> result = connect(objective, one, {"other": other}, parts=["line"], points=3)
+    >>> result["t"].values.tolist(), float(result["height"].sel(t=0).item())
+    ([0.0, 0.5, 1.0], 0.0)
     """
     require_parts(parts, PARTS)
     if points < 3:

@@ -102,6 +102,13 @@ def eigenpairs(
     References
     ----------
     Wu and Simon 2000 (thick restart); Ruhe 1979 (band Lanczos); Hochstenbach 2013 (the bound on missed copies).
+
+    Examples
+    --------
+    >>> import torch
+    >>> pairs = eigenpairs(torch.diag(torch.tensor([5.0, 3.0, 1.0, 0.5], dtype=torch.float64)), count=2)
+    >>> [round(float(value), 6) for value in pairs.values]
+    [5.0, 3.0]
     """
     operator = as_operator(operator)
     if count < 1:

@@ -90,6 +90,15 @@ def measure(
     Notes
     -----
     N. Park and S. Kim, ICML 2022 (arXiv 2105.12639), figures 5 and 6, and ICLR 2022 (arXiv 2202.06709), figure 2.
+
+    Examples
+    --------
+    >>> import landscape
+    >>> model = landscape.build("resnet_mcdo_18", num_classes=10, width=2)
+    >>> images = landscape.data.load("digits", "test")
+    >>> result = measure(model, images, protocol=landscape.Protocol(dropout="fresh", split="test", images=4), passes=2)
+    >>> sorted(result["dropout"].values.tolist())
+    ['off', 'on']
     """
     protocol = protocol or Protocol(dropout="fresh", split="test")
     if protocol.dropout == "fixed":

@@ -85,6 +85,15 @@ def measure(
     Notes
     -----
     N. Park and S. Kim, ICML 2022 (arXiv 2105.12639), figure 6, and ICLR 2022 (arXiv 2202.06709), figure 2b.
+
+    Examples
+    --------
+    >>> import landscape
+    >>> model = landscape.build("resnet_dnn_18", num_classes=10, width=2)
+    >>> images = landscape.data.load("digits", "test")
+    >>> result = measure(model, images, protocol=landscape.Protocol(split="test", images=8), frequencies=(0.1, 0.9))
+    >>> result["accuracy_drop"].sizes
+    Frozen({'energy': 2, 'frequency': 2})
     """
     protocol = protocol or Protocol(dropout="fresh", split="test")
     if protocol.dropout == "fixed":

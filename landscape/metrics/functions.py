@@ -12,7 +12,14 @@ from landscape.metrics.metric_set import MetricSet
 
 
 def nll(log_probabilities: Tensor, labels: Tensor) -> float:
-    r"""Negative log-likelihood :math:`-\frac1N \sum_n \log p_n(y_n)`, nats."""
+    r"""Negative log-likelihood :math:`-\frac1N \sum_n \log p_n(y_n)`, nats.
+
+    Examples
+    --------
+    >>> import torch
+    >>> round(nll(torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log(), torch.tensor([0, 1])), 4)
+    0.3993
+    """
     return float(definitions.nll(MetricSet.of(log_probabilities, labels).sums()))
 
 
@@ -57,7 +64,14 @@ def brier(log_probabilities: Tensor, labels: Tensor) -> float:
 
 
 def ece(log_probabilities: Tensor, labels: Tensor, *, binning: Binning = "right") -> float:
-    r"""Expected calibration error :math:`\sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|` over 10 bins."""
+    r"""Expected calibration error :math:`\sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|` over 10 bins.
+
+    Examples
+    --------
+    >>> import torch
+    >>> round(ece(torch.tensor([[0.9, 0.1], [0.8, 0.2]]).log(), torch.tensor([0, 1])), 4)
+    0.45
+    """
     return float(definitions.ece(MetricSet.of(log_probabilities, labels, binning=binning).sums()))
 
 

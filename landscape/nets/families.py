@@ -272,6 +272,11 @@ def build(
     ------
     LandscapeError
         For an unknown name (with the near ones), head, smoothing or impossible size.
+
+    Examples
+    --------
+    >>> parameter_count(build("resnet_mcdo_smoothing_18", num_classes=100))
+    11220132
     """
     match = require_known(name)
     family = FAMILIES[match[1]]

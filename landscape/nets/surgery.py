@@ -160,6 +160,14 @@ def smooth(model: nn.Module, layer: Smoothing = None, *, images: Tensor | None =
     LandscapeError
         When the network is smoothed already, cannot be copied, does not run, has nothing that subsamples, or does not
         run with the layers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> plain = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    >>> smoothed = smooth(plain, images=torch.zeros(1, 3, 16, 16))
+    >>> len(report(smoothed).placed), smoothed(torch.zeros(1, 3, 16, 16)).shape
+    (1, torch.Size([1, 8, 7, 7]))
     """
     if any(isinstance(module, PlacedSmoothing) for module in model.modules()):
         raise LandscapeError("this network has smoothing layers placed already: take them out with unsmooth first")

@@ -99,6 +99,13 @@ class Protocol:
     output
         Which output of the network the loss is of, by name or index, or ``all``; None for the usual one
         (`landscape.objective.network.selected`).
+
+    Examples
+    --------
+    >>> Protocol(dropout="fixed", images=512).hash == Protocol(dropout="fixed", images=512, split="train").hash
+    True
+    >>> preset("park2022").dropout
+    'fresh'
     """
 
     l2: L2Reading = "exact"

@@ -116,6 +116,16 @@ def plane(
     LandscapeError
         For a grid of fewer than two points, a span that is empty, directions that do not fit, or losses to keep of
         cells that are not measured on all images.
+
+    Examples
+    --------
+    >>> import landscape
+    >>> model = landscape.build("resnet_dnn_18", num_classes=10, width=2)
+    >>> images = landscape.data.load("digits", "train")
+    >>> objective = landscape.Objective(model, images, protocol=landscape.Protocol(images=16))
+    >>> surface = plane(objective, points=3, span=0.1)
+    >>> surface["loss"].dims, float(surface["rise"].sel(alpha=0, beta=0))
+    (('alpha', 'beta'), 0.0)
     """
     return _measure(
         objective,
@@ -149,7 +159,17 @@ def line(
     journal: Journal | None = None,
     quiet: bool = True,
 ) -> xarray.Dataset:
-    """The objective along a line; as `plane`, over ``alpha`` alone."""
+    """The objective along a line; as `plane`, over ``alpha`` alone.
+
+    Examples
+    --------
+    >>> import landscape
+    >>> model = landscape.build("resnet_dnn_18", num_classes=10, width=2)
+    >>> images = landscape.data.load("digits", "train")
+    >>> objective = landscape.Objective(model, images, protocol=landscape.Protocol(images=16))
+    >>> line(objective, points=5, span=0.1)["alpha"].values.tolist()
+    [-0.1, -0.05, 0.0, 0.05, 0.1]
+    """
     return _measure(
         objective,
         directions if directions is not None else random_directions(objective, 1, seed=seed),
