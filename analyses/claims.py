@@ -171,7 +171,10 @@ def draw(stages: Mapping[str, "Reports"], path: Path) -> Path:
         if SMOOTHING not in reports:
             continue
         report = reports[SMOOTHING]
-        columns[f"{_headed(preset, reports)}, n = {report['seeds']}".replace(": ", "\n", 1)] = [
+        about = report["about"]
+        losses = " and ".join(f"{each['training NLL, nats']:#.2g}" for each in about)
+        stage = f"{_fact(about[0]['epochs'])} epochs,\ntraining NLL {losses}" if about else ""
+        columns[f"{preset}, n = {report['seeds']}\n{stage}".rstrip()] = [
             Bar(
                 f"{claim['claim']} {claim['statement']}",
                 LOWER if claim["claimed"] == "lower" else HIGHER,
@@ -273,7 +276,7 @@ _NUMBERS = ("baseline", "variant", "p_holm", "estimate", "low", "high", "stderr"
 
 def read(path: Path) -> dict[str, Any]:
     """A report; raises LandscapeError for anything else."""
-    wanted = ("command", "summary", "cautions", "seeds", "claims", "networks", "about", "images")
+    wanted = ("command", "sequential", "summary", "cautions", "seeds", "claims", "networks", "about", "images")
     facts = files.read_json(path)
     try:
         report = {name: _numbers(facts[name]) for name in wanted}
@@ -302,7 +305,8 @@ def page(stages: Mapping[str, Reports]) -> str:
         "variant minus baseline with 95 % intervals, each for itself; effects of logarithms are differences of natural "
         "logarithms, so that -0.1 is about 10 % less. n counts pairs of networks; fewer than four give no verdict. "
         "Rows called arithmetic hold behind a smoothing layer by what the layer does to any map: they are judged "
-        "apart, and are no evidence for a claim. How often the rule errs, and what it can find: "
+        "apart, and are no evidence for a claim. Training NLL and accuracy are of the last epoch, images augmented and "
+        "masks drawn as in training. How often the rule errs, and what it can find: "
         "[docs/verdicts.md](docs/verdicts.md).",
         "",
         RULE,
@@ -355,7 +359,8 @@ def _section(comparison: Comparison, reports: Reports) -> list[str]:
     lines = ["", f"### {labels['variant']} against {labels['baseline']}", ""]
     if comparison.stands_for:
         lines += [f"Evidence for {comparison.stands_for}: {STATEMENTS[comparison.stands_for]}.", ""]
-    lines += [f"n = {report['seeds']}. Command: `{report['command']}`", ""]
+    look = " by now, of looks after 4, 6, 8, 10 and 12 pairs, at 1 % each" if report["sequential"] else ""
+    lines += [f"n = {report['seeds']}{look}. Command: `{report['command']}`", ""]
     if report["about"]:
         names = [name for name in report["about"][0] if name not in ("role", "network")]
         lines += [f"| | {' | '.join(each['role'] + ': ' + each['network'] for each in report['about'])} |"]

@@ -24,6 +24,7 @@ from landscape.store import result
 
 KEPT = Path(__file__).parents[1] / "reference" / "cifar100-small" / "results"
 OUT = Path(__file__).parent / "pictures"
+STAGES = ("converged", "cifar100-small")
 # Picture -> folder of the results, kinds and seeds, variable that they must hold, function.
 PICTURES: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], str, Callable]] = {
     "hessian": ("hessian", ("mcdo", "mcdo-smooth"), (0,), "node", hessian.picture.draw),
@@ -74,7 +75,8 @@ def main() -> None:
         for name, (folder, kinds, seeds, variable, draw) in PICTURES.items():
             draw(kept(folder, kinds, seeds, variable), OUT / f"{name}.png")
         drawing = sources.read(fig8.STUDY, "cifar100-small", KEPT)
-        claims.draw({KEPT.parent.name: claims.reports_in(KEPT.parent / "claims")}, OUT / "claims.png")
+        stages = {preset: claims.reports_in(KEPT.parents[1] / preset / "claims") for preset in STAGES}
+        claims.draw(stages, OUT / "claims.png")
         along = sorted((KEPT.parents[1] / "digits" / "results" / "series").glob("*.nc"))
         series.picture.draw([*map(result.load, along)], OUT / "series.png")
         plotting.save(
