@@ -137,23 +137,23 @@ def spectrum(
             estimate = trace(source, products=trace_products, seed=seed, space=space, callback=_count_on(bar, source))
         pairs = None if pairs is None else dataclasses.replace(pairs, space=None)  # its memory
         del space
-        variables |= {
-            "trace": ((), estimate.value),
-            "trace_stderr": ((), estimate.stderr),
-            "l2_trace": ((), l2_trace(objective) if operator != "fisher" else 0.0),
-        }
+        l2 = l2_trace(objective) if operator != "fisher" else 0.0
+        variables |= {"trace": ((), estimate.value), "trace_stderr": ((), estimate.stderr), "l2_trace": ((), l2)}
     if "density" in only:
         with Progress(probes * steps, "density", unit="product", quiet=quiet) as bar:
-            density = spectral_density(
-                source, probes=probes, steps=steps, seed=seed, deflate=pairs, callback=_count_on(bar, source)
-            )
-        over = ("probe", "quadrature_node")
+            callback = _count_on(bar, source)
+            density = spectral_density(source, probes=probes, steps=steps, seed=seed, deflate=pairs, callback=callback)
         columns = {"node": density.nodes, "weight": density.weights, "node_residual": density.residuals}
-        variables |= {name: (over, values) for name, values in columns.items()}
+        variables |= {name: (("probe", "quadrature_node"), values) for name, values in columns.items()}
         attributes["density_points"] = density.points
-    attributes |= {
-        "operator": operator,
-        "which": which,
+    attributes |= {"operator": operator, "which": which, **_work(objective, curvature, source)}
+    coordinates = {"rank": np.arange(1, len(pairs.values) + 1)} if "top" in only and pairs is not None else {}
+    return objective.in_unit(xarray.Dataset(variables, coordinates, attrs=attributes))
+
+
+def _work(objective: Objective, curvature: CurvatureOperator, source: Operator) -> dict[str, object]:
+    """Size of the problem, and the products that it took, also those of an earlier run."""
+    facts = {
         "products": curvature.products,
         "parameters": objective.size,
         "images": objective.images,
@@ -161,12 +161,9 @@ def spectrum(
         "plan": str(curvature.plan),
     }
     if isinstance(source, JournaledOperator):
-        attributes["products"] = curvature.products + source.restored
-        attributes["seconds_before"] = source.restored_seconds
-    coordinates = (
-        {} if "eigenvalue" not in variables or pairs is None else {"rank": np.arange(1, len(pairs.values) + 1)}
-    )
-    return objective.in_unit(xarray.Dataset(variables, coordinates, attrs=attributes))
+        facts["products"] = curvature.products + source.restored
+        facts["seconds_before"] = source.restored_seconds
+    return facts
 
 
 def _top_variables(pairs: Eigenpairs) -> dict[str, object]:
