@@ -38,19 +38,21 @@ POLL = 0.2
 
 def parser() -> command.Parser:
     """Arguments."""
-    made = command.Parser("analyses.gpu", __doc__ or "")
-    made.add_argument("--preset", choices=PRESETS, default="converged", help="whose networks (default: converged)")
-    made.add_argument("--kinds", nargs="+", default=list(KINDS), metavar="KIND", help="of networks, first things first")
-    made.add_argument("--seeds", type=command.positive, default=4, metavar="N", help="of each kind (default: 4)")
-    made.add_argument("--deadline", type=float, default=1700.0, metavar="S", help="seconds in all (default: 1700)")
-    made.add_argument("--processes", type=command.positive, default=4, metavar="N", help="side by side (default: 4)")
-    made.add_argument("--device", default="cuda", help="cuda, cuda:i or cpu")
-    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of everything that is made")
-    made.add_argument(
+    parser = command.Parser("analyses.gpu", __doc__ or "")
+    parser.add_argument("--preset", choices=PRESETS, default="converged", help="whose networks (default: converged)")
+    parser.add_argument(
+        "--kinds", nargs="+", default=list(KINDS), metavar="KIND", help="of networks, first things first"
+    )
+    parser.add_argument("--seeds", type=command.positive, default=4, metavar="N", help="of each kind (default: 4)")
+    parser.add_argument("--deadline", type=float, default=1700.0, metavar="S", help="seconds in all (default: 1700)")
+    parser.add_argument("--processes", type=command.positive, default=4, metavar="N", help="side by side (default: 4)")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:i or cpu")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of everything that is made")
+    parser.add_argument(
         "--data-root", type=Path, default=Path("data"), metavar="DIR", help="folder of the CIFAR archives"
     )
-    made.add_argument("--no-claims", action="store_true", help="train only")
-    return made
+    parser.add_argument("--no-claims", action="store_true", help="train only")
+    return parser
 
 
 @dataclass

@@ -57,8 +57,8 @@ def draw(drawing: Drawing) -> Figure:
     """One row per network, one panel per measure, with 95 % intervals over images; the dashed line is the baseline."""
     labels = list(dict.fromkeys(entry.label for entry in drawing.entries))
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 0.24 * len(labels) + 1.2)
-        panels = made.subplots(1, len(PANELS), sharey=True)
+        figure = plotting.figure(plotting.TWO_COLUMNS, 0.24 * len(labels) + 1.2)
+        panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, (instrument, title, read) in zip(panels, PANELS, strict=True):
             for entry in drawing.of(instrument):
                 value, low, high = read(entry.dataset)
@@ -73,9 +73,9 @@ def draw(drawing: Drawing) -> Figure:
             axes.locator_params(axis="x", nbins=3)
         plotting.letter(panels)
         baseline = plotting.mark("MC dropout, the baseline", "", line="--", color=plotting.kind_color("mcdo"))
-        made.legend(
+        figure.legend(
             handles=[baseline, plotting.mark("95 % over images", "o", line="-")], loc="outside lower center", ncols=2
         )
-        made.axes[0].set_yticks(range(len(labels)), labels)
-        made.axes[0].set_ylim(len(labels) - 0.5, -0.5)
-    return made
+        figure.axes[0].set_yticks(range(len(labels)), labels)
+        figure.axes[0].set_ylim(len(labels) - 0.5, -0.5)
+    return figure

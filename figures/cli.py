@@ -30,24 +30,24 @@ DESCRIPTION = """Draw the paper's figures from results that the studies have kep
 
 def parser() -> command.Parser:
     """Arguments."""
-    made = command.Parser("figures", DESCRIPTION)
-    made.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(FIGURES)}; or: explain FILE...")
-    made.add_argument(
+    parser = command.Parser("figures", DESCRIPTION)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(FIGURES)}; or: explain FILE...")
+    parser.add_argument(
         "--preset",
         choices=PRESETS,
         help=f"whose results (default: {SHOWN[0]}, and then {SHOWN[1]} and {SHOWN[2]} for what was not measured there)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--results",
         type=Path,
         metavar="DIR",
         help="where the studies keep theirs (default: results, and what is not there from reference/PRESET/results)",
     )
-    made.add_argument("--published", type=Path, metavar="DIR", help="folder of the authors' CSV files, drawn in grey")
-    made.add_argument("--out", type=Path, default=Path("figures") / "out", metavar="DIR", help="where pictures go")
-    made.add_argument("--style", choices=STYLES, default="paper", help="for paper (default), screen, or a dark page")
-    made.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
-    return made
+    parser.add_argument("--published", type=Path, metavar="DIR", help="folder of the authors' CSV files, drawn in grey")
+    parser.add_argument("--out", type=Path, default=Path("figures") / "out", metavar="DIR", help="where pictures go")
+    parser.add_argument("--style", choices=STYLES, default="paper", help="for paper (default), screen, or a dark page")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
+    return parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,11 +79,11 @@ def main(argv: Sequence[str]) -> int:
             continue
         facts = sources.provenance(drawing, name, asked)
         with plotting.using(arguments.style):
-            made = module.draw(drawing)
+            figure = module.draw(drawing)
             if "kinds" in drawing.facts:
-                plotting.head(made, stage.caption(preset, drawing.facts["kinds"]))
+                plotting.head(figure, stage.caption(preset, drawing.facts["kinds"]))
             drawn[name] = [
-                str(plotting.save(made, arguments.out / f"{name}-{preset}{ending}", facts)) for ending in FORMATS
+                str(plotting.save(figure, arguments.out / f"{name}-{preset}{ending}", facts)) for ending in FORMATS
             ]
     if not drawn:
         raise LandscapeError(next(iter(missing.values())))

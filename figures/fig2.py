@@ -16,8 +16,8 @@ DASHES = {"mcdo": "--", "mcdo-smooth": "-"}
 def draw(drawing: Drawing) -> Figure:
     """Curves by kind of network; published full-size networks on CIFAR-100 in grey."""
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 2.9)
-        panels = made.subplots(1, 3)
+        figure = plotting.figure(plotting.TWO_COLUMNS, 2.9)
+        panels = figure.subplots(1, 3)
         for axes, (name, (title, scale)) in zip(panels, PANELS.items(), strict=True):
             for group in drawing.groups("predictions"):
                 sizes = group.results[0]["size"].values
@@ -43,5 +43,5 @@ def draw(drawing: Drawing) -> Figure:
             axes.set_xlabel("ensemble size $N$")
             axes.set_ylabel(title)
         plotting.letter(panels)
-        plotting.below(made, panels[0], title=drawing.explained("predictions", "bands: 95 % over images and passes"))
-    return made
+        plotting.below(figure, panels[0], title=drawing.explained("predictions", "bands: 95 % over images and passes"))
+    return figure

@@ -14,8 +14,8 @@ def draw(drawing: Drawing) -> Figure:
     """Curves over depth, smoothing layers as hollow marks, subsampling grey."""
     results = [entry.dataset for entry in drawing.of("feature_maps")]
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 2.9)
-        panels = made.subplots(1, len(PANELS))
+        figure = plotting.figure(plotting.TWO_COLUMNS, 2.9)
+        panels = figure.subplots(1, len(PANELS))
         for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
             picture.curves(axes, results, name)
             axes.set_ylim(bottom=0)
@@ -23,5 +23,5 @@ def draw(drawing: Drawing) -> Figure:
             axes.set_xlabel(picture.DEPTH)
             axes.set_ylabel("standard deviation")
         plotting.letter(panels)
-        picture.explain(made, panels[0], results)
-    return made
+        picture.explain(figure, panels[0], results)
+    return figure

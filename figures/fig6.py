@@ -18,8 +18,8 @@ def draw(drawing: Drawing) -> Figure:
     results = [entry.dataset for entry in drawing.of("fourier")]
     scale = scaled_depth(results)
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 3.0)
-        left, right = made.subplots(1, 2)
+        figure = plotting.figure(plotting.TWO_COLUMNS, 3.0)
+        left, right = figure.subplots(1, 2)
         for group in drawing.groups("fourier"):
             first = group.results[0]
             for mode in first["dropout"].values:
@@ -63,5 +63,5 @@ def draw(drawing: Drawing) -> Figure:
             plotting.mark("subsampling", "s", color=plotting.SHADE),
         ]
         title = drawing.explained("fourier", "bands: 95 % over images")
-        plotting.below(made, left, title=title, extra=extra)
-    return made
+        plotting.below(figure, left, title=title, extra=extra)
+    return figure

@@ -13,8 +13,8 @@ TITLES = {"given": "same noise, ring by ring", "matched": "same energy in every 
 def draw(drawing: Drawing) -> Figure:
     """Curves over frequency by kind of network."""
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 3.0)
-        panels = made.subplots(1, 2, sharey=True)
+        figure = plotting.figure(plotting.TWO_COLUMNS, 3.0)
+        panels = figure.subplots(1, 2, sharey=True)
         for axes, (energy, title) in zip(panels, TITLES.items(), strict=True):
             for group in drawing.groups("frequency_noise"):
                 chosen = [result.sel(energy=energy) for result in group.results]
@@ -31,6 +31,6 @@ def draw(drawing: Drawing) -> Figure:
         panels[0].set_ylabel("loss of accuracy (points)")
         plotting.letter(panels)
         plotting.below(
-            made, panels[0], title=drawing.explained("frequency_noise", "bands: 95 % over images"), columns=4
+            figure, panels[0], title=drawing.explained("frequency_noise", "bands: 95 % over images"), columns=4
         )
-    return made
+    return figure

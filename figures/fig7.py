@@ -27,12 +27,12 @@ def draw(drawing: Drawing) -> Figure:
     norm = LogNorm(values.min(), np.quantile(values, 0.98))
     with plotting.style():
         count = len(shown) + len(extra)
-        made = plotting.figure(plotting.TWO_COLUMNS, 0.9 + 5.6 / max(count, 2))
-        panels = np.atleast_1d(made.subplots(1, count))
+        figure = plotting.figure(plotting.TWO_COLUMNS, 0.9 + 5.6 / max(count, 2))
+        panels = np.atleast_1d(figure.subplots(1, count))
         for axes, entry, surface in zip(panels, shown, rise, strict=False):
             _panel(axes, surface, norm, plotting.SEQUENTIAL)
             axes.set_title(entry.label.replace(" + ", "\n+ "))
-        made.colorbar(
+        figure.colorbar(
             ScalarMappable(norm, plotting.SEQUENTIAL),
             ax=list(panels[: len(shown)]),
             label="cross-entropy (nats)",
@@ -45,13 +45,13 @@ def draw(drawing: Drawing) -> Figure:
             low, high = float(theirs["nll"].min()), float(theirs["nll"].max())
             drawn = axes.contourf(theirs["alpha"], theirs["beta"], theirs["nll"].T, LEVELS, cmap="Greys")
             axes.set_title("published: MC dropout", color=plotting.PUBLISHED)
-            made.colorbar(drawn, ax=axes, shrink=0.8, label=f"NLL, {low:.3g} to {high:.3g}")
+            figure.colorbar(drawn, ax=axes, shrink=0.8, label=f"NLL, {low:.3g} to {high:.3g}")
             axes.set_aspect("equal")
         panels[0].set_ylabel("second direction")
         plotting.letter(panels.tolist())
         for axes in panels:
             axes.set_xlabel("first direction")
-    return made
+    return figure
 
 
 def _panel(axes: Axes, surface: xarray.DataArray, norm: LogNorm, colors: str) -> None:

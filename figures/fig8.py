@@ -14,8 +14,8 @@ STUDY = "hessian_spectra"
 def draw(drawing: Drawing) -> Figure:
     """Share of mini-batches whose largest eigenvalue is above a value; density of the eigenvalues, outliers below."""
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 3.1)
-        left, right = made.subplots(1, 2, sharex=True)
+        figure = plotting.figure(plotting.TWO_COLUMNS, 3.1)
+        left, right = figure.subplots(1, 2, sharex=True)
         for row, group in enumerate(drawing.groups("mini_batches")):
             largest = [np.sort(result["eigenvalue"].values[:, 0]) for result in group.results]
             _above(left, group, largest)
@@ -40,8 +40,8 @@ def draw(drawing: Drawing) -> Figure:
         plotting.letter([left, right])
         extra = [plotting.mark("all measured images at once", "D", filled=False)]
         title = drawing.explained("mini_batches", "steps: mini-batches")
-        plotting.below(made, left, title=title, extra=extra)
-    return made
+        plotting.below(figure, left, title=title, extra=extra)
+    return figure
 
 
 def _above(axes: Axes, group: plotting.Group, largest: list[np.ndarray]) -> None:

@@ -23,8 +23,8 @@ def draw(drawing: Drawing) -> Figure:
     if file is not None and file.is_file():
         shown.append(("published: AlexNet, CIFAR-100-C", plotting.PUBLISHED, published.read_corrupted(file)))
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 2.9)
-        axes = made.add_subplot()
+        figure = plotting.figure(plotting.TWO_COLUMNS, 2.9)
+        axes = figure.add_subplot()
         severities: Sequence[int] = [int(level) for level in drawing.of("corruptions")[0].dataset["severity"].values]
         each = WIDTH / len(shown)
         for place, (name, color, dataset) in enumerate(shown):
@@ -48,5 +48,5 @@ def draw(drawing: Drawing) -> Figure:
         count = drawing.of("corruptions")[0].dataset.sizes["corruption"]
         several = ", one box for each training" if len(entries) > len(kinds) else ""
         title = f"boxes: quartiles over {count} corruptions, whiskers: all{several}"
-        plotting.below(made, axes, columns=4, title=title)
-    return made
+        plotting.below(figure, axes, columns=4, title=title)
+    return figure

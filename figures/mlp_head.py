@@ -13,8 +13,8 @@ STUDY = "mlp_head"
 def draw(drawing: Drawing) -> Figure:
     """Loss along the surface's two axes, max-eigenvalue spectra of mini-batches, NLL on augmented training images."""
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 2.9)
-        surface, spectrum, fit = made.subplots(1, 3)
+        figure = plotting.figure(plotting.TWO_COLUMNS, 2.9)
+        surface, spectrum, fit = figure.subplots(1, 3)
         for group in drawing.groups("surface"):
             for axis, line in (("alpha", "-"), ("beta", "--")):
                 cuts = [
@@ -50,5 +50,5 @@ def draw(drawing: Drawing) -> Figure:
         fit.set_xlabel("ensemble size $N$")
         fit.set_ylabel("NLL, training images (nats)")
         plotting.letter([surface, spectrum, fit])
-        plotting.below(made, surface, columns=4, title="band: 95 % over images and passes")
-    return made
+        plotting.below(figure, surface, columns=4, title="band: 95 % over images and passes")
+    return figure

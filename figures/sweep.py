@@ -27,9 +27,9 @@ def draw(drawing: Drawing) -> Figure:
     rows = drawing.facts["table"]
     places = list(dict.fromkeys((row["moment"], row["variant"]) for row in rows))
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 0.22 * len(places) + 1.2)
+        figure = plotting.figure(plotting.TWO_COLUMNS, 0.22 * len(places) + 1.2)
         color = plotting.kind_color("mcdo-smooth")
-        panels = made.subplots(1, len(COLUMNS), sharey=True)
+        panels = figure.subplots(1, len(COLUMNS), sharey=True)
         for axes, (name, title) in zip(panels, COLUMNS.items(), strict=True):
             for row in rows:
                 marker, fill = MARKS[row["l2"]]
@@ -50,8 +50,8 @@ def draw(drawing: Drawing) -> Figure:
             )
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.minorticks_off()
-        made.axes[0].set_yticks(range(len(places)), [_short(variant) for _, variant in places])
-        made.axes[0].set_ylim(len(places) - 0.5, -0.5)
+        figure.axes[0].set_yticks(range(len(places)), [_short(variant) for _, variant in places])
+        figure.axes[0].set_ylim(len(places) - 0.5, -0.5)
         for moment in dict.fromkeys(moment for moment, _ in places):
             heights = [height for height, place in enumerate(places) if place[0] == moment]
             for axes in panels if heights[0] else ():
@@ -59,7 +59,7 @@ def draw(drawing: Drawing) -> Figure:
             across = panels[-1].get_yaxis_transform()
             panels[-1].text(1.08, sum(heights) / len(heights), moment, transform=across, rotation=-90, va="center")
         for l2, (marker, fill) in MARKS.items():
-            made.axes[0].plot(
+            figure.axes[0].plot(
                 [],
                 [],
                 marker,
@@ -70,8 +70,8 @@ def draw(drawing: Drawing) -> Figure:
         plotting.letter(panels)
         most = max(len(row["C1"]) for row in rows)
         marks = "one mark per pair" if most < 3 else f"small: each of {most} pairs; large: mean, 95 % interval"
-        plotting.below(made, made.axes[0], title=f"ratio smooth / plain; {marks}; left of 1 the claim holds")
-    return made
+        plotting.below(figure, figure.axes[0], title=f"ratio smooth / plain; {marks}; left of 1 the claim holds")
+    return figure
 
 
 def _short(variant: str) -> str:

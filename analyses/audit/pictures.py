@@ -78,9 +78,9 @@ def all_of(audit: Audit) -> Iterator[tuple[str, Figure, str]]:
             yield name, lines(audit, instrument, across, up, read), shown
 
 
-def numbers(made: Figure) -> tuple[list[str], list[list[str]]]:
+def numbers(figure: Figure) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the numbers behind a picture of curves; of long curves, 25 points each. Empty for other ones."""
-    (axes,) = made.axes
+    (axes,) = figure.axes
     rows = []
     for line in axes.lines:
         label = str(line.get_label())
@@ -132,8 +132,8 @@ def forest(columns: Mapping[str, Sequence[Bar]]) -> Figure:
     heads = list(dict.fromkeys(bar.head for bars in columns.values() for bar in bars))
     shown = [bar for bars in columns.values() for bar in bars]
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 0.24 * len(heads) + 0.9)
-        panels = np.atleast_1d(made.subplots(1, len(columns), sharey=True))
+        figure = plotting.figure(plotting.TWO_COLUMNS, 0.24 * len(heads) + 0.9)
+        panels = np.atleast_1d(figure.subplots(1, len(columns), sharey=True))
         for axes, (title, bars) in zip(panels, columns.items(), strict=True):
             for bar in bars:
                 ends = [end for each in shown if each.head == bar.head for end in _ends(each)]
@@ -153,8 +153,8 @@ def forest(columns: Mapping[str, Sequence[Bar]]) -> Figure:
         ]
         if any(bar.placebo is not None for bar in shown):
             marks.append(plotting.mark("placebo", "s", line="-", color=ROLE_COLORS["placebo"]))
-        made.legend(handles=marks, loc="outside lower center", ncols=4)
-    return made
+        figure.legend(handles=marks, loc="outside lower center", ncols=4)
+    return figure
 
 
 def _ends(bar: Bar) -> list[float]:
@@ -191,8 +191,8 @@ def lines(
 ) -> Figure:
     """One curve a network; the mean of a role where its networks share places."""
     with plotting.style():
-        made = plotting.figure(4.8, 2.9)
-        axes = made.add_subplot()
+        figure = plotting.figure(4.8, 2.9)
+        axes = figure.add_subplot()
         for role, color in ROLE_COLORS.items():
             found = [read(results[instrument]) for _, results in audit.of(role)]
             _draw(axes, found, color, plotting.plain(f"{role}: {audit.label(role)}"))
@@ -200,8 +200,8 @@ def lines(
         if across in COUNTS:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(up)
-        plotting.below(made, axes, columns=1)
-    return made
+        plotting.below(figure, axes, columns=1)
+    return figure
 
 
 def _draw(axes: Axes, found: list[tuple[np.ndarray, np.ndarray]], color: str, label: str) -> None:

@@ -36,8 +36,8 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     """
     shown = {name: text for name, text in PANELS.items() if any(bool((result[name] > 0).any()) for result in results)}
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS if len(shown) > 1 else plotting.ONE_COLUMN, 2.7)
-        panels = made.subplots(1, len(shown), squeeze=False)[0]
+        figure = plotting.figure(plotting.TWO_COLUMNS if len(shown) > 1 else plotting.ONE_COLUMN, 2.7)
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
         for axes, (name, (title, unit)) in zip(panels, shown.items(), strict=True):
             curves(axes, results, name)
             axes.set_ylim(bottom=0)
@@ -45,18 +45,18 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
             axes.set_xlabel(DEPTH)
             axes.set_ylabel(unit)
         plotting.letter(panels)
-        explain(made, panels[0], results)
-    return _saved(made, results, path)
+        explain(figure, panels[0], results)
+    return _saved(figure, results, path)
 
 
-def explain(made: Figure, axes: Axes, results: Sequence[xarray.Dataset]) -> None:
+def explain(figure: Figure, axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     """The legend, with what hollow marks and shades mean."""
     extra = [plotting.mark("block", "o"), plotting.mark("smoothing layer", "o", filled=False)]
     if not any(bool((result["kind"] == "smoothing").any()) for result in results):
         extra = []
     extra.append(plotting.mark("subsampling between two points", "s", color=plotting.SHADE))
     bands = plotting.explained(results, f"bands: 95 % over {results[0].attrs.get('examples', 'images')}")
-    plotting.below(made, axes, columns=3, title=bands, extra=extra)
+    plotting.below(figure, axes, columns=3, title=bands, extra=extra)
 
 
 def scaled_depth(results: Sequence[xarray.Dataset]) -> float:
@@ -107,8 +107,8 @@ def draw_maps(results: Sequence[xarray.Dataset], path: Path | None = None) -> Fi
     columns = [result.sizes["pass"] + 2 for result in results]
     with plotting.style():
         size = (plotting.TWO_COLUMNS - 0.4) / sum(columns)
-        made = plotting.figure(plotting.TWO_COLUMNS, 1.1 * size * stages + 0.5)
-        parts = made.subfigures(1, len(results), width_ratios=columns, squeeze=False)[0]
+        figure = plotting.figure(plotting.TWO_COLUMNS, 1.1 * size * stages + 0.5)
+        parts = figure.subfigures(1, len(results), width_ratios=columns, squeeze=False)[0]
         for part, result, count, look in zip(parts, results, columns, plotting.labels(results), strict=True):
             part.suptitle(f"{look.label}, image {result.attrs['image']}")
             for stage in range(result.sizes["stage"]):
@@ -124,7 +124,7 @@ def draw_maps(results: Sequence[xarray.Dataset], path: Path | None = None) -> Fi
                 axes = part.add_subplot(stages, count, (stage + 1) * count)
                 # On the scale of the maps' own range, so that rows and networks can be compared by eye.
                 _image(axes, std, "std" if stage == 0 else "", vmin=0, vmax=(high - low) / 4, cmap="magma")
-    return _saved(made, results, path)
+    return _saved(figure, results, path)
 
 
 def _image(axes: Axes, grid: np.ndarray, title: str, **arguments: Any) -> None:
@@ -135,7 +135,7 @@ def _image(axes: Axes, grid: np.ndarray, title: str, **arguments: Any) -> None:
     axes.set_title(title, loc="center")
 
 
-def _saved(made: Figure, results: Sequence[xarray.Dataset], path: Path | None) -> Figure:
+def _saved(figure: Figure, results: Sequence[xarray.Dataset], path: Path | None) -> Figure:
     if path is not None:
-        plotting.save(made, path, {"results": [dict(result.attrs) for result in results]})
-    return made
+        plotting.save(figure, path, {"results": [dict(result.attrs) for result in results]})
+    return figure

@@ -49,16 +49,16 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         raise LandscapeError(NO_PICTURE)
     with plotting.style():
         if any("node" in result for result in results):
-            made = plotting.figure(plotting.TWO_COLUMNS, 2.9)
-            densities(made.add_subplot(), results)
+            figure = plotting.figure(plotting.TWO_COLUMNS, 2.9)
+            densities(figure.add_subplot(), results)
         else:
-            made = plotting.figure(plotting.ONE_COLUMN, 2.6)
-            _ranks(made.add_subplot(), results)
+            figure = plotting.figure(plotting.ONE_COLUMN, 2.6)
+            _ranks(figure.add_subplot(), results)
     if path is not None:
         plotting.save(
-            made, path, {"command": results[0].attrs.get("command", ""), "results": [_source(r) for r in results]}
+            figure, path, {"command": results[0].attrs.get("command", ""), "results": [_source(r) for r in results]}
         )
-    return made
+    return figure
 
 
 def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:

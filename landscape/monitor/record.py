@@ -47,7 +47,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
 def dataset(rows: Sequence[Row], attributes: Mapping[str, Any]) -> xarray.Dataset:
     """Rows as variables over ``step``, with units; what was not measured at a step is NaN."""
     names = [name for name in VARIABLES if any(name in row for row in rows)]
-    made = xarray.Dataset(
+    dataset = xarray.Dataset(
         {
             name: (
                 "step",
@@ -59,7 +59,7 @@ def dataset(rows: Sequence[Row], attributes: Mapping[str, Any]) -> xarray.Datase
         {"step": ("step", np.array([int(row["step"]) for row in rows], dtype=np.int64))},
         attrs=dict(attributes),
     )
-    return described(made)
+    return described(dataset)
 
 
 class Table:

@@ -29,9 +29,9 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, metrics
         Names of the metrics above.
     """
     with plotting.style():
-        made = plotting.figure(plotting.TWO_COLUMNS, 4.9)
-        rows = made.add_gridspec(2, 1)
-        above, below = made.add_subfigure(rows[0]), made.add_subfigure(rows[1])
+        figure = plotting.figure(plotting.TWO_COLUMNS, 4.9)
+        rows = figure.add_gridspec(2, 1)
+        above, below = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
         curves = above.subplots(1, len(metrics), squeeze=False)[0]
         for axes, name in zip(curves, metrics, strict=True):
             size_curve(axes, results, name)
@@ -43,8 +43,8 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, metrics
         # Below, where no bar can lie under it.
         plotting.below(below, confidence)
     if path is not None:
-        plotting.save(made, path, {"results": [_source(result) for result in results]})
-    return made
+        plotting.save(figure, path, {"results": [_source(result) for result in results]})
+    return figure
 
 
 def size_curve(axes: Axes, results: Sequence[xarray.Dataset], name: str) -> None:
