@@ -23,7 +23,7 @@ MARKS = {"on": ("o", "full"), "off": ("s", "none")}
 
 
 def draw(drawing: Drawing) -> Figure:
-    """Ratio smooth / plain, one row a moment and protocol, one panel a measure; left of 1 the claim holds."""
+    """Ratio smooth / plain, one row per moment and protocol, one panel per measure; left of 1 the claim holds."""
     rows = drawing.facts["table"]
     places = list(dict.fromkeys((row["moment"], row["variant"]) for row in rows))
     with plotting.style():

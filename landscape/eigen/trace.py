@@ -290,7 +290,7 @@ def _by_xtrace(counted: Products, probes: int, tolerance: float | None, of: str,
 def _krylov_space(counted: Products, dimension: int, seed: int, space: SearchSpace | None) -> SearchSpace:
     """A Krylov space of a random vector, or the one that is there, grown to this dimension.
 
-    It costs one product a dimension where a sketch costs two, and leans to both ends of the spectrum, where the
+    It costs one product per dimension where a sketch costs two, and leans to both ends of the spectrum, where the
     variance comes from. Half of the products make it; with a tolerance, half of what the smallest useful number of
     probes (10) leaves is enough.
     """

@@ -88,9 +88,9 @@ def marks(axes: Axes, group: plotting.Group, depth: np.ndarray, value: np.ndarra
 def shade(axes: Axes, result: xarray.Dataset, scale: float = 1.0) -> None:
     """Grey between the point before a subsampling and the one behind."""
     depth, subsampled = result["depth"].values / scale, result["subsampled"].values
-    for place in np.flatnonzero(subsampled):
-        if place:
-            axes.axvspan(depth[place - 1], depth[place], color=plotting.SHADE, alpha=0.25, zorder=-1, linewidth=0)
+    for point in np.flatnonzero(subsampled):
+        if point:
+            axes.axvspan(depth[point - 1], depth[point], color=plotting.SHADE, alpha=0.25, zorder=-1, linewidth=0)
 
 
 def draw_maps(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:

@@ -83,6 +83,6 @@ def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, rat
         lines.append(f"{said}: {', '.join(cells)}")
         stages = [f"the end of stage {stage + 1}" for stage in range(effect.sizes["stage"])]
         ends = [(float(low), float(high)) for low, high in effect[interval].values]
-        one, two = (str(result.attrs.get("name", place)) for place, result in ((1, results[0]), (number, other)))
+        one, two = (str(result.attrs.get("name", index)) for index, result in ((1, results[0]), (number, other)))
         lines.append(tables.told_apart(f"the {what}", one, two, stages, ends, neutral=1.0 if ratio else 0.0))
     return lines

@@ -71,7 +71,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, path_in
 
 
 def _curves(axes: Axes, shown: xarray.Dataset, name: str, where: dict[str, str], scale: float) -> None:
-    """Spectra against frequency, one line a block, bands of 95 %."""
+    """Spectra against frequency, one line per block, bands of 95 %."""
     chosen = shown.sel(where)
     colors = matplotlib.colormaps[plotting.SEQUENTIAL]
     for index in range(chosen.sizes["point"]):
@@ -129,7 +129,7 @@ def _noise_ends(axes: Axes, results: Sequence[xarray.Dataset], path: str) -> Non
 
 
 def draw_transfer(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
-    """Relative gain of each stretch against frequency along the diagonal, one panel a network, coloured by depth.
+    """Relative gain of each stretch against frequency along the diagonal, one panel per network, coloured by depth.
 
     Parameters
     ----------

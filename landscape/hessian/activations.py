@@ -90,10 +90,10 @@ class ActivationOperator(SymmetricOperator):
         if not self._gradient.requires_grad:
             return torch.zeros_like(vector)
         with math_attention:
-            (found,) = torch.autograd.grad(
+            (gradient,) = torch.autograd.grad(
                 self._gradient, self._map, vector.view_as(self._map), retain_graph=True, materialize_grads=True
             )
-        return found.flatten()
+        return gradient.flatten()
 
 
 def _named(module: nn.Module, at: str) -> nn.Module:
@@ -176,8 +176,8 @@ def activation_curvature(
             shape = operator.shape_of_map
             pairs = eigenpairs(operator, min(top, operator.size), tolerance=tolerance, seed=seed, keep_space=True)
             estimate = trace(operator, products=trace_products, seed=seed, space=pairs.space)
-            found = len(pairs.values)
-            values["eigenvalue"][example, :found], values["residual"][example, :found] = pairs.values, pairs.residuals
+            count = len(pairs.values)
+            values["eigenvalue"][example, :count], values["residual"][example, :count] = pairs.values, pairs.residuals
             values["trace"][example], values["trace_stderr"][example] = estimate.value, estimate.stderr
             values["gradient_norm"][example] = float(operator.gradient.norm())
             products += pairs.products + trace_products

@@ -133,17 +133,17 @@ class _Sums:
     def take(self, vectors: Tensor, images: Tensor) -> None:
         """Add vectors (P, k) and their products."""
         for vector, image in zip(vectors.T, images.T, strict=True):
-            found = torch.stack([vector * image, image.square()]).double()
-            self.sums += found
-            self.squares += found.square()
-            self.traces.append(torch.stack([found[0, place].sum() for place in self._slices]))
+            parts = torch.stack([vector * image, image.square()]).double()
+            self.sums += parts
+            self.squares += parts.square()
+            self.traces.append(torch.stack([parts[0, own].sum() for own in self._slices]))
 
     def estimates(self, exact: bool) -> list[tuple[Tensor, Tensor]]:
         """Diagonal, row norms and traces, each with its standard error."""
         count, traces = len(self.traces), torch.stack(self.traces)
         means = self.sums if exact else self.sums / count
         errors = ((self.squares / count - means.square()).clamp(min=0) / (count - 1)).sqrt()
-        totals = torch.stack([self.sums[0, place].sum() for place in self._slices]) if exact else traces.mean(0)
+        totals = torch.stack([self.sums[0, own].sum() for own in self._slices]) if exact else traces.mean(0)
         norms = means[1].sqrt()
         norm_errors = torch.where(norms > 0, errors[1] / (2 * norms), 0.0)
         pairs = [(means[0], errors[0]), (norms, norm_errors), (totals, traces.std(0) / count**0.5)]

@@ -1,4 +1,4 @@
-"""What the Hessian command measures instead of the plain spectrum: one entry a flag, all run alike."""
+"""What the Hessian command measures instead of the plain spectrum: one entry per flag, all run alike."""
 
 import argparse
 import dataclasses
@@ -82,7 +82,7 @@ def selected(arguments: argparse.Namespace) -> Measurement | None:
     chosen = [one for one in MEASUREMENTS if one.selected_by(arguments)]
     if len(chosen) > 1:
         flags = " and ".join(one.flag for one in chosen)
-        raise LandscapeError(f"{flags} are different measurements: ask one at a time")
+        raise LandscapeError(f"{flags} are different measurements: give one at a time")
     if arguments.consecutive and arguments.per_batch is None:
         raise LandscapeError("--consecutive says which images mini-batches hold: give --per-batch, too")
     if not chosen:

@@ -63,14 +63,14 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
 
 def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     """Densities of several networks in one panel, top and smallest eigenvalues as hollow marks in a row for each."""
-    found = [density_of(result) for result in results if "node" in result]
-    knee = max(each.knee() for each in found)
+    known = [density_of(result) for result in results if "node" in result]
+    knee = max(each.knee() for each in known)
     # From the number of parameters: below it there are only the tails of the kernels.
-    floor = min(0.1 / (each.size * np.ptp(each.range)) for each in found)
+    floor = min(0.1 / (each.size * np.ptp(each.range)) for each in known)
     top = 0.0
     low = high = 0.0
     shown = plotting.labels(results)
-    for place, (result, look) in enumerate(zip(results, shown, strict=True)):
+    for row, (result, look) in enumerate(zip(results, shown, strict=True)):
         label: str | None = look.label
         if "node" in result:
             density = density_of(result)
@@ -94,7 +94,7 @@ def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
             low, high = min(low, float(values.min())), max(high, 1.1 * float(values.max()))
             axes.plot(
                 values,
-                np.full(len(values), 0.04 + 0.055 * place),
+                np.full(len(values), 0.04 + 0.055 * row),
                 look.marker,
                 transform=axes.get_xaxis_transform(),
                 color=look.color,
@@ -119,7 +119,7 @@ def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
         smallest = " and the smallest" if any("smallest_eigenvalue" in result for result in marked) else ""
         handles.append(plotting.mark(f"{count} top eigenvalues{smallest}", filled=False))
         names.append(f"top {count} eigenvalues{smallest}, one row for each network")
-    if any(each.probes > 1 for each in found):
+    if any(each.probes > 1 for each in known):
         handles.append(Patch(color=plotting.ink(), alpha=0.18, linewidth=0))
         names.append("95 % over random vectors")
     axes.legend(handles, names, loc="upper right")
@@ -139,10 +139,10 @@ def _ticks(axes: Axes, knee: float, low: float, high: float) -> None:
 
 def _ranks(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     shown = [result for result in results if "eigenvalue" in result]
-    for place, (result, look) in enumerate(zip(shown, plotting.labels(shown), strict=True)):
+    for index, (result, look) in enumerate(zip(shown, plotting.labels(shown), strict=True)):
         # Side by side, so that bars do not hide each other.
         value, (low, high) = result["eigenvalue"].values, interval(result)
-        aside = 0.12 * (place - (len(shown) - 1) / 2)
+        aside = 0.12 * (index - (len(shown) - 1) / 2)
         axes.errorbar(
             np.arange(1, result.sizes["rank"] + 1) + aside,
             value,

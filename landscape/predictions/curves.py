@@ -70,8 +70,8 @@ def curves(
     logs = torch.from_numpy(passes["log_probability"].values)
     labels = torch.from_numpy(passes["label"].values)
     usable, orders = choices_of(len(logs), sizes, resamples, seed)
-    found = (ensembles(logs[order], labels, usable) for order in orders)
-    return summary(found, usable, passes.attrs, len(orders), replicates=replicates, binning=binning, seed=seed)
+    by_order = (ensembles(logs[order], labels, usable) for order in orders)
+    return summary(by_order, usable, passes.attrs, len(orders), replicates=replicates, binning=binning, seed=seed)
 
 
 def choices_of(count: int, sizes: Sequence[int], resamples: int, seed: int) -> tuple[list[int], list[Tensor]]:

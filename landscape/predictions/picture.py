@@ -107,9 +107,9 @@ def reliability(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | No
 def histogram(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | None = None) -> None:
     """Share of predictions in each bin of confidence, of ensembles of `size` (default: the largest of each result)."""
     width = 10 / (len(results) + 0.5)
-    for place, (result, look) in enumerate(zip(results, plotting.labels(results), strict=True)):
+    for index, (result, look) in enumerate(zip(results, plotting.labels(results), strict=True)):
         bins = _bins(result, size)
-        left = 100 * bins["bin"].values - 5 + (place + 0.25) * width
+        left = 100 * bins["bin"].values - 5 + (index + 0.25) * width
         axes.bar(
             left,
             100 * bins["bin_share"].values,

@@ -97,14 +97,14 @@ class TermPredictor(Predictor):
             scores.append(some)
         if not len(classes):
             return
-        for place in torch.arange(len(classes)).split(max(1, _TOGETHER // (len(scores) * self.classes))):
-            yield torch.stack([_taken(some, place) for some in scores]).double().log_softmax(-1), classes[place]
+        for chosen in torch.arange(len(classes)).split(max(1, _TOGETHER // (len(scores) * self.classes))):
+            yield torch.stack([_taken(some, chosen) for some in scores]).double().log_softmax(-1), classes[chosen]
 
 
-def _taken(scores: Any, place: Tensor) -> Tensor:
+def _taken(scores: Any, chosen: Tensor) -> Tensor:
     if isinstance(scores, Deferred):
-        return functional.linear(scores.hidden[place], scores.weight, scores.bias)
-    rows: Tensor = scores[place]
+        return functional.linear(scores.hidden[chosen], scores.weight, scores.bias)
+    rows: Tensor = scores[chosen]
     return rows
 
 
@@ -175,15 +175,15 @@ def per_term(
     if not len(group):
         raise LandscapeError(f"{chosen.title}: no target counts for {predictor.loss.name}: all are ignored")
     parts = torch.arange(len(chosen)).tensor_split(min(_PARTS, len(chosen)))
-    bounds = {f"part {place}": (int(part[0]), int(part[-1]) + 1) for place, part in enumerate(parts)}
+    bounds = {f"part {number}": (int(part[0]), int(part[-1]) + 1) for number, part in enumerate(parts)}
 
     def compute(key: str) -> Arrays:
-        found: dict[str, list[Tensor]] = {}
+        values_of: dict[str, list[Tensor]] = {}
         for start, stop in predictor.batches(*bounds[key]):
             for logs, classes in predictor.rows(chosen, start, stop, samples):
                 for name, value in _of_chunk(logs.cpu(), classes.cpu(), usable, orders).items():
-                    found.setdefault(name, []).append(value)
-        return {name: torch.cat(values, dim=-1).numpy() for name, values in found.items()}
+                    values_of.setdefault(name, []).append(value)
+        return {name: torch.cat(values, dim=-1).numpy() for name, values in values_of.items()}
 
     steps = [stop - start for start, stop in bounds.values()]
     what = f"{len(samples)} passes"
@@ -192,7 +192,7 @@ def per_term(
         name: np.concatenate([whole[key][name] for key in bounds if name in whole[key]], axis=-1)
         for name in (*_KEPT, "predicted", "label", "excess")
     }
-    found = (
+    by_order = (
         [_restored(kept, order, size, group, predictor.classes) for size in range(len(usable))]
         for order in range(len(orders))
     )
@@ -206,15 +206,15 @@ def per_term(
         "terms": len(group),
         "classes": predictor.classes,
     }
-    return summary(found, usable, attributes, len(orders), replicates=replicates, binning=binning, seed=seed)
+    return summary(by_order, usable, attributes, len(orders), replicates=replicates, binning=binning, seed=seed)
 
 
 def _of_chunk(logs: Tensor, classes: Tensor, sizes: Sequence[int], orders: Sequence[Tensor]) -> dict[str, Tensor]:
     """What some tokens add to the metrics: (orders, sizes, n), and labels (n,)."""
-    found = [ensembles(logs[order], classes, sizes) for order in orders]
+    by_order = [ensembles(logs[order], classes, sizes) for order in orders]
 
     def all_of(name: str) -> Tensor:
-        return torch.stack([torch.stack([getattr(one, name) for one in of_sizes]) for of_sizes in found])
+        return torch.stack([torch.stack([getattr(one, name) for one in of_sizes]) for of_sizes in by_order])
 
     kept = {name: all_of(name).to(dtype) for name, dtype in _KEPT.items()}
     return {**kept, "predicted": all_of("predicted").int(), "label": classes, "excess": all_of("excess").amax((0, 1))}

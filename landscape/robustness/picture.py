@@ -88,7 +88,7 @@ def boxes(axes: Axes, results: Sequence[xarray.Dataset], name: str, *, baseline:
 
 
 def draw_attacks(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
-    """Accuracy against the attack's radius, one panel a kind; bars are 95 % over images."""
+    """Accuracy against the attack's radius, one panel per kind; bars are 95 % over images."""
     kinds = list(dict.fromkeys(str(kind) for result in results for kind in result["kind"].values if kind != "none"))
     with plotting.style():
         figure = plotting.figure(plotting.TWO_COLUMNS if len(kinds) > 1 else plotting.ONE_COLUMN, 2.7)
