@@ -176,8 +176,8 @@ def activation_curvature(
             shape = operator.shape_of_map
             pairs = eigenpairs(operator, min(top, operator.size), tolerance=tolerance, seed=seed, keep_space=True)
             estimate = trace(operator, products=trace_products, seed=seed, space=pairs.space)
-            count = len(pairs.values)
-            values["eigenvalue"][example, :count], values["residual"][example, :count] = pairs.values, pairs.residuals
+            known = slice(len(pairs.values))
+            values["eigenvalue"][example, known], values["residual"][example, known] = pairs.values, pairs.residuals
             values["trace"][example], values["trace_stderr"][example] = estimate.value, estimate.stderr
             values["gradient_norm"][example] = float(operator.gradient.norm())
             products += pairs.products + trace_products
