@@ -187,6 +187,11 @@ def test_curvature_along_training_takes_however_many_trainings_there_are(seeds):
         assert smooth.get_ydata()[-1] == pytest.approx(gmean(reached))
     assert len(made.axes[0].collections) == (0 if seeds == 2 else 2)
     assert f"MC dropout: n = {seeds}" in made.legends[0].get_title().get_text()
+    # Smooth is a fifth of plain in every pair, at every time that both have come to.
+    for name in ("eigenvalue", "trace"):
+        found = training_curvature.ratios(entries, name)
+        assert [len(found.get(time, [])) for time in times] == [seeds, seeds, seeds - 1]
+        assert np.exp(np.concatenate([*found.values()])) == pytest.approx(0.2)
 
 
 def test_missing_results_and_strange_pictures_are_told_in_one_line(tmp_path, capsys):

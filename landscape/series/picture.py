@@ -103,20 +103,28 @@ def over_time(axes: Axes, groups: Sequence[plotting.Group], quantity: Quantity) 
         elif some:
             _mean(axes, group, [(result["time"].values, quantity.of(result)) for result in some], in_logs=positive)
     times = np.unique(np.concatenate([result["time"].values for _, some in shown for result in some]))
-    # A training changes fast at first: times that span much are drawn by their logarithm.
-    if times.min() > 0 and times.max() >= 20 * times.min():
-        axes.set_xscale("log")
-        ticks = _apart([int(time) for time in times])
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    time_axis(axes, times)
     if positive:
         axes.set_yscale("log")
     elif quantity.linear is not None:
-        axes.set_yscale("symlog", linthresh=quantity.linear)
+        # Linear where most values are, so that a wild start leaves them room.
+        sizes = np.abs(np.concatenate(drawn))
+        linear = max(quantity.linear, float(np.nanmedian(sizes)))
+        axes.set_yscale("symlog", linthresh=linear)
+        axes.set_yticks([tick for tick in axes.get_yticks() if tick == 0 or abs(tick) > linear / 2])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("epoch")
     results = [result for _, some in shown for result in some]
     axes.set_title(quantity.label if with_unit("", results) else quantity.label.replace(" (nats)", ""))
+
+
+def time_axis(axes: Axes, times: np.ndarray) -> None:
+    """Epochs; where they span much, by their square root: a training changes fast at first, and its end needs room."""
+    if times.min() >= 0 and times.max() >= 20 * max(times.min(), 1):
+        axes.set_xscale("function", functions=(lambda time: np.sqrt(np.maximum(time, 0)), np.square))
+        ticks = _apart([int(time) for time in times])
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xlabel("epoch")
 
 
 def _mean(axes: Axes, group: plotting.Group, curves: Sequence[tuple[np.ndarray, np.ndarray]], *, in_logs: bool) -> None:
@@ -139,13 +147,13 @@ def _mean(axes: Axes, group: plotting.Group, curves: Sequence[tuple[np.ndarray, 
         axes.fill_between(epochs[several], low, high, color=group.color, alpha=0.18, linewidth=0)
 
 
-def _apart(epochs: list[int], factor: float = 1.5) -> list[int]:
-    """Epochs whose labels have room beside each other on a logarithmic axis, the last one among them."""
-    chosen = epochs[-1:]
-    for epoch in reversed(epochs):
-        if epoch * factor < chosen[0]:
-            chosen.insert(0, epoch)
-    return chosen
+def _apart(epochs: list[int], share: float = 0.13) -> list[int]:
+    """Epochs whose labels have room beside each other on an axis of square roots, the last one among them."""
+    ticks = [epochs[-1]]
+    for epoch in reversed(epochs[:-1]):
+        if ticks[-1] ** 0.5 - epoch**0.5 >= share * epochs[-1] ** 0.5:
+            ticks.append(epoch)
+    return ticks[::-1]
 
 
 def _trajectories(axes: Axes, groups: Sequence[plotting.Group]) -> None:
