@@ -21,6 +21,9 @@ LEFT_OUT = (
     "power_of_image",
     "delta_of_image",
     "loss_of_image",
+    "nll_of_image",
+    "correct_of_image",
+    "confidence_of_image",
     "of_group",
 )
 

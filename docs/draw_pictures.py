@@ -39,7 +39,7 @@ PICTURES: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], str, Callable]]
         frequency_noise.picture.draw,
     ),
     "predictions": ("predictions", ("mcdo", "mcdo-smooth"), (0,), "nll_low", predictions.picture.draw),
-    "robustness": ("robustness", ("mcdo", "mcdo-smooth"), (0,), "nll_of_image", robustness.picture.draw),
+    "robustness": ("robustness", ("mcdo", "mcdo-smooth"), (0,), "accuracy_stderr", robustness.picture.draw),
 }
 
 
