@@ -1,4 +1,7 @@
-"""Draw the site's pictures from results under reference/: ``python docs/draw_pictures.py`` (no network is touched)."""
+"""Draw the site's pictures from results under reference/; no network is touched.
+
+``PYTHONPATH=. python docs/draw_pictures.py``
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,8 +10,8 @@ import xarray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from analyses import claims
-from figures import fig8, sources
+from analyses import claims, stage
+from figures import fig8, sources, training_curvature
 from landscape import (
     feature_maps,
     fourier,
@@ -22,9 +25,11 @@ from landscape import (
 )
 from landscape.store import result
 
-KEPT = Path(__file__).parents[1] / "reference" / "cifar100-small" / "results"
+REFERENCE = Path(__file__).parents[1] / "reference"
+KEPT = REFERENCE / "cifar100-small" / "results"
 OUT = Path(__file__).parent / "pictures"
 STAGES = ("converged", "cifar100-small")
+FIGURES = {"fig8": fig8, "training_curvature": training_curvature}
 # Picture -> folder of the results, kinds and seeds, variable that they must hold, function.
 PICTURES: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], str, Callable]] = {
     "hessian": ("hessian", ("mcdo", "mcdo-smooth"), (0,), "node", hessian.picture.draw),
@@ -74,16 +79,19 @@ def main() -> None:
     with plotting.using("screen"):
         for name, (folder, kinds, seeds, variable, draw) in PICTURES.items():
             draw(kept(folder, kinds, seeds, variable), OUT / f"{name}.png")
-        drawing = sources.read(fig8.STUDY, "cifar100-small", KEPT)
-        stages = {preset: claims.reports_in(KEPT.parents[1] / preset / "claims") for preset in STAGES}
+        stages = {preset: claims.reports_in(REFERENCE / preset / "claims") for preset in STAGES}
         claims.draw(stages, OUT / "claims.png")
-        along = sorted((KEPT.parents[1] / "digits" / "results" / "series").glob("*.nc"))
+        along = sorted((REFERENCE / "digits" / "results" / "series").glob("*.nc"))
         series.picture.draw([*map(result.load, along)], OUT / "series.png")
-        plotting.save(
-            fig8.draw(drawing), OUT / "fig8.png", sources.provenance(drawing, "fig8", "docs/draw_pictures.py")
-        )
-    for path in OUT.glob("*.png"):
-        shrink(path)
+        for name, module in FIGURES.items():
+            drawing = sources.read(module.STUDY, STAGES[0], REFERENCE / STAGES[0] / "results")
+            figure = module.draw(drawing)
+            plotting.head(figure, stage.caption(drawing.preset, drawing.facts["kinds"]))
+            facts = sources.provenance(drawing, name, "docs/draw_pictures.py")
+            plotting.save(figure, OUT / f"{name}.png", facts)
+    # Not all pictures there are drawn here, and a palette of a palette would lose colours.
+    for name in (*PICTURES, *FIGURES, "claims", "series"):
+        shrink(OUT / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -44,13 +44,14 @@ def draw(drawing: Drawing) -> Figure:
         for axes, theirs in zip(panels[len(shown) :], extra, strict=True):
             low, high = float(theirs["nll"].min()), float(theirs["nll"].max())
             drawn = axes.contourf(theirs["alpha"], theirs["beta"], theirs["nll"].T, LEVELS, cmap="Greys")
-            axes.set_title("published: MC dropout", color=plotting.PUBLISHED)
+            axes.set_title("published:\nMC dropout", color=plotting.PUBLISHED)
             figure.colorbar(drawn, ax=axes, shrink=0.8, label=f"NLL, {low:.3g} to {high:.3g}")
             axes.set_aspect("equal")
         panels[0].set_ylabel("second direction")
         plotting.letter(panels.tolist())
         for axes in panels:
             axes.set_xlabel("first direction")
+            axes.locator_params(axis="x", nbins=4)
     return figure
 
 

@@ -284,9 +284,15 @@ def below(
 def head(figure: Figure, text: str) -> None:
     """Small lines above all panels: of what the figure is."""
     scale = _SCALE[_chosen.get()]
-    # About 20 characters of this size fill an inch.
-    lines = textwrap.wrap(plain(text), int(20 * figure.get_size_inches()[0] / scale))
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=6.5 * scale)
+    # About 20 characters of this size fill an inch; lines break where the text has semicolons, or else anywhere.
+    width, lines = int(20 * figure.get_size_inches()[0] / scale), [""]
+    for part in plain(text).split("; "):
+        if lines[-1] and len(lines[-1]) + len(part) + 2 > width:
+            lines[-1] += ";"
+            lines.append("")
+        lines[-1] += f"; {part}" if lines[-1] else part
+    wrapped = [short for line in lines for short in textwrap.wrap(line, width)]
+    figure.suptitle("\n".join(wrapped), x=0.01, ha="left", fontsize=6.5 * scale)
 
 
 def mark(
