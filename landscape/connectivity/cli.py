@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, connectivity, store
+from landscape import command, connectivity, store, tables
 from landscape.connectivity.choices import PARTS, STEPS, USUAL
 from landscape.errors import LandscapeError
 from landscape.store.protocol import preset
@@ -132,13 +132,13 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         name = result.attrs["name"]
         lines += [f"{name}, {result.attrs['sample']}, protocol {result.attrs['protocol_hash']}", ""]
         classifies = "accuracy" in result
-        head = ["to", "way", "barrier (nats)", "95 %", "at", "distance", *["lowest accuracy"] * classifies]
+        head = ["to", "way", "barrier (nats) [95 %]", "at", "distance", *["lowest accuracy"] * classifies]
         rows = []
         for other in result["other"].values:
             for way in result["way"].values:
                 one = result.sel(other=other, way=way)
                 low, high = float(one["barrier_low"]), float(one["barrier_high"])
-                row = [str(other), _WAYS[str(way)], f"{float(one['barrier']):.4g}", f"{low:.3g} to {high:.3g}"]
+                row = [str(other), _WAYS[str(way)], tables.with_interval(float(one["barrier"]), low, high)]
                 row += [f"{float(one['barrier_at']):.2g}", f"{float(one['distance']):.4g}"]
                 if classifies:
                     row.append(f"{float(one['accuracy'].min()):.3f}")
@@ -164,7 +164,7 @@ def _fit(label: str, result: xarray.Dataset, prefix: str = "") -> list[str]:
     row = [label]
     for quantity in (f"{prefix}cross_entropy", f"{prefix}accuracy"):
         if quantity in result:
-            row.append(f"{float(result[quantity]):.4g} ± {float(result[f'{quantity}_stderr']):.2g}")
+            row.append(tables.with_error(float(result[quantity]), float(result[f"{quantity}_stderr"])))
     return row
 
 

@@ -100,7 +100,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
             continue
         for number, strength in enumerate(frequency_noise.robustness.ENERGIES):
             cells = [
-                f"{frequency:g}: {100 * float(value):+.2f}±{100 * metrics.confidence.Z * float(stderr):.2f}"
+                f"{frequency:g}: {tables.with_error(100 * float(value), 100 * metrics.confidence.Z * float(stderr))}"
                 for frequency, value, stderr in zip(
                     effect["frequency"].values,
                     effect["accuracy_drop"].values[number],

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, series, store
+from landscape import command, series, store, tables
 from landscape.errors import LandscapeError
 from landscape.series.choices import PARTS, USUAL
 
@@ -146,8 +146,8 @@ def table(results: Sequence[xarray.Dataset]) -> str:
                 head.append(f"{label} {rank + 1}" if several and values.shape[1] > 1 else label)
                 for number, row in enumerate(rows):
                     cell = (number, rank) if several else number
-                    uncertain = f" ± {float(result[error].values[cell]):.2g}" if error else ""
-                    row.append(f"{float(values[cell]):.4g}{uncertain}")
+                    value = float(values[cell])
+                    row.append(tables.with_error(value, float(result[error].values[cell])) if error else f"{value:.4g}")
         lines += [command.columns(head, rows), ""]
     notes = ["± of eigenvalues: an eigenvalue lies within; of the trace: one standard error, over its random vectors."]
     if any("barrier" in result for result in results):

@@ -31,7 +31,7 @@ def table(
     if planes:
         every = [spread([summarize(one) for one in surfaces]) for surfaces in planes]
         for name in every[0]:
-            entries = [f"{one[name]['mean']:.4g} ± {one[name]['deviation']:.2g}" for one in every if name in one]
+            entries = [tables.with_error(one[name]["mean"], one[name]["deviation"]) for one in every if name in one]
             rows.append([f"{name}, {len(planes[0])} planes", *entries, *[""] * (len(results) - len(entries))])
     heights = ", heights in nats" if with_unit("", results) else ""
     notes = [
