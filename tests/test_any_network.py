@@ -633,7 +633,7 @@ def test_curvature_in_an_activation_is_that_of_torch(name: str, at: str) -> None
                 hook.remove()
 
         with sdpa_kernel(SDPBackend.MATH):
-            truth = torch.autograd.functional.hessian(loss, torch.zeros(1, *operator.shape_of_map, dtype=torch.float64))
+            truth = torch.autograd.functional.hessian(loss, torch.zeros(1, *operator.map_shape, dtype=torch.float64))
         truth = truth.reshape(operator.size, operator.size)
         assert torch.allclose(dense, truth, atol=1e-10)
         values = torch.linalg.eigvalsh(truth).flip(0)[:2].numpy()

@@ -13,13 +13,13 @@ import torch
 import xarray
 from torch import Tensor, nn
 
+from landscape import tables
 from landscape.compute.progress import Progress
 from landscape.compute.settings import math_attention, measurement
 from landscape.eigen import SymmetricOperator, eigenpairs, trace
 from landscape.errors import LandscapeError
 from landscape.objective import Objective
 from landscape.objective.convolution import CheapDoubleBackward
-from landscape.tables import columns
 
 
 class ActivationOperator(SymmetricOperator):
@@ -28,17 +28,17 @@ class ActivationOperator(SymmetricOperator):
     Parameters
     ----------
     objective
-        Whose loss, at its own point.
+        The function whose loss is differentiated, at the network's own weights.
     at
         Name of the module, as ``named_modules`` has it. Of several outputs, the first tensor counts.
     example
-        Number of the example.
-    sample
-        Which draw of the dropout masks.
+        Index of the example.
+    module
+        The objective's private copy of the network, where several operators share one.
 
     Attributes
     ----------
-    shape_of_map
+    map_shape
         Shape of the feature map, without the example's dimension.
     gradient
         Of the loss in the feature map, flat (d,).
@@ -53,30 +53,30 @@ class ActivationOperator(SymmetricOperator):
     def __init__(self, objective: Objective, at: str, example: int, *, module: nn.Module | None = None) -> None:
         module = objective.private_module() if module is None else module
         self.dtype, self.device = objective.dtype, objective.device
-        self._moved: list[Tensor] = []
+        shifts: list[Tensor] = []
 
-        def move(_: nn.Module, arguments: Any, output: Any) -> Any:
-            return _moved(output, self._moved)
+        def shift(_: nn.Module, arguments: Any, output: Any) -> Any:
+            return _shifted(output, shifts)
 
-        handle = _named(module, at).register_forward_hook(move)
+        handle = _named(module, at).register_forward_hook(shift)
         try:
             with torch.enable_grad(), CheapDoubleBackward(), math_attention:
                 inputs = objective.batch(example, example + 1)
                 fraction = objective.fraction(example, example + 1)
                 loss = objective.batch_loss_of(module, inputs, example, example + 1)
-                if len(self._moved) != 1:
-                    calls = "not called" if not self._moved else f"called {len(self._moved)} times"
+                if len(shifts) != 1:
+                    calls = "not called" if not shifts else f"called {len(shifts)} times"
                     raise LandscapeError(
                         f"--at {at}: the module is {calls} in a forward pass: name one that is called once"
                     )
-                self._map = self._moved[0]
+                self._map = shifts[0]
                 loss = loss / fraction if fraction else loss
                 (gradient,) = torch.autograd.grad(loss, self._map, create_graph=True, materialize_grads=True)
         finally:
             handle.remove()
         self._gradient = gradient
         self.gradient = gradient.detach().flatten()
-        self.shape_of_map = tuple(self._map.shape[1:])
+        self.map_shape = tuple(self._map.shape[1:])
         self.size = self._map.numel()
 
     @measurement
@@ -104,20 +104,29 @@ def _named(module: nn.Module, at: str) -> nn.Module:
     return parts[at]
 
 
-def _moved(output: Any, moved: list[Tensor]) -> Any:
-    """The output with its first tensor replaced by one that is a leaf plus what it was."""
+def _shifted(output: Any, shifts: list[Tensor]) -> Any:
+    """The output with a leaf of zeros added to its first tensor; the leaf is appended to `shifts`."""
     if isinstance(output, Tensor):
         if not output.is_floating_point():
             raise LandscapeError("--at names a module that returns whole numbers: name one that returns features")
-        moved.append(torch.zeros_like(output, requires_grad=True))
-        return output.detach() + moved[-1]
+        shifts.append(torch.zeros_like(output, requires_grad=True))
+        return output.detach() + shifts[-1]
     if isinstance(output, (tuple, list)) and output:
-        return type(output)([_moved(output[0], moved), *output[1:]])
+        return type(output)([_shifted(output[0], shifts), *output[1:]])
     if isinstance(output, dict) and output:
         first = next(iter(output))
-        output[first] = _moved(output[first], moved)
+        output[first] = _shifted(output[first], shifts)
         return output
     raise LandscapeError(f"--at names a module that returns a {type(output).__name__}: name one that returns a tensor")
+
+
+_LABELS = {
+    "eigenvalue": "eigenvalue in the activation",
+    "residual": "bound |lambda - eigenvalue|",
+    "trace": "trace in the activation",
+    "trace_stderr": "standard error of the trace",
+    "gradient_norm": "norm of the gradient in the activation",
+}
 
 
 @measurement
@@ -137,13 +146,13 @@ def activation_curvature(
     Parameters
     ----------
     objective
-        Whose network, loss and examples.
+        The function: its network, loss and examples.
     at
         Name of the module whose output is the activation.
     top
         Eigenvalues per example.
     examples
-        How many of the objective's examples, from the first on.
+        Number of the objective's examples, from the first on.
     tolerance
         Relative error of the eigenvalues.
     trace_products
@@ -166,14 +175,13 @@ def activation_curvature(
     """
     count = min(examples, objective.images)
     module = objective.private_module()
-    values: dict[str, np.ndarray] = {name: np.zeros((count, top)) for name in ("eigenvalue", "residual")}
-    values |= {name: np.zeros(count) for name in ("trace", "trace_stderr", "gradient_norm")}
+    values = {name: np.zeros((count, top) if name in ("eigenvalue", "residual") else count) for name in _LABELS}
     products = 0
     shape: tuple[int, ...] = ()
     with Progress(count, f"curvature at {at}", unit="example", quiet=quiet) as bar:
         for example in range(count):
             operator = ActivationOperator(objective, at, example, module=module)
-            shape = operator.shape_of_map
+            shape = operator.map_shape
             pairs = eigenpairs(operator, min(top, operator.size), tolerance=tolerance, seed=seed, keep_space=True)
             estimate = trace(operator, products=trace_products, seed=seed, space=pairs.space)
             known = slice(len(pairs.values))
@@ -182,17 +190,9 @@ def activation_curvature(
             values["gradient_norm"][example] = float(operator.gradient.norm())
             products += pairs.products + trace_products
             bar.update()
-    unit = objective.loss.unit
-    names = {
-        "eigenvalue": "eigenvalue in the activation",
-        "residual": "bound |lambda - eigenvalue|",
-        "trace": "trace in the activation",
-        "trace_stderr": "standard error of the trace",
-        "gradient_norm": "norm of the gradient in the activation",
-    }
     return xarray.Dataset(
         {
-            name: (("example", "rank")[: value.ndim], value, {"long_name": names[name], "units": unit})
+            name: (("example", "rank")[: value.ndim], value, {"long_name": _LABELS[name], "units": objective.loss.unit})
             for name, value in values.items()
         },
         {"example": np.arange(count), "rank": np.arange(1, top + 1)},
@@ -208,31 +208,33 @@ def activation_curvature(
 
 
 def cost(objective: Objective, at: str, *, examples: int, **settings: Any) -> str:
-    """What `activation_curvature` will cost, by measuring the first example."""
+    """What `activation_curvature` will cost, estimated from the first example."""
     started = time.perf_counter()
     first = activation_curvature(objective, at, examples=1, **settings)
     seconds, count = time.perf_counter() - started, min(examples, objective.images)
     products = int(first.attrs["products"])
     return (
         f"activation {at} ({first.attrs['shape']}), {count} {objective.kind_of_examples}; about {count * products} "
-        f"products of {seconds / products:.2g} s, {count * seconds:.0f} s in all, by the {products} of the first "
+        f"products of {seconds / products:.2g} s, {count * seconds:.0f} s in all, from the {products} of the first "
         "example; the graph of one example is kept at a time"
     )
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:
-    """Quartiles over examples, a column per network."""
-    rows = []
-    for label, name in (
-        ("largest eigenvalue", "eigenvalue"),
-        ("trace", "trace"),
-        ("norm of the gradient", "gradient_norm"),
-    ):
-        row = [f"{label}, quartiles over examples"]
-        for result in results:
+    """Quartiles over examples, one column per network."""
+
+    def row(label: str, name: str) -> tables.Row:
+        def quartiles(result: xarray.Dataset) -> str:
             value = result[name].isel(rank=0) if "rank" in result[name].dims else result[name]
-            row.append(" ".join(f"{part:.4g}" for part in np.quantile(value.values, [0.25, 0.5, 0.75])))
-        rows.append(row)
-    rows.append(["examples", *[str(result.sizes["example"]) for result in results]])
-    rows.append(["activation", *[f"{result.attrs['at']} ({result.attrs['shape']})" for result in results]])
-    return columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows)
+            return " ".join(f"{quartile:.4g}" for quartile in np.quantile(value.values, [0.25, 0.5, 0.75]))
+
+        return f"{label}, quartiles over examples", quartiles
+
+    rows: list[tables.Row] = [
+        row("largest eigenvalue", "eigenvalue"),
+        row("trace", "trace"),
+        row("norm of the gradient", "gradient_norm"),
+        ("examples", lambda result: str(result.sizes["example"])),
+        ("activation", lambda result: f"{result.attrs['at']} ({result.attrs['shape']})"),
+    ]
+    return tables.side_by_side(results, rows)

@@ -1,4 +1,4 @@
-"""Curvature block by block: where in the network it is."""
+"""Curvature block by block: which parts of the network it comes from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from landscape import plotting
+from landscape import plotting, tables
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import derived_seed
 from landscape.compute.settings import measurement
@@ -15,7 +15,6 @@ from landscape.eigen import eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.vocabulary import with_unit
-from landscape.tables import columns
 
 
 def named_blocks(names: Sequence[str], depth: int = 2) -> dict[str, list[str]]:
@@ -48,10 +47,10 @@ def block_spectra(
     seed: int = 0,
     quiet: bool = True,
 ) -> xarray.Dataset:
-    r"""Top eigenvalue and trace of every diagonal block of the curvature, and the blocks' shares in the whole's top.
+    r"""Top eigenvalue and trace of every diagonal block of the curvature, and the blocks' shares in its eigenvectors.
 
-    The block of parameters *b* is :math:`E_b^\top A E_b`, the curvature when all other parameters stay where they are.
-    Traces add up to the whole's; the largest block eigenvalue is a lower bound of the whole's (Cauchy interlacing). A
+    The block of parameters *b* is :math:`E_b^\top A E_b`, the curvature when all other parameters are held. Traces of
+    the blocks add up to the trace; their largest eigenvalue is a lower bound of the largest (Cauchy interlacing). A
     block's share in eigenvector *v* is :math:`\lVert E_b^\top v\rVert^2`; shares add up to 1.
 
     Parameters
@@ -61,13 +60,13 @@ def block_spectra(
     depth
         What a block is; see `named_blocks`.
     top
-        Number of the whole curvature's eigenvectors that are shared out.
+        Number of eigenvectors of which the blocks' shares are given.
     operator
         ``hessian``, ``ggn`` or ``fisher``.
     tolerance
         Relative error of the eigenvalues.
     trace_products
-        Products spent on the trace of each block; all there are when a block has fewer parameters.
+        Products spent on the trace of each block; as many as it has parameters where these are fewer.
     sample
         Which draw of the dropout masks.
     seed
@@ -82,32 +81,27 @@ def block_spectra(
         ``block_parameters``. Over ``rank``: ``eigenvalue``, ``residual``; ``share`` (rank, block).
     """
     blocks = named_blocks(objective.names, depth)
-    whole = CurvatureOperator(objective, operator, sample=sample)
+    curvature = CurvatureOperator(objective, operator, sample=sample)
     products = 0
     rows: dict[str, list[float]] = {name: [] for name in ("eigenvalue", "residual", "trace", "trace_stderr")}
+    sizes: list[int] = []
     with Progress(len(blocks) + 1, "blocks", unit="block", quiet=quiet) as bar:
-        pairs = eigenpairs(whole, top, tolerance=tolerance, seed=seed)
+        pairs = eigenpairs(curvature, top, tolerance=tolerance, seed=seed)
         bar.update(block="all")
         for name, members in blocks.items():
-            part = CurvatureOperator(objective.restricted(members), operator, sample=sample)
+            block = CurvatureOperator(objective.restricted(members), operator, sample=sample)
             own_seed = derived_seed(seed, "block", name)
-            largest = eigenpairs(part, 1, tolerance=tolerance, seed=own_seed, keep_space=True)
-            estimate = trace(part, products=trace_products, seed=own_seed, space=largest.space)
-            for key, value in zip(
-                rows, (largest.values[0], largest.residuals[0], estimate.value, estimate.stderr), strict=True
-            ):
-                rows[key].append(float(value))
-            products += part.products
+            largest = eigenpairs(block, 1, tolerance=tolerance, seed=own_seed, keep_space=True)
+            estimate = trace(block, products=trace_products, seed=own_seed, space=largest.space)
+            values = largest.values[0], largest.residuals[0], estimate.value, estimate.stderr
+            for row, value in zip(rows.values(), values, strict=True):
+                row.append(float(value))
+            sizes.append(block.size)
+            products += block.products
             bar.update(block=name)
-    places = objective.space.slices()
-    squares = pairs.vectors.double().square()
-    shares = np.array(
-        [
-            np.sum([squares[places[name]].sum(0).cpu().numpy() for name in members], axis=0)
-            for members in blocks.values()
-        ]
-    )
-    sizes = [sum(places[name].stop - places[name].start for name in members) for members in blocks.values()]
+    slices, squares = objective.space.slices(), pairs.vectors.double().square()
+    by_parameter = {name: squares[entries].sum(0).cpu().numpy() for name, entries in slices.items()}
+    shares = np.array([np.sum([by_parameter[name] for name in members], axis=0) for members in blocks.values()])
     return xarray.Dataset(
         {
             **{f"block_{key}": ("block", np.array(values)) for key, values in rows.items()},
@@ -117,19 +111,13 @@ def block_spectra(
             "share": (("rank", "block"), shares.T),
         },
         {"block": list(blocks), "rank": np.arange(1, len(pairs.values) + 1)},
-        attrs={
-            "operator": operator,
-            "depth": depth,
-            "products": whole.products + products,
-            "parameters": objective.size,
-            "images": objective.images,
-        },
+        attrs=curvature.attributes(depth=depth, products=curvature.products + products),
     )
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:
     """One table per network: one row per block."""
-    tables = []
+    parts = []
     for result in results:
         head = [
             str(result.attrs.get("name", "")),
@@ -140,18 +128,18 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         ]
         rows = [
             [
-                str(one["block"].item()),
-                f"{int(one['block_parameters']):,}",
-                f"{float(one['block_eigenvalue']):.4g} ± {float(one['block_residual']):.1g}",
-                f"{float(one['block_trace']):.4g} ± {float(one['block_trace_stderr']):.1g}",
-                *[f"{float(fraction):.1%}" for fraction in one["share"]],
+                str(block["block"].item()),
+                f"{int(block['block_parameters']):,}",
+                tables.value("block_eigenvalue", ".4g", "block_residual")(block),
+                tables.value("block_trace", ".4g", "block_trace_stderr")(block),
+                *[f"{float(share):.1%}" for share in block["share"]],
             ]
-            for one in (result.isel(block=index) for index in range(result.sizes["block"]))
+            for block in (result.isel(block=index) for index in range(result.sizes["block"]))
         ]
         values = ", ".join(f"{value:.4g}" for value in result["eigenvalue"].values)
-        tables.append(columns(head, rows) + f"\neigenvalues of the whole: {values}")
+        parts.append(tables.columns(head, rows) + f"\neigenvalues of all blocks together: {values}")
     note = "± is a bound for eigenvalues, one standard error for traces; shares of an eigenvector add up to 100 %."
-    return "\n\n".join([*tables, note])
+    return "\n\n".join([*parts, note])
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ Top eigenvalues with guaranteed bounds, smallest eigenvalue, trace with standard
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Those of this instrument alone."""
+    """Add the arguments of this instrument alone."""
     basic = parser.add_argument_group("spectrum")
     basic.add_argument("--top", type=command.positive, default=5, metavar="K", help="top eigenvalues (default: 5)")
     basic.add_argument(
@@ -54,7 +55,7 @@ def add_arguments(parser: command.Parser) -> None:
     solver.add_argument(
         "--by-sample",
         action="store_true",
-        help="seek eigenvectors on a twentieth of many images first, and correct them on all",
+        help="compute eigenvectors on a twentieth of many images first, and refine them on all",
     )
     solver.add_argument(
         "--trace-products", type=command.positive, default=30, metavar="N", help="products of the trace (default: 30)"
@@ -72,12 +73,14 @@ def add_arguments(parser: command.Parser) -> None:
 
 
 def _add_measurements(parser: argparse.ArgumentParser) -> None:
-    """The flags of `hessian.measurements`."""
+    """Add the flags of `hessian.measurements`."""
     group = parser.add_argument_group("advanced: instead of the plain spectrum, one of")
     group.add_argument("--per-batch", type=command.positive, metavar="N", help="top eigenvalues of mini-batches of N")
-    group.add_argument("--batches", type=command.positive, default=512, metavar="N", help="of them (default: 512)")
     group.add_argument(
-        "--consecutive", action="store_true", help="mini-batches of the sample in its own order, not of drawn epochs"
+        "--batches", type=command.positive, default=512, metavar="N", help="number of mini-batches (default: 512)"
+    )
+    group.add_argument(
+        "--consecutive", action="store_true", help="mini-batches of the sample in its own order, not in random epochs"
     )
     group.add_argument("--blocks", action="store_true", help="top eigenvalue and trace of every block of parameters")
     group.add_argument(
@@ -104,21 +107,21 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--diagonal", type=command.positive, metavar="N", help="diagonal and row norms, from N products")
     group.add_argument("--at", metavar="MODULE", help="curvature of each example in the output of a module")
     group.add_argument(
-        "--at-examples", type=command.positive, default=16, metavar="N", help="of so many examples (default: 16)"
+        "--at-examples", type=command.positive, default=16, metavar="N", help="number of examples (default: 16)"
     )
     group.add_argument("--ggn-split", action="store_true", help="eigenvalues split into GGN and residual")
     group.add_argument("--scale-free", action="store_true", help="eigenvalues in filter-normalised coordinates")
-    group.add_argument("--sharpness", action="store_true", help="sharpness measures; may stand beside --scale-free")
+    group.add_argument("--sharpness", action="store_true", help="sharpness measures; can be combined with --scale-free")
     group.add_argument("--epsilon", type=float, default=1e-3, metavar="E", help="of epsilon-sharpness (default: 1e-3)")
     group.add_argument("--radius", type=float, default=0.05, metavar="R", help="of SAM sharpness (default: 0.05)")
-    group.add_argument("--along", type=Path, metavar="FILE", help="curvature along directions that were saved")
+    group.add_argument("--along", type=Path, metavar="FILE", help="curvature along saved directions")
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Which measurement is asked for, and whether it can be drawn."""
+    """Select the measurement, and refuse flags that do not go with it."""
     arguments.measurement = other = hessian.measurements.selected(arguments)
     if other is not None and arguments.save_vectors is not None:
-        raise LandscapeError(f"--save-vectors saves what the plain spectrum finds: leave out {other.flag}")
+        raise LandscapeError(f"--save-vectors saves the eigenvectors of the plain spectrum: leave out {other.flag}")
     if arguments.by_sample and (other is not None or arguments.which in ("SA", "BE")):
         what = other.flag if other is not None else f"--which {arguments.which}"
         raise LandscapeError(f"--by-sample is for the largest eigenvalues of the plain spectrum: leave out {what}")
@@ -157,33 +160,27 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
     question = command.question(arguments, NAME, subject, chosen)
 
     def measure(journal: Journal) -> xarray.Dataset:
-        of = command.objective(arguments, subject, sharded=True)
+        function = command.objective(arguments, subject, sharded=True)
 
         def keep(pairs: Eigenpairs) -> None:
             if arguments.save_vectors is not None and compute.distributed.is_main():
-                save_vectors(of, pairs, vectors_path(arguments, subject))
+                save_vectors(function, pairs, vectors_path(arguments, subject))
 
-        result = hessian.spectrum(
-            of,
-            **chosen,
-            seed=arguments.seed,
-            quiet=arguments.quiet,
-            keep_vectors=keep,
-            journal=journal,
-        )
-        return result.assign_attrs(objective.fit.fit(of).attributes())
+        how = {"seed": arguments.seed, "quiet": arguments.quiet, "journal": journal}
+        result = hessian.spectrum(function, **chosen, **how, keep_vectors=keep)
+        return result.assign_attrs(objective.fit.fit(function).attributes())
 
-    # Results hold no vectors: they are found again when they are wanted.
+    # Results hold no vectors: --save-vectors computes them again.
     result = command.journaled(question, measure, force=arguments.force or arguments.save_vectors is not None)
     command.caution_about_fit(result.attrs)
     return result
 
 
-def save_vectors(of: Objective, pairs: Eigenpairs, path: Path) -> None:
-    """Keep eigenvectors by parameter name (``rank/name``), in the format that surfaces take their directions from."""
+def save_vectors(function: Objective, pairs: Eigenpairs, path: Path) -> None:
+    """Save eigenvectors by parameter name (``rank/name``), in the format that surfaces take their directions from."""
     facts = {f"eigenvalue_{index + 1}": float(value) for index, value in enumerate(pairs.values)}
     directions = surface.Directions(vectors=pairs.vectors.T.contiguous(), kind="hessian", facts=facts)
-    surface.saved_directions.save(directions, of, path)
+    surface.saved_directions.save(directions, function, path)
 
 
 def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Path:
@@ -193,17 +190,17 @@ def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Pat
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
-    """Products, seconds and memory that the measurement will cost, by one micro-batch's product."""
+    """Products, seconds and memory that the measurement will cost, estimated from the product of one micro-batch."""
     if arguments.measurement is not None:
         return hessian.measurements.plan(arguments, subject, arguments.measurement)
     chosen = settings(arguments)
-    of = command.objective(arguments, subject, sharded=True)
-    operator = objective.CurvatureOperator(of, arguments.operator)
+    function = command.objective(arguments, subject, sharded=True)
+    operator = objective.CurvatureOperator(function, arguments.operator)
     # On spectra of trained classifiers Lanczos takes about three products per pair, the search for copies among them,
-    # and about 20 until the smallest eigenvalue stands. A sample of the images, where it comes first, takes about 50.
-    first = hessian.of_sample.sample_size(of.images) if arguments.by_sample else None
+    # and about 20 until the smallest eigenvalue converges. A sample of the images, if it comes first, takes about 50.
+    first = hessian.of_sample.sample_size(function.images) if arguments.by_sample else None
     products = {
-        "top": max(20, 3 * arguments.top + 5) + (0 if first is None else round(50 * first / of.images)),
+        "top": max(20, 3 * arguments.top + 5) + (0 if first is None else round(50 * first / function.images)),
         "trace": arguments.trace_products,
         "density": arguments.probes * arguments.steps,
     }
@@ -254,20 +251,16 @@ def to_json(result: xarray.Dataset) -> dict[str, Any]:
 
 def table(results: Sequence[xarray.Dataset]) -> str:
     """The numbers side by side, with what they mean below."""
-    head = ["", *[str(result.attrs["name"]) for result in results]]
-    rows: list[list[str]] = []
+    rows: list[tables.Row] = []
     if all("eigenvalue" in result for result in results):
         for index in range(max(result.sizes["rank"] for result in results)):
-            rows.append([f"eigenvalue {index + 1}", *[_eigenvalue(result, index) for result in results]])
-        rows.append(["smallest eigenvalue", *[_smallest(result) for result in results]])
+            rows.append((f"eigenvalue {index + 1}", functools.partial(_eigenvalue, index=index)))
+        rows.append(("smallest eigenvalue", tables.value("smallest_eigenvalue", ".3g", "smallest_residual")))
     if all("trace" in result for result in results):
-        rows.append(
-            ["trace", *[tables.with_error(float(result["trace"]), float(result["trace_stderr"])) for result in results]]
-        )
-        rows.append(["  of it the L2 term's", *[f"{float(result['l2_trace']):.5g}" for result in results]])
-    for name, label in (("parameters", "parameters"), ("images", "images"), ("products", "products")):
-        rows.append([label, *[f"{int(result.attrs[name]):,}" for result in results]])
-    rows.append(["seconds", *[f"{float(result.attrs['seconds']):.1f}" for result in results]])
+        rows.append(("trace", lambda result: tables.with_error(float(result["trace"]), float(result["trace_stderr"]))))
+        rows.append(("  part of the L2 term", tables.value("l2_trace")))
+    rows += [(name, tables.attribute(name)) for name in ("parameters", "images", "products")]
+    rows.append(("seconds", tables.attribute("seconds", ".1f")))
     notes = [
         *hessian.measurements.notes(results),
         *dict.fromkeys(note for result in results if "eigenvalue" in result for note in _sampling(result)),
@@ -275,16 +268,12 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         "± of the trace is one standard error, for its random vectors; of eigenvalues a bound of the numerical error.",
     ]
     if not all(bool(result["converged"].values.all()) for result in results if "converged" in result):
-        notes.append("* not converged to the wanted tolerance.")
-    return "\n".join([command.columns(head, rows), *notes])
-
-
-def _smallest(result: xarray.Dataset) -> str:
-    return f"{float(result['smallest_eigenvalue']):.3g} ± {float(result['smallest_residual']):.1g}"
+        notes.append("* not converged to the tolerance.")
+    return tables.side_by_side(results, rows, notes)
 
 
 def _sampling(result: xarray.Dataset) -> list[str]:
-    """What the choice of images does to the eigenvalues of one result, in words."""
+    """Notes on the error of one result's eigenvalues for the choice of images."""
     name, images = result.attrs["name"], int(result.attrs["images"])
     if not bool((result["sampling_stderr"] > 0).any()):
         return []
@@ -294,7 +283,7 @@ def _sampling(result: xarray.Dataset) -> list[str]:
             f"{hessian.sampling.FEWEST} or more."
         ]
     value, bias = float(result["eigenvalue"][0]), float(result["sampling_bias"][0])
-    notes = ["In brackets, the 95 % interval of the whole population's eigenvalue, for the choice of images."]
+    notes = ["In brackets, the 95 % interval of the population's eigenvalue, for the choice of images."]
     if bias > 0.05 * abs(value):
         notes.append(f"{name}: so few images raise the first eigenvalue, on average by about {bias:.2g}.")
     return notes
@@ -315,7 +304,7 @@ def _eigenvalue(result: xarray.Dataset, index: int) -> str:
 
 
 def _reading(results: Sequence[xarray.Dataset]) -> list[str]:
-    """How the networks compare, in a sentence each."""
+    """How the networks compare, one sentence each."""
     if len(results) < 2 or not all("eigenvalue" in result for result in results):
         return []
     ends = [(float(result["eigenvalue_low"][0]), float(result["eigenvalue_high"][0])) for result in results]

@@ -12,16 +12,22 @@ import torch
 import xarray
 from torch import Tensor
 
+from landscape import tables
 from landscape.compute.progress import Progress
 from landscape.compute.randomness import generator
 from landscape.compute.settings import measurement
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
-from landscape.tables import columns
 
-# Vectors that are multiplied together.
+# Vectors per product call.
 _TOGETHER = 8
+# Name, dimension and label of what `_Sums.estimates` gives.
+_QUANTITIES = (
+    ("diagonal", "coordinate", "diagonal entry"),
+    ("row_norm", "coordinate", "norm of a row"),
+    ("trace", "parameter", "sum of diagonal entries"),
+)
 
 
 @measurement
@@ -44,7 +50,7 @@ def diagonal(
         ``hessian``, ``ggn`` or ``fisher``.
     products
         Random sign vectors, one product each. The error of a diagonal entry is :math:`\lVert A_{i,\ne i}\rVert /
-        \sqrt{m}` for *m* of them: a hundred give a tenth of the rest of its row.
+        \sqrt{m}` for *m* of them: a hundred give a tenth of the norm of the rest of its row.
     sample
         Which draw of the dropout masks.
     seed
@@ -74,42 +80,30 @@ def diagonal(
     array([2., 1.])
     """
     if products < 2:
-        raise LandscapeError(f"diagonal of {products} product: give 2 or more, their spread is the error")
+        raise LandscapeError(f"diagonal of {products} product: give 2 or more, whose spread is the error")
     curvature = CurvatureOperator(objective, operator, sample=sample)
     exact = objective.size <= products
     count = objective.size if exact else products
     sums = _Sums(objective)
     with Progress(count, "diagonal", unit="product", quiet=quiet) as bar:
         for vectors in _vectors(objective, count, exact, seed):
-            sums.take(vectors, curvature(vectors))
+            sums.add(vectors, curvature(vectors))
             bar.update(vectors.shape[1])
     unit = f"{objective.loss.unit} per unit of weight squared" if objective.loss.unit != "1" else "1"
-    names = {
-        "diagonal": ("coordinate", "diagonal entry"),
-        "row_norm": ("coordinate", "norm of a row"),
-        "trace": ("parameter", "sum of diagonal entries"),
-    }
     variables: dict[str, object] = {}
-    for (name, (dimension, what)), (value, error) in zip(names.items(), sums.estimates(exact), strict=True):
-        variables[name] = (dimension, value.cpu().numpy(), {"long_name": what, "units": unit})
-        about = {"long_name": "its standard error", "units": unit}
-        variables[f"{name}_stderr"] = (dimension, error.cpu().numpy(), about)
+    for (name, dimension, what), values in zip(_QUANTITIES, sums.estimates(exact), strict=True):
+        for suffix, value, label in zip(("", "_stderr"), values, (what, "its standard error"), strict=True):
+            variables[f"{name}{suffix}"] = (dimension, value.cpu().numpy(), {"long_name": label, "units": unit})
     sizes = np.array(objective.space.sizes)
     return xarray.Dataset(
         variables | {"size": ("parameter", sizes, {"long_name": "coordinates", "units": "1"})},
         {"parameter": objective.names},
-        attrs={
-            "operator": operator,
-            "products": curvature.products,
-            "parameters": objective.size,
-            "images": objective.images,
-            "exact": int(exact),
-        },
+        attrs=curvature.attributes(exact=int(exact)),
     )
 
 
 def _vectors(objective: Objective, count: int, exact: bool, seed: int) -> Iterator[Tensor]:
-    """All unit vectors, or random signs, as columns, some at a time."""
+    """All unit vectors, or random signs, as columns (P, k), at most `_TOGETHER` at a time."""
     size, source = objective.size, generator(seed, "diagonal")
     for start in range(0, count, _TOGETHER):
         width = min(_TOGETHER, count - start)
@@ -130,20 +124,24 @@ class _Sums:
         self.traces: list[Tensor] = []
         self._slices = list(objective.space.slices().values())
 
-    def take(self, vectors: Tensor, images: Tensor) -> None:
-        """Add vectors (P, k) and their products."""
-        for vector, image in zip(vectors.T, images.T, strict=True):
-            parts = torch.stack([vector * image, image.square()]).double()
-            self.sums += parts
-            self.squares += parts.square()
-            self.traces.append(torch.stack([parts[0, own].sum() for own in self._slices]))
+    def add(self, vectors: Tensor, products: Tensor) -> None:
+        """Add the estimates of vectors (P, k) and their products."""
+        for vector, product in zip(vectors.T, products.T, strict=True):
+            estimates = torch.stack([vector * product, product.square()]).double()
+            self.sums += estimates
+            self.squares += estimates.square()
+            self.traces.append(self._by_parameter(estimates[0]))
+
+    def _by_parameter(self, diagonal: Tensor) -> Tensor:
+        """Sums of a diagonal (P,) over the coordinates of each parameter."""
+        return torch.stack([diagonal[entries].sum() for entries in self._slices])
 
     def estimates(self, exact: bool) -> list[tuple[Tensor, Tensor]]:
         """Diagonal, row norms and traces, each with its standard error."""
         count, traces = len(self.traces), torch.stack(self.traces)
         means = self.sums if exact else self.sums / count
         errors = ((self.squares / count - means.square()).clamp(min=0) / (count - 1)).sqrt()
-        totals = torch.stack([self.sums[0, own].sum() for own in self._slices]) if exact else traces.mean(0)
+        totals = self._by_parameter(self.sums[0]) if exact else traces.mean(0)
         norms = means[1].sqrt()
         norm_errors = torch.where(norms > 0, errors[1] / (2 * norms), 0.0)
         pairs = [(means[0], errors[0]), (norms, norm_errors), (totals, traces.std(0) / count**0.5)]
@@ -152,21 +150,21 @@ class _Sums:
 
 def table(results: Sequence[xarray.Dataset]) -> str:
     """Trace of each parameter's diagonal entries, per coordinate."""
-    names = list(dict.fromkeys(str(name) for result in results for name in result["parameter"].values))
-    rows = []
-    for name in names:
-        row = [name]
-        for result in results:
+
+    def row(name: str) -> tables.Row:
+        def cell(result: xarray.Dataset) -> str:
             if name not in result["parameter"].values:
-                row.append("")
-                continue
+                return ""
             one = result.sel(parameter=name)
             mean, error = (float(one[key]) / int(one["size"]) for key in ("trace", "trace_stderr"))
-            row.append(f"{mean:.4g} ± {error:.1g}")
-        rows.append(row)
-    rows.append(["products", *[f"{int(result.attrs['products']):,}" for result in results]])
+            return f"{mean:.4g} ± {error:.1g}"
+
+        return name, cell
+
+    names = dict.fromkeys(str(name) for result in results for name in result["parameter"].values)
+    rows = [*map(row, names), ("products", tables.attribute("products"))]
     note = (
         "Mean diagonal entry of each parameter; ± is one standard error, for the random vectors. The result file holds "
         "the entry and the norm of the row of every coordinate."
     )
-    return columns(["", *[str(result.attrs.get("name", "")) for result in results]], rows) + "\n" + note
+    return tables.side_by_side(results, rows, [note])

@@ -60,12 +60,7 @@ def image_group_spectrum(
             **sampling(curvature, pairs.values, pairs.vectors).variables(),
             "quotient_of_group": ("group", quotients.cpu().numpy()),
         },
-        attrs={
-            "operator": operator,
-            "products": curvature.products,
-            "parameters": objective.size,
-            "images": objective.images,
-        },
+        attrs=curvature.attributes(),
     )
 
 

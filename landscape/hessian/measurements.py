@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,27 +45,28 @@ class Measurement:
     Attributes
     ----------
     flag
-        The flag that asks for it.
+        The flag that selects it.
     selected_by
-        Whether a command line asks for it.
+        Whether a command line selects it.
     settings
-        What of the command line decides the result.
+        The settings that a command line gives; they decide the result.
     measure
-        (objective, settings, seed, quiet, journal) -> result.
+        Measures an objective with these settings as keywords; also takes those of seed, quiet and journal that it
+        names.
     table
         Results as text.
     products
-        Products that it will take, about, for `--plan`.
+        Approximate number of products, for `--plan`.
     draw
         Draws results to a path, or None when there is no picture.
     sharded
-        Whether examples are shared out under torchrun (otherwise whole pieces are).
+        Whether examples are distributed over processes under torchrun (otherwise pieces of the work are).
     """
 
     flag: str
     selected_by: Callable[[argparse.Namespace], bool]
     settings: Callable[[argparse.Namespace], Settings]
-    measure: Callable[[Objective, Settings, int, bool, Journal], xarray.Dataset]
+    measure: Callable[..., xarray.Dataset]
     table: Callable[[Sequence[xarray.Dataset]], str]
     products: Callable[[Settings], int]
     draw: Callable[[Sequence[xarray.Dataset], Path], Figure] | None = None
@@ -72,16 +74,16 @@ class Measurement:
 
 
 def selected(arguments: argparse.Namespace) -> Measurement | None:
-    """The measurement that a command line asks for, or None for the plain spectrum; also completes its defaults.
+    """The measurement that a command line selects, or None for the plain spectrum; also completes its defaults.
 
     Raises
     ------
     LandscapeError
-        When it asks for two at once, or for a picture that there is none of.
+        When it selects two at once, or a picture that does not exist.
     """
-    chosen = [one for one in MEASUREMENTS if one.selected_by(arguments)]
+    chosen = [measurement for measurement in MEASUREMENTS if measurement.selected_by(arguments)]
     if len(chosen) > 1:
-        flags = " and ".join(one.flag for one in chosen)
+        flags = " and ".join(measurement.flag for measurement in chosen)
         raise LandscapeError(f"{flags} are different measurements: give one at a time")
     if arguments.consecutive and arguments.per_batch is None:
         raise LandscapeError("--consecutive says which images mini-batches hold: give --per-batch, too")
@@ -90,21 +92,24 @@ def selected(arguments: argparse.Namespace) -> Measurement | None:
     if arguments.plot is not None and chosen[0].draw is None:
         raise LandscapeError(f"there is no picture of {chosen[0].flag}: leave out --plot")
     if chosen[0] is MINI_BATCHES:
-        # The paper's spectrum is of the training objective, augmentation included, on as many images as it takes.
+        # The paper's spectrum is of the training objective, augmentation included, on as many images as needed.
         arguments.augmentation = arguments.augmentation or "frozen"
         arguments.images = arguments.images or "all"
     return chosen[0]
 
 
 def measured(arguments: argparse.Namespace, subject: command.Subject, chosen: Measurement) -> xarray.Dataset:
-    """One subject's result, from the cache when it is there; finished pieces are kept in a journal until then."""
+    """One subject's result, from the cache when it is there; finished pieces are saved in a journal until then."""
     subject = arranged(subject, arguments, chosen)
     settings = chosen.settings(arguments)
     question = command.question(arguments, INSTRUMENT, subject, {"measurement": chosen.flag, **settings})
 
     def measure(journal: Journal) -> xarray.Dataset:
         objective = command.objective(arguments, subject, sharded=chosen.sharded)
-        result = chosen.measure(objective, settings, arguments.seed, arguments.quiet, journal)
+        more = {"seed": arguments.seed, "quiet": arguments.quiet, "journal": journal}
+        accepted = inspect.signature(chosen.measure).parameters
+        more = {name: value for name, value in more.items() if name in accepted}
+        result = chosen.measure(objective, **settings, **more)
         return result.assign_attrs(fit(objective).attributes())
 
     result = command.journaled(question, measure, force=arguments.force)
@@ -113,19 +118,19 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, chosen: Me
 
 
 def arranged(subject: command.Subject, arguments: argparse.Namespace, chosen: Measurement) -> command.Subject:
-    """The subject with the examples of its mini-batches in order, drawn epoch by epoch, if mini-batches are asked."""
+    """The subject with examples in the order of its mini-batches, epoch by epoch, where mini-batches are measured."""
     if chosen is not MINI_BATCHES or arguments.consecutive:
         return subject
     protocol = subject.protocol
     count = arguments.per_batch * arguments.batches
-    # The sample first, then its order; the augmentation is drawn last, by place.
+    # The sample first, then its order; the augmentation is drawn last, by position.
     sample: Data = examples(subject.data, protocol.replace(augmentation="none"))
     ordered = mini_batches.epochs(sample, count, seed=protocol.subset_seed)
     return dataclasses.replace(subject, data=ordered, protocol=protocol.replace(images=count))
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject, chosen: Measurement) -> str:
-    """Products, seconds and memory that the measurement will cost, by one micro-batch's product."""
+    """Products, seconds and memory that the measurement will cost, estimated from the product of one micro-batch."""
     settings = chosen.settings(arguments)
     objective = command.objective(arguments, arranged(subject, arguments, chosen), sharded=chosen.sharded)
     if chosen.flag == "--at":
@@ -157,7 +162,7 @@ def table(results: Sequence[xarray.Dataset], chosen: Measurement) -> str:
 def to_json(result: xarray.Dataset) -> dict[str, Any]:
     """Every variable and coordinate by name, and provenance, JSON-ready."""
     facts = command.facts_of(result, without=("coordinate",))  # one number per weight
-    # The names that all of this instrument's JSON shares.
+    # As in the JSON of the plain spectrum.
     shared = {"products": "hvps", "eigenvalue": "eigenvalues", "residual": "residuals"}
     return {shared.get(name, name): value for name, value in facts.items()}
 
@@ -181,7 +186,7 @@ def _pairs(top: int) -> int:
 
 
 def _only(arguments: argparse.Namespace) -> Settings:
-    """Which parts PyHessian is asked for: without a wish, those that it can do."""
+    """The parts that PyHessian measures: by default all that it can."""
     if "density" in (arguments.only or ()):
         raise LandscapeError(pyhessian_solver.NO_DENSITY)
     return {"top": arguments.top, "only": sorted(arguments.only or ("top", "trace"))}
@@ -205,7 +210,7 @@ def _mini_batch_settings(arguments: argparse.Namespace) -> Settings:
         "operator": arguments.operator,
         "tolerance": arguments.tolerance,
     }
-    # Only where they were asked for: results of commands without them keep their address.
+    # Only where they are given, so that results of commands without them keep their key.
     if arguments.masks is not None:
         settings["masks"] = arguments.masks
     if arguments.consecutive:
@@ -228,43 +233,34 @@ def _sharpness_settings(arguments: argparse.Namespace) -> Settings:
     )
 
 
-def _measure_sharpness(
-    objective: Objective, settings: Settings, seed: int, quiet: bool, journal: Journal
-) -> xarray.Dataset:
+def _measure_sharpness(objective: Objective, *, seed: int, quiet: bool, **settings: Any) -> xarray.Dataset:
     parts = []
     if settings["scale_free"]:
         shared = {name: settings[name] for name in ("top", "operator", "tolerance", "trace_products")}
         parts.append(sharpness.scale_free_spectrum(objective, **shared, seed=seed, quiet=quiet))
     if settings["sharpness"] or settings["along"] is not None:
-        given = {}
+        directions = {}
         if settings["along"] is not None:
-            loaded = saved_directions.load(settings["along"], objective)
-            given = {f"direction {index + 1}": vector for index, vector in enumerate(loaded.vectors)}
-        parts.append(
-            sharpness.sharpness_measures(
-                objective,
-                epsilon=settings["epsilon"],
-                radius=settings["radius"],
-                directions=given,
-                operator=settings["operator"],
-            )
-        )
-    products = sum(int(one.attrs["products"]) for one in parts)
-    merged = xarray.merge(parts, combine_attrs="override")
-    return merged.assign_attrs(products=products)
+            vectors = saved_directions.load(settings["along"], objective).vectors
+            directions = {f"direction {index + 1}": vector for index, vector in enumerate(vectors)}
+        shared = {name: settings[name] for name in ("epsilon", "radius", "operator")}
+        parts.append(sharpness.sharpness_measures(objective, **shared, directions=directions))
+    products = sum(int(part.attrs["products"]) for part in parts)
+    return xarray.merge(parts, combine_attrs="override").assign_attrs(products=products)
+
+
+def _measure_mini_batches(
+    objective: Objective, *, seed: int, quiet: bool, journal: Journal, consecutive: bool = False, **settings: Any
+) -> xarray.Dataset:
+    # `consecutive` has decided the order of the examples (`arranged`).
+    return mini_batches.mini_batch_spectra(objective, **settings, seed=seed, quiet=quiet, journal=journal)
 
 
 MINI_BATCHES = Measurement(
     flag="--per-batch",
     selected_by=lambda arguments: arguments.per_batch is not None,
     settings=_mini_batch_settings,
-    measure=lambda objective, settings, seed, quiet, journal: mini_batches.mini_batch_spectra(
-        objective,
-        **{name: value for name, value in settings.items() if name != "consecutive"},
-        seed=seed,
-        quiet=quiet,
-        journal=journal,
-    ),
+    measure=_measure_mini_batches,
     table=mini_batches.table,
     draw=mini_batches.draw,
     products=lambda settings: settings["batches"] * _pairs(settings["top"]),
@@ -276,9 +272,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         flag="--blocks",
         selected_by=lambda arguments: arguments.blocks,
         settings=lambda arguments: _common(arguments, depth=arguments.block_depth),
-        measure=lambda objective, settings, seed, quiet, journal: blocks.block_spectra(
-            objective, **settings, seed=seed, quiet=quiet
-        ),
+        measure=blocks.block_spectra,
         table=blocks.table,
         draw=blocks.draw,
         # A residual network of the paper has about ten blocks.
@@ -288,9 +282,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         flag="--masks",
         selected_by=lambda arguments: arguments.masks is not None and arguments.per_batch is None,
         settings=lambda arguments: _common(arguments, masks=arguments.masks),
-        measure=lambda objective, settings, seed, quiet, journal: over_masks.mask_spectra(
-            objective, **settings, seed=seed, quiet=quiet
-        ),
+        measure=over_masks.mask_spectra,
         table=over_masks.table,
         products=lambda settings: settings["masks"] * (2 * _pairs(settings["top"]) + settings["trace_products"]),
     ),
@@ -298,9 +290,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         flag="--mean-hessian",
         selected_by=lambda arguments: arguments.mean_hessian is not None,
         settings=lambda arguments: {"masks": arguments.mean_hessian, "tolerance": arguments.tolerance},
-        measure=lambda objective, settings, seed, quiet, journal: over_masks.mean_hessian_spectrum(
-            objective, **settings, seed=seed
-        ),
+        measure=over_masks.mean_hessian_spectrum,
         table=over_masks.mean_hessian_table,
         products=lambda settings: 2 * settings["masks"] * _pairs(1),
         sharded=False,
@@ -314,9 +304,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
             "operator": arguments.operator,
             "tolerance": arguments.tolerance,
         },
-        measure=lambda objective, settings, seed, quiet, journal: image_groups.image_group_spectrum(
-            objective, **settings, seed=seed
-        ),
+        measure=image_groups.image_group_spectrum,
         table=image_groups.table,
         products=lambda settings: _pairs(settings["top"]) + 2,
         sharded=False,
@@ -325,9 +313,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         flag="--diagonal",
         selected_by=lambda arguments: arguments.diagonal is not None,
         settings=lambda arguments: {"products": arguments.diagonal, "operator": arguments.operator},
-        measure=lambda objective, settings, seed, quiet, journal: diagonal(
-            objective, **settings, seed=seed, quiet=quiet
-        ),
+        measure=diagonal,
         table=diagonal_table,
         products=lambda settings: settings["products"],
     ),
@@ -341,9 +327,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
             "tolerance": arguments.tolerance,
             "trace_products": arguments.trace_products,
         },
-        measure=lambda objective, settings, seed, quiet, journal: activations.activation_curvature(
-            objective, **settings, seed=seed, quiet=quiet
-        ),
+        measure=activations.activation_curvature,
         table=activations.table,
         products=lambda settings: 1,
         sharded=False,
@@ -352,9 +336,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         flag="--ggn-split",
         selected_by=lambda arguments: arguments.ggn_split,
         settings=lambda arguments: {name: value for name, value in _common(arguments).items() if name != "operator"},
-        measure=lambda objective, settings, seed, quiet, journal: split.curvature_split(
-            objective, **settings, seed=seed, quiet=quiet
-        ),
+        measure=split.curvature_split,
         table=split.table,
         products=lambda settings: 5 * _pairs(settings["top"]) + 4 * settings["trace_products"],
     ),
@@ -370,9 +352,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         flag="--solver pyhessian",
         selected_by=lambda arguments: arguments.solver == "pyhessian",
         settings=_only,
-        measure=lambda objective, settings, seed, quiet, journal: pyhessian_solver.pyhessian_spectrum(
-            objective, **settings, seed=seed
-        ),
+        measure=pyhessian_solver.pyhessian_spectrum,
         table=pyhessian_solver.table,
         # Power iteration takes about 15 products per eigenvalue, at most 100.
         products=lambda settings: 15 * settings["top"] + 30,

@@ -27,23 +27,23 @@ PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 REPLICATES = 1000
 # Far outside by Tukey (1977): beyond the upper quartile by three interquartile ranges.
 FENCE = 3.0
-# Share of the mini-batches' largest eigenvalues that the tail index is read off.
+# Share of the mini-batches' largest eigenvalues that the tail index is computed from.
 TAIL_SHARE = 0.1
 _GRID_POINTS = 256
 
 
 def epochs(data: Data, count: int, *, seed: int = 0) -> Data:
-    """`count` examples in random order: every example once before any comes again, in an order of its own.
+    """`count` examples in random order: each epoch has every example once, in an order of its own.
 
     Parameters
     ----------
     data
-        What to draw from.
+        The examples to draw from.
     count
-        Examples wanted; more than there are start another epoch. (Frozen augmentation is drawn by place in the result,
-        so that a later epoch shows other crops.)
+        Number of examples; more than there are start another epoch. (Frozen augmentation is drawn by position in the
+        result, so that a later epoch has other crops.)
     seed
-        Names the orders; each epoch has a stream of its own.
+        Of the orders; each epoch has a stream of its own.
     """
     orders = [
         torch.randperm(len(data), generator=generator(seed, "mini-batches", epoch))
@@ -70,19 +70,19 @@ def mini_batch_spectra(
 
     Mini-batch *b* is examples *b n* to *(b + 1) n* of the objective, which is why these must stand in random order
     (`epochs` does that). The Hessian of a mini-batch has outliers that the whole data's average hides (Park & Kim,
-    ICLR 2022, arXiv 2202.06709, section 3; 16 images a mini-batch, top 5 by magnitude, are theirs). Negative
-    eigenvalues among them tell non-convexity.
+    ICLR 2022, arXiv 2202.06709, section 3; 16 images per mini-batch, top 5 by magnitude, are theirs). Negative
+    eigenvalues among them show non-convexity.
 
     Parameters
     ----------
     objective
-        Gives the examples; not sharded, since under torchrun whole mini-batches are shared out.
+        The function, not sharded: under torchrun, mini-batches are distributed over processes.
     per_batch
         Images *n* in a mini-batch.
     batches
-        At most so many; as many as the examples fill by default.
+        Number of mini-batches; by default, and at most, as many as the examples fill.
     top
-        Eigenvalues of each.
+        Eigenvalues of each mini-batch.
     operator
         ``hessian``, ``ggn`` or ``fisher``.
     tolerance
@@ -91,9 +91,9 @@ def mini_batch_spectra(
         Draws of the dropout masks that each mini-batch's Hessian is the mean of; one, as in training.
     seed
         Of starting vectors and bootstrap. Every mini-batch has a stream of its own and starts from scratch, so that
-        its numbers depend neither on the process that found them nor on what an earlier run left behind.
+        its numbers depend neither on the process that computes them nor on an earlier run.
     journal
-        Where finished mini-batches are kept and looked up.
+        Where finished mini-batches are saved and looked up.
     quiet
         No progress bar.
 
@@ -109,7 +109,7 @@ def mini_batch_spectra(
         When the examples do not fill one mini-batch, or the objective is sharded.
     """
     if objective.sharded:
-        raise LandscapeError("mini-batches are shared out whole: give an objective with sharded=False")
+        raise LandscapeError("mini-batches are distributed over processes: give an objective with sharded=False")
     filled = objective.images // per_batch
     if filled == 0:
         raise LandscapeError(
@@ -118,43 +118,49 @@ def mini_batch_spectra(
     batches = filled if batches is None else min(batches, filled)
     numbers = {f"mini-batch {number}": number for number in range(batches)}
 
-    def of(key: str) -> Arrays:
+    def compute(key: str) -> Arrays:
         ends = numbers[key] * per_batch, (numbers[key] + 1) * per_batch
         own_seed = derived_seed(seed, "mini-batch", numbers[key])
         return _pairs_of(objective, operator, ends, top=top, tolerance=tolerance, masks=masks, seed=own_seed)
 
     with math_attention:
-        done = dict(
+        computed = dict(
             pieces(
                 list(numbers),
-                of,
+                compute,
                 journal=journal,
                 what="mini-batches",
                 unit="batch",
                 quiet=quiet,
                 show=lambda key, arrays: {"largest": f"{np.nanmax(arrays['pairs'][0]):.4g}"},
-                # Too small to keep several cores busy: a core each.
+                # Too small to keep several cores busy: one core each.
                 each=lambda compute, keys: workers.each(compute, keys, objective.device, one_core=len(keys)),
             )
         )
-    spectra = np.stack([done[key]["pairs"] for key in numbers])
-    dataset = xarray.Dataset(
+    result = _spectra([computed[key] for key in numbers])
+    result.attrs |= {
+        "operator": operator,
+        "per_batch": per_batch,
+        "parameters": objective.size,
+        "images": batches * per_batch,
+    }
+    return result.merge(distribution(result["eigenvalue"].values, seed=seed), combine_attrs="no_conflicts")
+
+
+def _spectra(computed: Sequence[Arrays]) -> xarray.Dataset:
+    """Eigenvalues of all mini-batches, out of what `_pairs_of` gives for each, and the products that they took."""
+    values, residuals, errors, converged = np.stack([arrays["pairs"] for arrays in computed], axis=1)
+    dimensions = ("batch", "rank")
+    return xarray.Dataset(
         {
-            "eigenvalue": (("batch", "rank"), spectra[:, 0], {"long_name": "eigenvalue", "units": "nats"}),
-            "residual": (("batch", "rank"), spectra[:, 1], {"long_name": "bound |lambda - eigenvalue|"}),
-            "error": (("batch", "rank"), spectra[:, 2], {"long_name": "estimate of |lambda - eigenvalue|"}),
-            "converged": (("batch", "rank"), (spectra[:, 3] == 1).astype(np.int8)),
+            "eigenvalue": (dimensions, values, {"long_name": "eigenvalue", "units": "nats"}),
+            "residual": (dimensions, residuals, {"long_name": "bound |lambda - eigenvalue|"}),
+            "error": (dimensions, errors, {"long_name": "estimate of |lambda - eigenvalue|"}),
+            "converged": (dimensions, (converged == 1).astype(np.int8)),
         },
-        {"batch": np.arange(batches), "rank": np.arange(1, top + 1)},
-        attrs={
-            "operator": operator,
-            "per_batch": per_batch,
-            "parameters": objective.size,
-            "images": batches * per_batch,
-            "products": sum(int(done[key]["products"][0]) for key in numbers),
-        },
+        {"batch": np.arange(values.shape[0]), "rank": np.arange(1, values.shape[1] + 1)},
+        attrs={"products": sum(int(arrays["products"][0]) for arrays in computed)},
     )
-    return dataset.merge(distribution(spectra[:, 0], seed=seed), combine_attrs="no_conflicts")
 
 
 def _pairs_of(
@@ -167,8 +173,8 @@ def _pairs_of(
         for mask in range(masks)
     ]
     # No search for further copies of an eigenvalue: exact copies among the largest need equal images.
-    whole = parts[0] if masks == 1 else MeanOperator(parts)
-    pairs = eigenpairs(whole, top, which="LM", tolerance=tolerance, seed=seed, confidence=0)
+    curvature = parts[0] if masks == 1 else MeanOperator(parts)
+    pairs = eigenpairs(curvature, top, which="LM", tolerance=tolerance, seed=seed, confidence=0)
     order = np.argsort(-pairs.values)
     columns = np.full((len(_COLUMNS), top), np.nan)
     columns[:, : len(order)] = np.stack([getattr(pairs, name)[order] for name in _COLUMNS])
@@ -179,9 +185,9 @@ _COLUMNS = ("values", "residuals", "errors", "converged")
 
 
 def distribution(eigenvalues: np.ndarray, *, seed: int = 0, replicates: int = REPLICATES) -> xarray.Dataset:
-    r"""The distribution of mini-batch eigenvalues in numbers, each with its bootstrap standard error and interval.
+    r"""Statistics of the mini-batches' eigenvalues, each with its bootstrap standard error and interval.
 
-    Mini-batches, not eigenvalues, are drawn again: those of one mini-batch belong together (Efron 1979).
+    Mini-batches are resampled, not eigenvalues: those of one mini-batch belong together (Efron 1979).
 
     Parameters
     ----------
@@ -210,20 +216,20 @@ def distribution(eigenvalues: np.ndarray, *, seed: int = 0, replicates: int = RE
         raise LandscapeError("no mini-batch has a finite eigenvalue: the weights or the images are damaged")
     low, high = np.quantile(finite, [0.25, 0.75])
     spread = min(finite.std(), (high - low) / 1.349) or finite.std() or 1.0
-    # Silverman 1986, eq. 3.31; mini-batches are what is independent, so they are what counts.
+    # Silverman 1986, eq. 3.31, for the number of mini-batches: these are what is independent.
     width = float(0.9 * spread * len(eigenvalues) ** -0.2)
     grid = np.linspace(finite.min() - 3 * width, finite.max() + 3 * width, _GRID_POINTS)
     source = numpy_generator(seed, "mini-batch bootstrap")
-    here = _statistics(eigenvalues, grid, width)
+    statistics = _statistics(eigenvalues, grid, width)
     drawn = [
         _statistics(eigenvalues[source.integers(len(eigenvalues), size=len(eigenvalues))], grid, width)
         for _ in range(replicates)
     ]
-    over = {"quantile": ("probability",), "density": ("grid",)}
+    dimensions_of = {"quantile": ("probability",), "density": ("grid",)}
     variables: dict[str, object] = {"kernel_width": ((), width)}
-    for name, value in here.items():
-        replicated = np.array([one[name] for one in drawn])
-        dimensions = over.get(name, ())
+    for name, value in statistics.items():
+        replicated = np.array([replicate[name] for replicate in drawn])
+        dimensions = dimensions_of.get(name, ())
         # A tail without spread has an infinite index; its spread over replicates then is undefined, and NaN says so.
         with np.errstate(invalid="ignore"):
             deviation = replicated.std(axis=0, ddof=1)
@@ -267,11 +273,11 @@ def tail_index(largest: np.ndarray, share: float = TAIL_SHARE) -> float:
 
 
 def _kernel_density(values: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
-    """Gaussian kernel estimate on an even grid, by counting values in cells first: a thousand replicates are quick."""
+    """Gaussian kernel estimate on an even grid, from binned counts: fast enough for a thousand replicates."""
     step = grid[1] - grid[0]
     position = np.clip((values - grid[0]) / step, 0, len(grid) - 1 - 1e-9)
     cell, part = position.astype(int), position % 1
-    # Linear binning: each value is shared between the two grid points around it.
+    # Linear binning: each value is split between the two grid points around it.
     counts = np.bincount(cell, 1 - part, len(grid)) + np.bincount(cell + 1, part, len(grid))
     reach = np.arange(-len(grid) + 1, len(grid)) * step / width
     kernel = np.exp(-(reach**2) / 2)
@@ -280,7 +286,7 @@ def _kernel_density(values: np.ndarray, grid: np.ndarray, width: float) -> np.nd
 
 
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
-    """Max-eigenvalue spectra laid over each other: density with its bootstrap band, and the tail on a log axis.
+    """Max-eigenvalue spectra in one picture: density with its bootstrap band, and the tail on a log axis.
 
     Parameters
     ----------

@@ -100,57 +100,52 @@ def mask_spectra(
     Raises
     ------
     LandscapeError
-        When dropout is off, the network has none, or fewer than two masks are asked for.
+        When dropout is off, the network has none, or `masks` is less than 2.
     """
     if objective.protocol.dropout == "off":
         raise LandscapeError("dropout is off in this protocol: give --dropout fixed to measure over masks")
     if masks < 2:
-        raise LandscapeError(f"{masks} mask has no spread: ask for two or more")
+        raise LandscapeError(f"{masks} mask has no spread: give two or more")
     if not has_dropout(objective):
         raise LandscapeError("the network has no dropout: there are no masks to average over")
-    # Their graphs are kept together while the mean's eigenvectors are sought: they share one budget.
+    # The graphs of all masks are kept while the mean Hessian's eigenpairs are computed: they share one budget.
     budget = available_memory(objective.device) // 2 if objective.memory is None else objective.memory
     shared = objective.within(budget // masks)
     parts = [CurvatureOperator(shared, operator, sample=mask) for mask in range(masks)]
-    spectra = []
-    traces = []
+    spectra, traces = [], []
     with Progress(masks + 1, "masks", unit="mask", quiet=quiet) as bar:
         for mask in range(masks):
-            own = CurvatureOperator(objective, operator, sample=mask)
-            pairs = eigenpairs(own, top, tolerance=tolerance, seed=seed, keep_space=True)
-            estimate = trace(own, products=trace_products, seed=seed, space=pairs.space)
+            curvature = CurvatureOperator(objective, operator, sample=mask)
+            pairs = eigenpairs(curvature, top, tolerance=tolerance, seed=seed, keep_space=True)
+            estimate = trace(curvature, products=trace_products, seed=seed, space=pairs.space)
             spectra.append((pairs.values, pairs.residuals))
             traces.append(estimate.value)
-            parts[mask].products += own.products
+            parts[mask].products += curvature.products
             bar.update(largest=f"{pairs.values[0]:.4g}")
-        mean = eigenpairs(MeanOperator(parts), top, tolerance=tolerance, seed=seed)
+        of_mean = eigenpairs(MeanOperator(parts), top, tolerance=tolerance, seed=seed)
         bar.update()
-    quotients = np.array([(mean.vectors * part(mean.vectors)).sum(0, dtype=torch.float64).tolist() for part in parts])
-    values = np.array([one[0] for one in spectra])
-    own_means = [mean_of(column, 0) for column in values.T]
+    vectors = of_mean.vectors
+    quotients = np.array([(vectors * part(vectors)).sum(0, dtype=torch.float64).tolist() for part in parts])
+    values, residuals = (np.array(rows) for rows in zip(*spectra, strict=True))
+    means = [mean_of(column, 0) for column in values.T]
     trace_mean = mean_of(np.array(traces), 0)
     return xarray.Dataset(
         {
             "mask_eigenvalue": (("mask", "rank"), values),
-            "mask_residual": (("mask", "rank"), np.array([one[1] for one in spectra])),
+            "mask_residual": (("mask", "rank"), residuals),
             "mask_trace": ("mask", np.array(traces)),
-            "eigenvalue": ("rank", np.array([one.value for one in own_means])),
-            "eigenvalue_stderr": ("rank", np.array([one.stderr for one in own_means])),
+            "eigenvalue": ("rank", np.array([mean.value for mean in means])),
+            "eigenvalue_stderr": ("rank", np.array([mean.stderr for mean in means])),
             "eigenvalue_spread": ("rank", values.std(axis=0, ddof=1)),
             "trace": ((), trace_mean.value),
             "trace_stderr": ((), trace_mean.stderr),
             "trace_spread": ((), float(np.std(traces, ddof=1))),
-            "mean_hessian_eigenvalue": ("rank", mean.values),
-            "mean_hessian_residual": ("rank", mean.residuals),
+            "mean_hessian_eigenvalue": ("rank", of_mean.values),
+            "mean_hessian_residual": ("rank", of_mean.residuals),
             "mean_hessian_stderr": ("rank", np.array([mean_of(column, 0).stderr for column in quotients.T])),
         },
         {"mask": np.arange(masks), "rank": np.arange(1, values.shape[1] + 1)},
-        attrs={
-            "operator": operator,
-            "products": sum(part.products for part in parts),
-            "parameters": objective.size,
-            "images": objective.images,
-        },
+        attrs=parts[0].attributes(products=sum(part.products for part in parts)),
     )
 
 
@@ -165,7 +160,7 @@ def mean_hessian_spectrum(
     objective
         The function whose curvature is measured.
     masks
-        Draws of the masks that the Hessian is averaged over; without dropout all are alike.
+        Draws of the masks that the Hessian is averaged over; without dropout all are the same.
     tolerance
         Relative error of the eigenvalues.
     seed
@@ -193,12 +188,7 @@ def mean_hessian_spectrum(
             for name, values in zip(("eigenvalue", "residual", "l2_shift"), zip(*spectra, strict=True), strict=True)
         },
         {"units": ["raw", "filter-normalised"]},
-        attrs={
-            "operator": "hessian",
-            "products": sum(part.products for part in parts),
-            "parameters": objective.size,
-            "images": objective.images,
-        },
+        attrs=parts[0].attributes(products=sum(part.products for part in parts)),
     )
 
 

@@ -30,8 +30,8 @@ def _eigenvalue(results: Sequence[xarray.Dataset]) -> str:
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     """Spectral densities on logarithmic axes, with the top eigenvalues marked; without any density, values by rank.
 
-    The axis of eigenvalues is linear around zero, as far as half of the spectrum reaches, and logarithmic beyond: the
-    bulk and both ends are readable in one picture.
+    The axis of eigenvalues is linear around zero, over half of the spectrum, and logarithmic beyond: the bulk and both
+    ends are readable in one picture.
 
     Parameters
     ----------
@@ -63,14 +63,13 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
 
 def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     """Densities of several networks in one panel, top and smallest eigenvalues as hollow marks in a row for each."""
-    known = [density_of(result) for result in results if "node" in result]
-    knee = max(each.knee() for each in known)
+    spectra = [density_of(result) for result in results if "node" in result]
+    knee = max(density.knee() for density in spectra)
     # From the number of parameters: below it there are only the tails of the kernels.
-    floor = min(0.1 / (each.size * np.ptp(each.range)) for each in known)
+    floor = min(0.1 / (density.size * np.ptp(density.range)) for density in spectra)
     top = 0.0
     low = high = 0.0
-    shown = plotting.labels(results)
-    for row, (result, look) in enumerate(zip(results, shown, strict=True)):
+    for row, (result, look) in enumerate(zip(results, plotting.labels(results), strict=True)):
         label: str | None = look.label
         if "node" in result:
             density = density_of(result)
@@ -119,20 +118,19 @@ def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
         smallest = " and the smallest" if any("smallest_eigenvalue" in result for result in marked) else ""
         handles.append(plotting.mark(f"{count} top eigenvalues{smallest}", filled=False))
         names.append(f"top {count} eigenvalues{smallest}, one row for each network")
-    if any(each.probes > 1 for each in known):
+    if any(density.probes > 1 for density in spectra):
         handles.append(Patch(color=plotting.ink(), alpha=0.18, linewidth=0))
         names.append("95 % over random vectors")
     axes.legend(handles, names, loc="upper right")
 
 
 def _ticks(axes: Axes, knee: float, low: float, high: float) -> None:
-    """Zero, and powers of ten from the first beyond the linear stretch; every second one where they are many."""
+    """Zero, and powers of ten beyond the linear part of the axis; every second one where there are many."""
     first = math.ceil(math.log10(knee))
     last = math.floor(math.log10(max(high, -low, 10.0**first)))
     powers = [10.0**power for power in range(first, last + 1, 1 if last - first < 5 else 2)]
-    axes.set_xticks(
-        [*[-each for each in powers if -each >= low * 1.15], 0.0, *[each for each in powers if each <= high]]
-    )
+    negative = [-power for power in powers if -power >= low * 1.15]
+    axes.set_xticks([*negative, 0.0, *[power for power in powers if power <= high]])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 

@@ -1,4 +1,4 @@
-"""PyHessian itself on our objective, for like-for-like comparison."""
+"""PyHessian on our objective, for like-for-like comparison."""
 
 import importlib
 import warnings
@@ -25,7 +25,7 @@ NO_DENSITY = (
 
 
 class _Network(nn.Module):
-    """The objective as PyHessian wants it: a module with parameters of its own, called with example numbers."""
+    """The objective in the form that PyHessian takes: a module with parameters of its own, called with indices."""
 
     def __init__(self, objective: Objective, sample: int) -> None:
         super().__init__()
@@ -33,9 +33,13 @@ class _Network(nn.Module):
         tensors = objective.space.split(objective.point.clone())
         self.values = nn.ParameterList([nn.Parameter(tensor.clone()) for tensor in tensors])
 
-    def forward(self, places: Tensor) -> Tensor:
-        """Outputs of examples places[0] to places[-1]."""
-        return self.objective.outputs(list(self.values), int(places[0]), int(places[-1]) + 1, sample=self.sample)
+    def forward(self, indices: Tensor) -> Tensor:
+        """Outputs of examples indices[0] to indices[-1]."""
+        return self.objective.outputs(list(self.values), int(indices[0]), int(indices[-1]) + 1, sample=self.sample)
+
+    def criterion(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The regularised loss of those examples."""
+        return self.objective.loss(outputs, labels) + self.objective.l2(list(self.values)).to(outputs.dtype)
 
 
 @measurement
@@ -47,10 +51,10 @@ def pyhessian_spectrum(
     sample: int = 0,
     seed: int = 0,
 ) -> xarray.Dataset:
-    r"""Top eigenvalues and trace by PyHessian with its own defaults, on exactly the function that we measure.
+    r"""Top eigenvalues and trace by PyHessian with its own defaults, of exactly the function that we measure.
 
-    Same examples, weights, loss, L2 term, masks and batch-norm reading; PyHessian differentiates our network, its batch
-    norm folded, which makes it somewhat faster than on the plain module, and not less accurate. All examples are one
+    Same examples, weights, loss, L2 term, masks and batch-norm statistics; PyHessian differentiates our network with
+    its batch norm folded, which is somewhat faster than the plain module, and not less accurate. All examples are one
     batch when their graphs fit into memory (PyHessian's fastest way), and a loader of micro-batches otherwise.
 
     Parameters
@@ -64,57 +68,36 @@ def pyhessian_spectrum(
     sample
         Which draw of the dropout masks, held.
     seed
-        What its draws come from; the global generator is as before afterwards.
+        Of PyHessian's draws; the state of the global generator is restored.
 
     Returns
     -------
     xarray.Dataset
-        ``eigenvalue`` (rank), in the order in which power iteration found them (by magnitude), with ``residual``, the
-        true one by our products; ``trace`` with ``trace_stderr`` from PyHessian's own samples.
+        ``eigenvalue`` (rank), in the order of PyHessian's power iteration (by magnitude), with ``residual``, the true
+        one by our products; ``trace`` with ``trace_stderr`` from PyHessian's own samples.
 
     Raises
     ------
     LandscapeError
-        When PyHessian is not installed, density is wanted, or the objective is sharded.
+        When PyHessian is not installed, `only` has density, the loss is no mean over examples, or the objective is
+        sharded.
 
     References
     ----------
     Z. Yao et al., "PyHessian: Neural Networks Through the Lens of the Hessian", 2020 (arXiv 1912.07145).
     """
-    if "density" in only:
-        raise LandscapeError(NO_DENSITY)
-    if objective.loss.needs_network or len({objective.count(n, n + 1) for n in range(objective.images)}) > 1:
-        raise LandscapeError(
-            f"PyHessian takes means over examples, {objective.loss.name} is none: use --solver lanczos"
-        )
-    if objective.sharded:
-        raise LandscapeError("PyHessian runs on one process: start it without torchrun")
-    try:
-        importlib.import_module("pyhessian")
-    except ImportError:
-        raise LandscapeError("PyHessian is not installed: pip install pyhessian") from None
-    # Its package hides the module behind the class of the same name.
-    module: Any = importlib.import_module("pyhessian.hessian")
+    module = _module(objective, only)
     network = _Network(objective, sample)
-
-    def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
-        return objective.loss(outputs, labels) + objective.l2(list(network.values)).to(outputs.dtype)
-
     operator = CurvatureOperator(objective, sample=sample)
-    plan = operator.plan
-    whole = plan.kept == plan.micro_batches and (objective.protocol.batch_norm != "batch" or plan.micro_batches == 1)
-    batches = [
-        (torch.arange(start, stop), objective.labels(start, stop))
-        for start, stop in ([(0, objective.images)] if whole else objective.micro_batches())
-    ]
-    subject = {"data": batches[0]} if whole else {"dataloader": batches}
+    batches = _batches(operator)
     variables: dict[str, object] = {}
     coordinates: dict[str, object] = {}
     with _counted(module) as count, global_stream(objective.device, seed, "pyhessian"):
-        peer = module.hessian(network, criterion, cuda=objective.device.type == "cuda", **subject)
+        cuda = objective.device.type == "cuda"
+        peer = module.hessian(network, network.criterion, cuda=cuda, **batches)
         if "top" in only:
             values, vectors = peer.eigenvalues(top_n=top)
-            # Residuals are measured on our side, and are not charged to PyHessian.
+            # Residuals are computed with our products, which do not count as PyHessian's.
             columns = torch.stack([objective.space.flatten(vector) for vector in vectors], dim=1).detach()
             columns = (columns / columns.norm(dim=0)).to(objective.dtype)
             residuals = (operator(columns) - columns * columns.new_tensor(values)).norm(dim=0)
@@ -129,24 +112,45 @@ def pyhessian_spectrum(
                 "trace": ((), float(samples.mean())),
                 "trace_stderr": ((), float(samples.std(ddof=1) / np.sqrt(len(samples)))),
             }
-        # Parameters and the graphs of their gradients hold each other in memory.
+        # Parameters and the graphs of their gradients refer to each other, and would stay in memory.
         network.zero_grad(set_to_none=True)
     return xarray.Dataset(
         variables,
         coordinates,
-        attrs={
-            "operator": "hessian",
-            "solver": "pyhessian",
-            "products": count[0],
-            "parameters": objective.size,
-            "images": objective.images,
-        },
+        attrs=operator.attributes(solver="pyhessian", products=count[0]),
     )
+
+
+def _module(objective: Objective, only: Sequence[Part]) -> Any:
+    """PyHessian's module, unless it cannot measure this objective."""
+    if "density" in only:
+        raise LandscapeError(NO_DENSITY)
+    if objective.loss.needs_network or len({objective.count(n, n + 1) for n in range(objective.images)}) > 1:
+        raise LandscapeError(
+            f"PyHessian takes means over examples, {objective.loss.name} is none: use --solver lanczos"
+        )
+    if objective.sharded:
+        raise LandscapeError("PyHessian runs on one process: start it without torchrun")
+    try:
+        importlib.import_module("pyhessian")
+    except ImportError:
+        raise LandscapeError("PyHessian is not installed: pip install pyhessian") from None
+    # The package hides the module behind the class of the same name.
+    return importlib.import_module("pyhessian.hessian")
+
+
+def _batches(operator: CurvatureOperator) -> dict[str, Any]:
+    """The examples as PyHessian takes them: one batch where the operator keeps all graphs, else its micro-batches."""
+    objective, plan = operator.objective, operator.plan
+    one = plan.kept == plan.micro_batches and (objective.protocol.batch_norm != "batch" or plan.micro_batches == 1)
+    bounds = [(0, objective.images)] if one else objective.micro_batches()
+    batches = [(torch.arange(start, stop), objective.labels(start, stop)) for start, stop in bounds]
+    return {"data": batches[0]} if one else {"dataloader": batches}
 
 
 @contextmanager
 def _counted(module: Any) -> Iterator[list[int]]:
-    """Counts PyHessian's products, and keeps quiet about its way of differentiating."""
+    """Count PyHessian's products, and silence torch's warning about its way of differentiating."""
     count = [0]
     single, loader = module.hessian_vector_product, module.hessian.dataloader_hv_product
 
@@ -169,7 +173,7 @@ def _counted(module: Any) -> Iterator[list[int]]:
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:
-    """Its numbers side by side, with what they are worth."""
+    """PyHessian's numbers side by side, with what they are worth."""
     rows: list[tables.Row] = []
     if all("eigenvalue" in result for result in results):
         rows += tables.by_rank(results, "eigenvalue", tables.value("eigenvalue", error="residual"))

@@ -1,10 +1,10 @@
 r"""What the choice of images does to an eigenvalue: an interval for the whole population's, and the bias.
 
 To first order :math:`\lambda` moves by :math:`v^\top (\Delta A)\, v` when the images change, so that the spread of the
-Rayleigh quotients :math:`v^\top A_b v` of groups of images tells its error. Of a trained classifier a few badly fitted
-images carry most of the largest eigenvalue: the quotients are skewed, the eigenvalue of few images too small when such
-an image is missing and far too large when one is there, and larger than the population's on average, since the largest
-eigenvalue is a convex function of the matrix.
+Rayleigh quotients :math:`v^\top A_b v` of groups of images gives its error. In a trained classifier a few badly fitted
+images make up most of the largest eigenvalue: the quotients are skewed, the eigenvalue of few images is too small when
+such an image is missing and far too large when one is there, and larger than the population's on average, since the
+largest eigenvalue is a convex function of the matrix.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ from landscape.compute.settings import measurement
 from landscape.metrics import confidence
 from landscape.objective import CurvatureOperator, Objective
 
-# Groups of images that the sampling error is read off; its own relative error is 1 / sqrt(2 (groups - 1)).
+# Groups of images that the sampling error is computed from; its own relative error is 1 / sqrt(2 (groups - 1)).
 GROUPS = 16
-# Fewer images make intervals that hold less often than they say: 81 to 96 % of them at 48 to 96 images of digits.
+# With fewer images, intervals hold less often than stated: 81 to 96 % of them at 48 to 96 images of digits.
 FEWEST = 128
 
 
@@ -38,8 +38,8 @@ class Sampling:
         (`landscape.metrics.confidence.skewed`); not a number with fewer than 128 images.
     bias
         How much larger the eigenvalue of these images is than the population's on average, by extrapolation in
-        1/n from halves of the images, within the span of the eigenvectors. An average: of one sample it says little
-        where `stderr` is larger.
+        1/n from halves of the images, within the span of the eigenvectors. An average: it says little about one
+        sample where `stderr` is larger.
     """
 
     stderr: np.ndarray
@@ -50,19 +50,15 @@ class Sampling:
     def variables(self) -> dict[str, object]:
         """Variables of a result, over ``rank``."""
         return {
-            "sampling_stderr": ("rank", self.stderr, _described("standard error for the choice of images")),
-            "eigenvalue_low": ("rank", self.low, _described("lower end of the 95 % interval for the choice of images")),
-            "eigenvalue_high": (
-                "rank",
-                self.high,
-                _described("upper end of the 95 % interval for the choice of images"),
-            ),
-            "sampling_bias": ("rank", self.bias, _described("mean excess of so few images over their population")),
+            "sampling_stderr": _over_rank(self.stderr, "standard error for the choice of images"),
+            "eigenvalue_low": _over_rank(self.low, "lower end of the 95 % interval for the choice of images"),
+            "eigenvalue_high": _over_rank(self.high, "upper end of the 95 % interval for the choice of images"),
+            "sampling_bias": _over_rank(self.bias, "mean excess of so few images over their population"),
         }
 
 
-def _described(what: str) -> dict[str, str]:
-    return {"long_name": what, "units": "nats"}
+def _over_rank(value: np.ndarray, label: str) -> tuple[str, np.ndarray, dict[str, str]]:
+    return "rank", value, {"long_name": label, "units": "nats"}
 
 
 @measurement
@@ -85,7 +81,7 @@ def sampling(curvature: CurvatureOperator, values: np.ndarray, vectors: Tensor, 
     if groups < 2:
         return Sampling(unknown, unknown, unknown, unknown)
     stderr = np.sqrt(second * correction / (groups - 1))
-    # Half the images have twice the bias: of the order of 1/n, as that of n images against N is of 1/n - 1/N.
+    # The bias is of the order of 1/n, twice as large for half the images; that of n images of N, of 1/n - 1/N.
     bias = correction * rises[np.argsort(np.argsort(-values))]
     if objective.images < FEWEST:
         return Sampling(stderr, unknown, unknown, bias)
@@ -96,7 +92,7 @@ def sampling(curvature: CurvatureOperator, values: np.ndarray, vectors: Tensor, 
 
 
 def interval(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Ends (rank,) of the eigenvalues' intervals; of results from before there were any, 95 % by the standard error."""
+    """Ends (rank,) of the eigenvalues' intervals; 95 % from the standard error in older results, which have none."""
     if "eigenvalue_low" in result:
         return result["eigenvalue_low"].values, result["eigenvalue_high"].values
     value, half = result["eigenvalue"].values, confidence.Z * result["sampling_stderr"].values
@@ -104,7 +100,7 @@ def interval(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _moments(
-    objective: Objective, projections: Tensor, places: Tensor, counts: Tensor
+    objective: Objective, projections: Tensor, numbers: Tensor, counts: Tensor
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """Number of groups, second and third central moments (k,) of their quotients, and rises (k,) from all to half.
 
@@ -117,9 +113,9 @@ def _moments(
     quotients = projections.diagonal(dim1=1, dim2=2)
     mean = reduced(shares @ quotients)
     second, third = (reduced(shares @ (quotients - mean) ** power).cpu().numpy() for power in (2, 3))
-    # Walsh functions of the groups' numbers: fifteen ways to halve them, the same however they are shared out.
-    numbers = torch.arange(1, GROUPS)[:, None] & (places % GROUPS)
-    odd = torch.stack([numbers >> bit & 1 for bit in range(4)]).sum(0) % 2
+    # Walsh functions of the groups' numbers: fifteen ways to halve them, the same however they are distributed.
+    bits = torch.arange(1, GROUPS)[:, None] & (numbers % GROUPS)
+    odd = torch.stack([bits >> bit & 1 for bit in range(4)]).sum(0) % 2
     total = reduced(torch.einsum("g,gij->ij", shares, projections))
     chosen = odd.to(shares) * shares
     of_half = reduced(torch.einsum("hg,gij->hij", chosen, projections))

@@ -1,4 +1,4 @@
-"""Sharpness that does not depend on the scale of the weights, and the sharpness measures that others report."""
+"""Sharpness that does not depend on the scale of the weights, and the sharpness measures of the literature."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -25,8 +25,8 @@ def filter_norms(objective: Objective) -> Tensor:
 
     ``filter``: the norm of the output filter that the coordinate belongs to (Li et al. 2018, arXiv 1712.09913);
     ``first_axis``: the norm over the first axis (the code of Park & Kim); ``layer``: of the tensor; ``none``: 1.
-    One-dimensional tensors count as one filter with ``one_dimensional="random"``, and get 0 with ``"zero"``: they are
-    held where they are.
+    One-dimensional tensors count as one filter with ``one_dimensional="random"``, and get 0 with ``"zero"``: they do
+    not move.
     """
     weights = objective.space.split(objective.point)
     return objective.space.flatten(_norms(weight.double(), objective.protocol) for weight in weights).to(
@@ -48,7 +48,7 @@ def _norms(weight: Tensor, protocol: Protocol) -> Tensor:
 class ScaledOperator(SymmetricOperator):
     r"""The curvature in other units, :math:`v \mapsto D A D v` with a diagonal *D* >= 0.
 
-    Coordinates where *D* is zero stay where they are; they add zero eigenvalues.
+    Coordinates where *D* is zero do not move; they add zero eigenvalues.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def scale_free_spectrum(
     A step *u* in these coordinates moves each filter by *u* times its own norm. Two networks that compute the same
     function and differ in the scale of their layers (ReLU networks do not change when one layer is multiplied and the
     next divided by a number) have the same :math:`D A D`, not the same *A*: only these eigenvalues can be compared
-    between networks whose weights differ in scale. That holds for the loss without its L2 term, which knows the scale.
+    between networks whose weights differ in scale. That holds for the loss without its L2 term, which depends on it.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def scale_free_spectrum(
     scale = filter_norms(objective)
     if not bool(scale.any()):
         raise LandscapeError(
-            "every parameter has one dimension and is held: give --one-dimensional random, or other --parameters"
+            "every parameter has one dimension and does not move: give --one-dimensional random, or other --parameters"
         )
     curvature = CurvatureOperator(objective, operator, sample=sample)
     scaled = ScaledOperator(curvature, scale)
@@ -144,12 +144,7 @@ def scale_free_spectrum(
             "scale_free_trace_stderr": ((), estimate.stderr),
         },
         {"rank": np.arange(1, len(pairs.values) + 1)},
-        attrs={
-            "operator": operator,
-            "products": curvature.products,
-            "parameters": objective.size,
-            "images": objective.images,
-        },
+        attrs=curvature.attributes(),
     )
 
 
@@ -169,7 +164,7 @@ def sharpness_measures(
 
     Every maximum is approached by :math:`\delta \leftarrow \arg\max_{\delta' \in B} g(w + \delta)^\top\delta'`, whose
     first step is the measure's own one-step form, and which never descends where the loss is convex in the
-    neighbourhood *B*; the best point met is reported, so that each number is a lower bound of the maximum.
+    neighbourhood *B*; the largest rise is reported, so that each number is a lower bound of the maximum.
 
     Parameters
     ----------
@@ -187,8 +182,8 @@ def sharpness_measures(
     steps
         Gradients spent on each.
     directions
-        Flat vectors (P,) by name along which Rayleigh quotients :math:`v^\top A v / v^\top v` are wanted besides those
-        of the gradient and of the weights themselves.
+        Flat vectors (P,) by name along which to compute Rayleigh quotients :math:`v^\top A v / v^\top v`, besides
+        those of the gradient and of the weights themselves.
     operator
         Whose quotients.
     sample
@@ -223,8 +218,8 @@ def sharpness_measures(
     measures = {"epsilon": box, "sam": ball, "adaptive_sam": adaptive_ball}
     rises = [ascent(objective, gradient, step, steps=steps, sample=sample, loss=loss) for step in measures.values()]
     curvature = CurvatureOperator(objective, operator, sample=sample)
-    wanted = {"gradient": gradient, "weights": point, **(directions or {})}
-    quotients = [rayleigh_quotient(curvature, vector, name) for name, vector in wanted.items()]
+    vectors = {"gradient": gradient, "weights": point, **(directions or {})}
+    quotients = [rayleigh_quotient(curvature, vector, name) for name, vector in vectors.items()]
     return xarray.Dataset(
         {
             "loss": ((), loss),
@@ -235,14 +230,8 @@ def sharpness_measures(
             "epsilon_sharpness": ((), 100 * max(rises[0]) / (1 + loss)),
             "rayleigh_quotient": ("direction", np.array(quotients)),
         },
-        {"measure": list(measures), "direction": list(wanted)},
-        attrs={
-            "operator": operator,
-            "products": curvature.products,
-            "gradients": 1 + len(measures) * (steps - 1),
-            "parameters": objective.size,
-            "images": objective.images,
-        },
+        {"measure": list(measures), "direction": list(vectors)},
+        attrs=curvature.attributes(gradients=1 + len(measures) * (steps - 1)),
     )
 
 
@@ -255,7 +244,7 @@ def ascent(
     sample: int,
     loss: float,
 ) -> list[float]:
-    """Rises of the loss met on the way up within a neighbourhood, in order.
+    """Rises of the loss at the points of an ascent within a neighbourhood, in order.
 
     Parameters
     ----------
@@ -266,7 +255,7 @@ def ascent(
     farthest
         The point of the neighbourhood farthest along a gradient, relative to the start.
     steps
-        Points to try; stops when the same point comes again.
+        Points to try; stops when a point repeats.
     """
     rises = []
     step = farthest(gradient)

@@ -19,8 +19,9 @@ from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.journal import Journal
 
-# Wanted residual of the smallest eigenvalue, see `eigenpairs`. At the edge of a bulk 0.01 takes twice the products.
+# Residual of the smallest eigenvalue, see `eigenpairs`. At the edge of a bulk 0.01 takes twice the products.
 _SMALLEST = 0.1
+Variables = dict[str, object]
 
 
 @measurement
@@ -57,17 +58,17 @@ def spectrum(
     operator
         ``hessian``, ``ggn`` or ``fisher``; see :class:`landscape.objective.CurvatureOperator`.
     tolerance
-        Wanted relative error of the eigenvalues. The default, 1e-4, is what float32 products allow, and far below what
-        the choice of images costs.
+        Relative error of the eigenvalues. The default, 1e-4, is what float32 products allow, and far below the error
+        for the choice of images.
     trace_products
         Products spent on the trace. 30 give about 1 % on spectra with a few large outliers, and less where the search
-        space of the top eigenvalues is there to start from.
+        space of the top eigenvalues is reused.
     probes, steps
-        Random vectors and Lanczos steps of each. 3 x 40 show its shape and a band in minutes on a laptop;
-        its outliers are exact in any case, since the top eigenpairs are taken out.
+        Random vectors of the density, and Lanczos steps of each. 3 x 40 show its shape and a band in minutes on a
+        laptop; its outliers are exact in any case, since the top eigenpairs are deflated.
     by_sample
-        Seek the eigenvectors on a twentieth of the examples (at least 1,024, where there are four times as many) and
-        correct them on all. Saves products of all the examples where the top eigenvalues alone are hard to find; the
+        Compute the eigenvectors on a twentieth of the examples first (at least 1,024, where there are four times as
+        many), and refine them on all. Saves products of all examples where the top eigenvalues converge slowly; the
         smallest eigenvalue, at the edge of a bulk, may take as many as it saves, so it is not the default.
     sample
         Which draw of the dropout masks.
@@ -76,22 +77,22 @@ def spectrum(
     quiet
         No progress bar.
     keep_vectors
-        Called with the top eigenpairs, whose vectors the result does not hold.
+        Called with the top eigenpairs, whose vectors are not in the result.
     journal
-        Keeps products that take long: killed, the same call with the same journal resumes from the last of them.
+        Saves products that take long: after an interruption, the same call with the same journal resumes from the last.
 
     Returns
     -------
     xarray.Dataset
         ``eigenvalue`` (rank) with ``residual`` (the true eigenvalue lies within it), ``error`` (the sharper estimate
         that `tolerance` is compared with, and what rounding in the products adds) and ``converged``;
-        ``sampling_stderr``, ``eigenvalue_low``, ``eigenvalue_high`` and ``sampling_bias``, what the choice of images
-        costs (`landscape.hessian.sampling.Sampling`); ``smallest_eigenvalue``, to 10 % or 0.3 % of the largest (ask
-        for `which` ``SA`` or ``BE`` to have it as sharp as the others), with ``smallest_residual``; ``trace`` with
-        ``trace_stderr`` and ``l2_trace``, the L2 term's part of it;
-        ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node) of the density, total
-        weight 1 a probe, see `density_of`. With `by_sample`, the attributes ``sample_images`` and ``sample_products``
-        say on how many of them eigenvectors were sought first, with how many products; ``products`` leaves these out.
+        ``sampling_stderr``, ``eigenvalue_low``, ``eigenvalue_high`` and ``sampling_bias``, the error for the choice of
+        images (`landscape.hessian.sampling.Sampling`); ``smallest_eigenvalue``, to 10 % or 0.3 % of the largest (with
+        `which` ``SA`` or ``BE``, as sharp as the others), with ``smallest_residual``; ``trace`` with ``trace_stderr``
+        and ``l2_trace``, the part of the L2 term; ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node)
+        of the density, of total weight 1 per probe, see `density_of`. With `by_sample`, the attributes
+        ``sample_images`` and ``sample_products`` are the size of the sample and the products on it, which are not
+        among ``products``.
 
     Raises
     ------
@@ -103,8 +104,8 @@ def spectrum(
         raise LandscapeError(f"unknown part {', '.join(unknown) or '(none)'}: choose among {', '.join(PARTS)}")
     curvature = CurvatureOperator(beside_sample(objective) if by_sample else objective, operator, sample=sample)
     source: Operator = curvature if journal is None else JournaledOperator(curvature, journal)
-    variables: dict[str, object] = {}
-    attributes: dict[str, object] = {}
+    variables: Variables = {}
+    attributes: dict[str, object] = {"which": which}
     pairs: Eigenpairs | None = None
     if "top" in only or "density" in only:
         smallest = max(tolerance, _SMALLEST) if "top" in only else None
@@ -132,13 +133,8 @@ def spectrum(
             keep_vectors(pairs)
         variables |= _top_variables(pairs) | sampling(curvature, pairs.values, pairs.vectors, sample=sample).variables()
     if "trace" in only:
-        with Progress(trace_products, "trace", unit="product", quiet=quiet) as bar:
-            space = None if pairs is None else pairs.space
-            estimate = trace(source, products=trace_products, seed=seed, space=space, callback=_count_on(bar, source))
-        pairs = None if pairs is None else dataclasses.replace(pairs, space=None)  # its memory
-        del space
-        l2 = l2_trace(objective) if operator != "fisher" else 0.0
-        variables |= {"trace": ((), estimate.value), "trace_stderr": ((), estimate.stderr), "l2_trace": ((), l2)}
+        variables |= _trace_variables(curvature, source, pairs, trace_products, seed, quiet)
+        pairs = None if pairs is None else dataclasses.replace(pairs, space=None)  # frees its memory
     if "density" in only:
         with Progress(probes * steps, "density", unit="product", quiet=quiet) as bar:
             callback = _count_on(bar, source)
@@ -146,29 +142,32 @@ def spectrum(
         columns = {"node": density.nodes, "weight": density.weights, "node_residual": density.residuals}
         variables |= {name: (("probe", "quadrature_node"), values) for name, values in columns.items()}
         attributes["density_points"] = density.points
-    attributes |= {"operator": operator, "which": which, **_work(objective, curvature, source)}
-    coordinates = {"rank": np.arange(1, len(pairs.values) + 1)} if "top" in only and pairs is not None else {}
-    return objective.in_unit(xarray.Dataset(variables, coordinates, attrs=attributes))
+    return objective.in_unit(xarray.Dataset(variables, attrs=attributes | _work(curvature, source)))
 
 
-def _work(objective: Objective, curvature: CurvatureOperator, source: Operator) -> dict[str, object]:
-    """Size of the problem, and the products that it took, also those of an earlier run."""
-    facts = {
-        "products": curvature.products,
-        "parameters": objective.size,
-        "images": objective.images,
-        "left_out": len(objective.left_out),
-        "plan": str(curvature.plan),
-    }
+def _work(curvature: CurvatureOperator, source: Operator) -> dict[str, object]:
+    """Size of the problem, and the products that it took, including those of an earlier run."""
+    facts = curvature.attributes(left_out=len(curvature.objective.left_out), plan=str(curvature.plan))
     if isinstance(source, JournaledOperator):
-        facts["products"] = curvature.products + source.restored
-        facts["seconds_before"] = source.restored_seconds
+        facts |= {"products": curvature.products + source.restored, "seconds_before": source.restored_seconds}
     return facts
 
 
-def _top_variables(pairs: Eigenpairs) -> dict[str, object]:
-    """Eigenvalues with what is known of their errors, over ``rank``."""
+def _trace_variables(
+    curvature: CurvatureOperator, source: Operator, pairs: Eigenpairs | None, products: int, seed: int, quiet: bool
+) -> Variables:
+    """The trace, from the search space of the eigenpairs where there is one, and the L2 term's part of it."""
+    with Progress(products, "trace", unit="product", quiet=quiet) as bar:
+        space = None if pairs is None else pairs.space
+        estimate = trace(source, products=products, seed=seed, space=space, callback=_count_on(bar, source))
+    l2 = l2_trace(curvature.objective) if curvature.kind != "fisher" else 0.0
+    return {"trace": ((), estimate.value), "trace_stderr": ((), estimate.stderr), "l2_trace": ((), l2)}
+
+
+def _top_variables(pairs: Eigenpairs) -> Variables:
+    """Eigenvalues with what is known about their errors, over ``rank``."""
     return {
+        "rank": np.arange(1, len(pairs.values) + 1),
         "eigenvalue": ("rank", pairs.values, {"long_name": "eigenvalue", "units": "nats"}),
         "residual": ("rank", pairs.residuals, {"long_name": "bound |lambda - eigenvalue|"}),
         "error": ("rank", pairs.errors, {"long_name": "estimate of |lambda - eigenvalue|, rounding included"}),
@@ -180,7 +179,7 @@ def _top_variables(pairs: Eigenpairs) -> dict[str, object]:
 
 
 def show_on(bar: Progress, source: Operator | None = None) -> Callable[[int, np.ndarray, np.ndarray, int | None], None]:
-    """A callback of :func:`landscape.eigen.eigenpairs` that shows the leading value and the products expected left."""
+    """A callback of :func:`landscape.eigen.eigenpairs` that shows the leading value and the products still expected."""
     advance = _advance(bar, source)
 
     def show(products: int, values: np.ndarray, residuals: np.ndarray, left: int | None) -> None:
@@ -192,13 +191,13 @@ def show_on(bar: Progress, source: Operator | None = None) -> Callable[[int, np.
 
 
 def _count_on(bar: Progress, source: Operator) -> Callable[[int], None]:
-    """A callback that is given the number of products so far."""
+    """A callback that takes the number of products so far."""
     advance = _advance(bar, source)
     return lambda done: advance(done - bar.done)
 
 
 def _advance(bar: Progress, source: Operator | None) -> Callable[..., None]:
-    """`Progress.update`, which is told of the products that came from the file of an earlier run."""
+    """`Progress.update`, with products from an earlier run's journal counted as resumed."""
     before = source.restored if isinstance(source, JournaledOperator) else 0
 
     def advance(steps: int, **facts: object) -> None:
@@ -212,7 +211,7 @@ def _advance(bar: Progress, source: Operator | None) -> Callable[..., None]:
 
 
 def l2_trace(objective: Objective) -> float:
-    r"""The part of the trace that the L2 term makes: :math:`wd\,P`, or for unsquared norms, tensor by tensor,
+    r"""The part of the trace from the L2 term: :math:`wd\,P`, or for unsquared norms, tensor by tensor,
     :math:`wd\,(P_t - 1) / \lVert w_t\rVert`.
     """
     if objective.protocol.l2 == "none":
@@ -224,7 +223,7 @@ def l2_trace(objective: Objective) -> float:
 
 
 def density_of(result: xarray.Dataset) -> SpectralDensity:
-    """The spectral density that a result holds, with all that it can do (curve, mass above a threshold)."""
+    """The spectral density of a result, as an object with methods (curve, mass above a threshold)."""
     return SpectralDensity(
         nodes=result["node"].values,
         weights=result["weight"].values,

@@ -1,4 +1,4 @@
-"""The split H = GGN + residual: what of the curvature comes from the loss, and what from the network's own bending."""
+"""The split H = GGN + residual: the part of the curvature that the loss makes, and the part that the network makes."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from landscape.objective import CurvatureOperator, Objective
 class Residual(SymmetricOperator):
     r"""The residual :math:`H - \mathrm{GGN} = \frac1N\sum_{n,k} \partial_{f_k}\ell_n\, \nabla^2 f_k(x_n)`.
 
-    The L2 term stands in both and drops out.
+    The L2 term is in both and cancels.
 
     Parameters
     ----------
@@ -82,43 +82,42 @@ def curvature_split(
     """
     hessian = CurvatureOperator(objective, "hessian", sample=sample)
     ggn = CurvatureOperator(objective, "ggn", sample=sample)
-    rest = Residual(hessian, ggn)
+    residual = Residual(hessian, ggn)
     variables: dict[str, object] = {}
     with Progress(6, "split", unit="step", quiet=quiet) as bar:
         # One search space for both ends.
         pairs = eigenpairs(hessian, 2 * top, which="BE", tolerance=tolerance, seed=seed, keep_space=True)
-        part = (pairs.vectors * ggn(pairs.vectors)).sum(0, dtype=torch.float64).cpu().numpy()
+        ggn_part = (pairs.vectors * ggn(pairs.vectors)).sum(0, dtype=torch.float64).cpu().numpy()
         count = min(top, len(pairs.values))
         ends = {"": slice(0, count), "lowest_": slice(-1, -count - 1, -1)}
         for prefix, end in ends.items():
             variables |= {
                 f"{prefix}eigenvalue": ("rank", pairs.values[end]),
                 f"{prefix}residual": ("rank", pairs.residuals[end]),
-                f"{prefix}ggn_part": ("rank", part[end]),
-                f"{prefix}residual_part": ("rank", (pairs.values - part)[end]),
+                f"{prefix}ggn_part": ("rank", ggn_part[end]),
+                f"{prefix}residual_part": ("rank", (pairs.values - ggn_part)[end]),
             }
         bar.update()
-        own = eigenpairs(ggn, top, tolerance=tolerance, seed=seed, keep_space=True)
-        variables |= {"ggn_eigenvalue": ("rank", own.values), "ggn_residual": ("rank", own.residuals)}
+        of_ggn = eigenpairs(ggn, top, tolerance=tolerance, seed=seed, keep_space=True)
+        variables |= {"ggn_eigenvalue": ("rank", of_ggn.values), "ggn_residual": ("rank", of_ggn.residuals)}
         bar.update()
-        extremes = eigenpairs(rest, 2, which="BE", tolerance=tolerance, seed=seed, keep_space=True)
+        extremes = eigenpairs(residual, 2, which="BE", tolerance=tolerance, seed=seed, keep_space=True)
         for index, name in enumerate(("largest", "smallest")):
             variables[f"residual_{name}"] = ((), float(extremes.values[index]))
             variables[f"residual_{name}_bound"] = ((), float(extremes.residuals[index]))
         bar.update()
-        for name, operator, solved in (("hessian", hessian, pairs), ("ggn", ggn, own), ("residual", rest, extremes)):
-            estimate = trace(operator, products=trace_products, seed=seed, space=solved.space)
+        for name, operator, known in (
+            ("hessian", hessian, pairs),
+            ("ggn", ggn, of_ggn),
+            ("residual", residual, extremes),
+        ):
+            estimate = trace(operator, products=trace_products, seed=seed, space=known.space)
             variables |= {f"{name}_trace": ((), estimate.value), f"{name}_trace_stderr": ((), estimate.stderr)}
             bar.update()
     return xarray.Dataset(
         variables,
         {"rank": np.arange(1, count + 1)},
-        attrs={
-            "operator": "hessian",
-            "products": hessian.products + ggn.products,
-            "parameters": objective.size,
-            "images": objective.images,
-        },
+        attrs=hessian.attributes(products=hessian.products + ggn.products),
     )
 
 
@@ -130,8 +129,8 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         cells.append(tables.value(f"{prefix}residual_part", "+.3g"))
 
         def parts(result: xarray.Dataset, cells: Sequence[tables.Cell] = cells) -> str:
-            whole, ggn, residual = (cell(result) for cell in cells)
-            return f"{whole} = {ggn} {residual}"
+            eigenvalue, ggn, residual = (cell(result) for cell in cells)
+            return f"{eigenvalue} = {ggn} {residual}"
 
         rows += [(f"{row} = GGN + residual", cell) for row, cell in tables.by_rank(results, label, parts)]
     rows.append(("top eigenvalue of the GGN", lambda result: f"{float(result['ggn_eigenvalue'][0]):.5g}"))

@@ -137,6 +137,11 @@ class CurvatureOperator(SymmetricOperator):
             f"{self.products:,} products so far)"
         )
 
+    def attributes(self, **more: object) -> dict[str, object]:
+        """What was multiplied with, and how often, as attributes of a result; `more` adds to them or replaces them."""
+        facts = {"operator": self.kind, "products": self.products, "parameters": self.size}
+        return {**facts, "images": self.objective.images, **more}
+
     @property
     @measurement
     def plan(self) -> Plan:
