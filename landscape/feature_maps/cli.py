@@ -18,12 +18,12 @@ NAME = "landscape.feature_maps"
 DESCRIPTION = """Model and data uncertainty of feature maps by depth, over Monte-Carlo dropout passes.
 
 model_std: standard deviation over dropout masks; data_std: over positions within a pass; relative: divided by the map's
-own root mean square. Of several networks, the first is the one that the others are compared with, image by image. Of
-sequences, positions are tokens: outputs (N, T, C) of blocks."""
+own root mean square. With several networks, the others are compared with the first, image by image. Positions of
+sequences are tokens: outputs (N, T, C) of blocks."""
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Those of this instrument alone."""
+    """Add the arguments of this instrument alone."""
     # The paper's figure is on test images, with masks drawn anew.
     parser.set_defaults(split="test", dropout="fresh")
     group = parser.add_argument_group("feature maps")
@@ -41,7 +41,7 @@ def draw(arguments: argparse.Namespace, results: list[xarray.Dataset]) -> list[P
 
 
 def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, Any]:
-    """What decides the result."""
+    """The settings that decide the result."""
     return {"passes": arguments.passes, "blocks": arguments.blocks, "image": arguments.image}
 
 

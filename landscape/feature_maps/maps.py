@@ -1,4 +1,4 @@
-"""Feature maps of one image to look at: several Monte-Carlo passes, their mean and their standard deviation."""
+"""Feature maps of one image, for pictures: several Monte-Carlo passes, their mean and their standard deviation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from landscape.look.forward import Passes
 from landscape.store.protocol import Protocol
 from landscape.tables import columns
 
-# Maps of single passes that are kept for the picture.
+# Number of passes whose maps are kept for the picture.
 SHOWN = 3
 
 
@@ -40,11 +40,11 @@ def measure(
     data
         The images of the split, in their order.
     image
-        Which of them.
+        Index of the image.
     protocol, blocks, device
-        See `Passes`; the protocol's sample of images does not count.
+        See `Passes`; the protocol's sample of images is ignored.
     passes
-        Monte-Carlo passes of which mean and standard deviation are taken.
+        Monte-Carlo passes for mean and standard deviation.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def measure(
         channel = int(mean.var(dim=(1, 2)).argmax())
         channels.append(channel)
         grid = (f"row_{stage}", f"column_{stage}")
-        # A map that no mask reaches is shown once and is the same in every pass.
+        # A map that no mask reaches is visited once: it is the same in every pass.
         shown = [features[channel] for features in kept[index]]
         shown += shown[:1] * (min(SHOWN, len(samples)) - len(shown))
         variables[f"pass_{stage}"] = (("pass", *grid), torch.stack(shown).cpu().numpy())

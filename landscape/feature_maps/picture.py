@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from landscape import plotting
 from landscape.metrics.confidence import Z
 
-# What is in the uncertainty picture: variable, title, unit.
+# Panels of the uncertainty picture: variable, title, unit.
 PANELS = {
     "model_std": ("over dropout masks", "standard deviation"),
     "relative_model_std": ("over masks, relative", "share of the map's r.m.s."),
@@ -24,8 +24,8 @@ DEPTH = "normalised depth"
 def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     """Uncertainty against normalised depth, one line per network, bands of 95 % over images.
 
-    Smoothing layers are hollow marks; where a map is subsampled is grey. Without dropout there is no uncertainty over
-    masks, and no panel for it.
+    Smoothing layers are hollow marks; subsampling is grey. Without dropout there is no uncertainty over masks, and no
+    panel for it.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
 
 
 def explain(figure: Figure, axes: Axes, results: Sequence[xarray.Dataset]) -> None:
-    """The legend, with what hollow marks and shades mean."""
+    """The legend, including the meaning of hollow marks and shades."""
     extra = [plotting.mark("block", "o"), plotting.mark("smoothing layer", "o", filled=False)]
     if not any(bool((result["kind"] == "smoothing").any()) for result in results):
         extra = []
@@ -60,9 +60,9 @@ def explain(figure: Figure, axes: Axes, results: Sequence[xarray.Dataset]) -> No
 
 
 def scaled_depth(results: Sequence[xarray.Dataset]) -> float:
-    """What depths are divided by, the same for all networks, so that the last layer of the deepest is at 1.
+    """The divisor of depths, the same for all networks, that puts the last layer of the deepest at 1.
 
-    Depth counts blocks: a layer behind the last block, as a smoothing layer is, stands beyond 1 in results.
+    Depth counts blocks: a layer after the last block, such as a smoothing layer, has a depth beyond 1 in results.
     """
     return max(1.0, *(float(result["depth"].max()) for result in results))
 
@@ -86,7 +86,7 @@ def marks(axes: Axes, group: plotting.Group, depth: np.ndarray, value: np.ndarra
 
 
 def shade(axes: Axes, result: xarray.Dataset, scale: float = 1.0) -> None:
-    """Grey between the point before a subsampling and the one behind."""
+    """Grey between the points before and after a subsampling."""
     depth, subsampled = result["depth"].values / scale, result["subsampled"].values
     for point in np.flatnonzero(subsampled):
         if point:
@@ -94,7 +94,7 @@ def shade(axes: Axes, result: xarray.Dataset, scale: float = 1.0) -> None:
 
 
 def draw_maps(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
-    """Maps of one image: a row for each stage, for each network the passes, their mean and their standard deviation.
+    """Maps of one image, one row per stage: passes, their mean and their standard deviation for each network.
 
     Parameters
     ----------

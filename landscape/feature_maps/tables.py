@@ -1,4 +1,4 @@
-"""What the command lines of instruments on feature maps share: an argument, the cost, lines of tables."""
+"""Shared by the command lines of instruments on feature maps: an argument, the cost, lines of tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_blocks(group: Any) -> None:
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
-    """Passes and seconds that the measurement will cost, by timing a batch."""
+    """Passes and seconds that the measurement will cost, estimated by timing a batch."""
     runs = look.forward.Passes(
         subject.checkpoint.model,
         subject.data,
@@ -48,7 +48,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
 
 
 def map_size(point: xarray.Dataset, before: str) -> str:
-    """Size of a map behind the sizes that other networks have at this point, where they differ."""
+    """Size of a map after the sizes of other networks' maps at this point, where they differ."""
     # A sequence has no height.
     size = "x".join(
         str(int(point[side])) for side in ("channels", "height", "width") if side != "height" or point[side] > 1
@@ -57,7 +57,7 @@ def map_size(point: xarray.Dataset, before: str) -> str:
 
 
 def legend(result: xarray.Dataset) -> str:
-    """One line that says what was measured on what."""
+    """One line: which network was measured on which data, and how well it fits them."""
     attributes = result.attrs
     on = f"{attributes['images']} {attributes.get('examples', 'images')} of {attributes['data']}"
     words = [f"{attributes['name']} on {on}, {attributes['passes']} passes", command.fit_in_words(attributes)]
@@ -79,8 +79,8 @@ def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, rat
             f"{float(effect[name][stage]):.3f} ({low:.3f} to {high:.3f}; {float(effect['effect_size'][stage]):+.1f})"
             for stage, (low, high) in enumerate(effect[interval].values)
         ]
-        said = f"{what} [{number}] {sign} [1] after each stage (95 % over images; effect size d_z)"
-        lines.append(f"{said}: {', '.join(cells)}")
+        title = f"{what} [{number}] {sign} [1] after each stage (95 % over images; effect size d_z)"
+        lines.append(f"{title}: {', '.join(cells)}")
         stages = [f"the end of stage {stage + 1}" for stage in range(effect.sizes["stage"])]
         ends = [(float(low), float(high)) for low, high in effect[interval].values]
         one, two = (str(result.attrs.get("name", index)) for index, result in ((1, results[0]), (number, other)))

@@ -18,7 +18,7 @@ from landscape.store.pieces import Arrays
 from landscape.store.protocol import Protocol
 
 # Passes over which data uncertainty is averaged: it differs little between passes, much less than between images, and
-# costs as much a pass as the variance over masks.
+# costs as much per pass as the variance over masks.
 DATA_PASSES = 10
 # Groups of the delete-a-group jackknife that gives the standard error of the variance between images.
 GROUPS = 10
@@ -67,19 +67,19 @@ def measure(
     Parameters
     ----------
     model
-        Any network; dropout is found whether it is a module or a bare call.
+        Any network; dropout may be a module or a function call.
     data
-        Images or sequences; `protocol` says which of them. Positions of a sequence are its tokens.
+        Images or sequences; `protocol` selects which of them. Positions of a sequence are its tokens.
     protocol
         See `Passes`; default: fresh masks, all test images.
     passes
-        Monte-Carlo passes *T*, 50 as in the paper. A network without dropout is passed once, and its model uncertainty
-        is zero. The standard deviation of T values is biased by a factor of about 1 - 1 / (4 T - 4), the same for all
+        Monte-Carlo passes *T*, 50 as in the paper. A network without dropout runs once, and its model uncertainty is
+        zero. The standard deviation of T values is biased by a factor of about 1 - 1 / (4 T - 4), the same for all
         networks.
     blocks, batch, device
         See `Passes`.
     journal
-        Keeps finished shares of the images.
+        Saves finished parts of the images.
     quiet
         Show no progress bar.
 
@@ -107,9 +107,9 @@ def measure(
     runs = Passes(model, data, protocol=protocol, blocks=blocks, batch=batch, device=device)
 
     def of_batches(batches: Sequence[Range]) -> Arrays:
-        return _share(runs, batches, passes=passes)
+        return _values(runs, batches, passes=passes)
 
-    result = _whole(runs, by_share(runs, of_batches, journal=journal, what="feature maps", quiet=quiet), passes)
+    result = _dataset(runs, by_share(runs, of_batches, journal=journal, what="feature maps", quiet=quiet), passes)
     result.attrs |= {
         "images": len(runs),
         "examples": runs.examples,
@@ -130,7 +130,7 @@ class Streams:
         self.spatial: dict[int, list[Tensor]] = {}
 
     def add(self, sample: int, index: int, features: Tensor) -> None:
-        """Take in the map of one pass."""
+        """Add the map of one pass."""
         if sample < DATA_PASSES:
             # Written out, since torch's own variance over positions is ten times slower on channels-last maps.
             positions = features.permute(0, 2, 3, 1).flatten(1, 2)
@@ -165,7 +165,7 @@ def _mean(features: Tensor) -> Tensor:
     return rows.flatten(1).mean(1).double()
 
 
-def _share(runs: Passes, batches: Sequence[Range], *, passes: int) -> dict[str, np.ndarray]:
+def _values(runs: Passes, batches: Sequence[Range], *, passes: int) -> dict[str, np.ndarray]:
     """Values of each image, and the sum over images of the mean map of each point, by group of the jackknife."""
     points, first, last = len(runs.depths), batches[0][0], batches[-1][1]
     of_image = {name: torch.empty(points, last - first, dtype=torch.float64) for name in (*PER_IMAGE, "square_of_mean")}
@@ -175,7 +175,7 @@ def _share(runs: Passes, batches: Sequence[Range], *, passes: int) -> dict[str, 
     for start, stop in batches:
         streams = Streams()
         runs.stochastic(runs.images(start, stop), start, samples, streams.add)
-        here = slice(start - first, stop - first)
+        columns = slice(start - first, stop - first)
         for index in range(points):
             mean, variance = streams.moments(index, len(samples))
             spatial = torch.stack(streams.spatial[index]).mean(0)
@@ -190,7 +190,7 @@ def _share(runs: Passes, batches: Sequence[Range], *, passes: int) -> dict[str, 
                 "square_of_mean": square_of_mean,
             }
             for name, value in values.items():
-                of_image[name][index, here] = value.cpu()
+                of_image[name][index, columns] = value.cpu()
             for member in range(group_of[start], group_of[stop - 1] + 1):
                 inside = torch.from_numpy(group_of[start:stop] == member).to(mean.device)
                 key, total = f"sum of {index} in {member}", mean[inside].sum(0).double().cpu()
@@ -198,33 +198,32 @@ def _share(runs: Passes, batches: Sequence[Range], *, passes: int) -> dict[str, 
     return {name: value.numpy() for name, value in (of_image | sums).items()}
 
 
-def _whole(runs: Passes, pieces: Sequence[Mapping[str, np.ndarray]], passes: int) -> xarray.Dataset:
-    """The result out of the shares, in their order."""
+def _dataset(runs: Passes, pieces: Sequence[Mapping[str, np.ndarray]], passes: int) -> xarray.Dataset:
+    """The result, from what `_values` gives for consecutive parts of the images."""
     of_image = {
         name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in (*PER_IMAGE, "square_of_mean")
     }
     images = of_image["power"].shape[1]
     variables: dict[str, Any] = {}
 
-    def keep(name: str, value: np.ndarray, stderr: np.ndarray, what: str) -> None:
-        variables[name] = ("point", value, {"long_name": what})
-        variables[f"{name}_stderr"] = ("point", stderr, {"long_name": f"standard error over images of: {what}"})
+    def add(name: str, value: np.ndarray, stderr: np.ndarray, label: str) -> None:
+        variables[name] = ("point", value, {"long_name": label})
+        variables[f"{name}_stderr"] = ("point", stderr, {"long_name": f"standard error over images of: {label}"})
 
-    for name, what in PER_IMAGE.items():
+    for name, label in PER_IMAGE.items():
         values = of_image[name]
-        keep(name, values.mean(1), _stderr(values), what)
-        variables[f"{name}_of_image"] = (("point", "image"), values, {"long_name": what})
+        add(name, values.mean(1), _stderr(values), label)
+        variables[f"{name}_of_image"] = (("point", "image"), values, {"long_name": label})
     root = np.sqrt(of_image["power"].mean(1))
     for name in ("model_std", "data_std"):
         ratio = of_image[name].mean(1) / root
         # Delta method for a ratio of a mean to the root of a mean.
         influence = of_image[name] / root[:, None] - ratio[:, None] * of_image["power"] / (2 * root[:, None] ** 2)
-        keep(
-            f"relative_{name}", ratio, _stderr(influence), f"{PER_IMAGE[name]}, relative to the map's root mean square"
-        )
+        label = f"{PER_IMAGE[name]}, relative to the map's root mean square"
+        add(f"relative_{name}", ratio, _stderr(influence), label)
     draws = passes if runs.dropout_calls else 1
-    keep("variance_between_masks", variables["model_variance"][1], variables["model_variance_stderr"][1], "E_n Var_t")
-    keep("variance_between_images", *_between_images(pieces, of_image, draws), "Var_n E_t")
+    add("variance_between_masks", variables["model_variance"][1], variables["model_variance_stderr"][1], "E_n Var_t")
+    add("variance_between_images", *_between_images(pieces, of_image, draws), "Var_n E_t")
     coordinates = runs.depths.coordinates() | {"image": np.arange(images)}
     return xarray.Dataset(variables, coords=coordinates)
 
@@ -235,7 +234,7 @@ def _stderr(values: np.ndarray) -> np.ndarray:
 
 
 def group(image: np.ndarray, images: int) -> np.ndarray:
-    """Jackknife group of an image: contiguous, of sizes that differ by one at most."""
+    """Jackknife group of an image: groups are contiguous, and their sizes differ by at most one."""
     return image * min(GROUPS, images) // images
 
 
@@ -250,12 +249,12 @@ def _between_images(
     for index in range(points):
         names = [f"sum of {index} in {member}" for member in range(groups)]
         sums = [np.sum([piece[name] for piece in pieces if name in piece], axis=0) for name in names]
-        whole = np.sum(sums, axis=0)
+        total_sum = np.sum(sums, axis=0)
         # The last row leaves nothing out.
         for left_out in range(groups + 1):
             kept = group_of != left_out
             count = kept.sum()
-            total = whole if left_out == groups else whole - sums[left_out]
+            total = total_sum if left_out == groups else total_sum - sums[left_out]
             spread = (
                 of_image["square_of_mean"][index, kept].mean() - np.square(total / count).mean() if count else np.nan
             )
@@ -264,5 +263,5 @@ def _between_images(
     if groups < 3:
         return replicates[-1], np.full(points, np.nan)
     deviations = replicates[:-1] - replicates[:-1].mean(0)
-    # Of few groups the spread is itself uncertain.
+    # The spread of few groups is itself uncertain.
     return replicates[-1], widening(groups) * np.sqrt((groups - 1) / groups * np.square(deviations).sum(0))

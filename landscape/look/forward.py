@@ -23,7 +23,7 @@ from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
 from landscape.store.protocol import Protocol
 
-# Largest feature map of a micro-batch in bytes: with its running sums it stays in the last-level cache of a core or two
+# Largest feature map of a batch in bytes: with its running sums it stays in the last-level cache of a core or two
 # (benchmarks/feature_maps.py).
 _CACHE_BYTES = 4 * 2**20
 
@@ -35,7 +35,35 @@ Visit = Callable[[int, Tensor], None]
 SampleVisit = Callable[[int, int, Tensor], None]
 
 
-class Passes:
+class Runner:
+    """What `Passes` and `landscape.predictions.Predictor` share: forward passes in batches, one thread at a time."""
+
+    batch: int
+
+    def __init__(self, protocol: Protocol, device: torch.device | str | None, what: str) -> None:
+        if protocol.batch_norm != "running":
+            raise LandscapeError(
+                f"{what} running batch-norm statistics, not {protocol.batch_norm!r}: give --batch-norm running"
+            )
+        self.protocol = protocol
+        self.device = torch.device(device or protocol.device)
+        self.dtype: torch.dtype = getattr(torch, protocol.dtype)
+        # Hooks and what is kept between passes are on the network itself: one thread at a time.
+        self._running = threading.RLock()
+
+    def batches(self, first: int, last: int) -> list[Range]:
+        """Ranges (start, stop) of the batches between two images."""
+        return ranges(first, last, self.batch)
+
+    def _choose_batch(self, largest: int) -> int:
+        """Images per forward pass, from the bytes of the largest map of one."""
+        if self.device.type != "cpu":
+            return 256
+        # Whole blocks of masks: a block that is cut is drawn twice.
+        return int(min(max(2 ** int(math.log2(max(_CACHE_BYTES // largest, 1))), BLOCK), 8 * BLOCK))
+
+
+class Passes(Runner):
     """A network, its points, and the images or other examples that are passed through it.
 
     The network is copied; in the copy, batch norm with running statistics is folded into the convolutions before it
@@ -84,14 +112,8 @@ class Passes:
         batch: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.protocol = protocol = protocol or Protocol()
-        if protocol.batch_norm != "running":
-            raise LandscapeError(
-                f"feature maps are measured with running batch-norm statistics, not {protocol.batch_norm!r}: "
-                "give --batch-norm running"
-            )
-        self.device = torch.device(device or protocol.device)
-        self.dtype: torch.dtype = getattr(torch, protocol.dtype)
+        protocol = protocol or Protocol()
+        super().__init__(protocol, device, "feature maps are measured with")
         self.data = examples(data, protocol).to(self.device)
         self.network = Network(model, self.data, device=self.device, dtype=self.dtype, output=protocol.output)
         self.dropout_calls = self.network.dropout_calls
@@ -103,9 +125,8 @@ class Passes:
             counted=_counted(self.data),
         )
         self.network.fold(self.data, except_at={point.module_name for point in self.depths.points})
-        self.batch = batch or self._choose_batch()
-        # Points are watched on the network itself: one thread at a time.
-        self._running = threading.RLock()
+        largest = max(point.channels * point.height * point.width for point in self.depths.points)
+        self.batch = batch or self._choose_batch(largest * self.dtype.itemsize)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -118,10 +139,6 @@ class Passes:
     def images(self, start: int, stop: int) -> Any:
         """Images or other examples `start` to `stop` as the network takes them."""
         return self.network.inputs(self.data, start, stop)
-
-    def batches(self, first: int, last: int) -> list[Range]:
-        """Ranges (start, stop) of the batches between two images."""
-        return ranges(first, last, self.batch)
 
     @measurement
     @torch.no_grad()
@@ -176,14 +193,6 @@ class Passes:
         else:
             with depths.watch(self.network.module, self.depths, visit):
                 yield
-
-    def _choose_batch(self) -> int:
-        if self.device.type != "cpu":
-            return 256
-        width = torch.finfo(self.dtype).bits // 8
-        largest = max(point.channels * point.height * point.width for point in self.depths.points) * width
-        # Whole blocks of masks: a block that is cut is drawn twice.
-        return int(min(max(2 ** int(math.log2(max(_CACHE_BYTES // largest, 1))), BLOCK), 8 * BLOCK))
 
 
 def _counted(data: Data) -> dict[int, tuple[int, int]]:

@@ -17,7 +17,7 @@ from landscape.data import Data, Images
 from landscape.data.examples import Tree, leaves, mapped
 from landscape.errors import LandscapeError
 from landscape.objective import folding
-from landscape.objective.chunked import Deferred
+from landscape.objective.chunked import Deferred, DeferredHead
 from landscape.objective.losses import called
 
 _log = logging.getLogger(__name__)
@@ -174,6 +174,16 @@ class Network:
     def head(self, inputs: Tree, masks: Callable[[], Masks]) -> str | None:
         """Name of the linear layer whose product the outputs are, and that is called once; None without one."""
         return self._calls(inputs, masks)[1]
+
+    def defer_head(self, inputs: Tree, masks: Callable[[], Masks]) -> nn.Linear | None:
+        """Leave the product of the `head` to the loss (`landscape.objective.chunked`); the head, or None without."""
+        name = self.head(inputs, masks)
+        if name is None:
+            return None
+        head = self.module.get_submodule(name)
+        assert isinstance(head, nn.Linear)
+        folding.replace(self.module, name, DeferredHead(head))
+        return head
 
     @torch.no_grad()
     def _calls(self, inputs: Tree, masks: Callable[[], Masks]) -> tuple[str, str | None]:

@@ -19,7 +19,7 @@ from landscape.data import Data, Images, as_examples
 from landscape.data.examples import Examples, Tree, leaves, mapped
 from landscape.errors import LandscapeError
 from landscape.objective import folding, losses, recomputing
-from landscape.objective.chunked import SMALLEST, Deferred, DeferredHead, deferring
+from landscape.objective.chunked import SMALLEST, Deferred, deferring
 from landscape.objective.losses import Loss, called
 from landscape.objective.network import ALL, Network, frozen_randomness, ranges
 from landscape.objective.parameters import ParameterSpace, selection
@@ -361,12 +361,7 @@ class Objective:
             return
         last = self.loss.dimension == -1 or len(self.network.output_shape) == 1
         if last and self.network.output_shape[-1] >= SMALLEST:
-            name = self.network.head(self.batch(0, 1), self.masks)
-            if name is not None:
-                head = self.network.module.get_submodule(name)
-                assert isinstance(head, nn.Linear)
-                folding.replace(self.network.module, name, DeferredHead(head))
-                self.defers = True
+            self.defers = self.network.defer_head(self.batch(0, 1), self.masks) is not None
 
     def _last_layer(self) -> str:
         """Name of the last module with parameters of its own that the network calls."""

@@ -24,19 +24,19 @@ NAME = "landscape.predictions"
 DESCRIPTION = """Predictions of Monte-Carlo dropout ensembles: metrics against ensemble size, and how many passes of one
 network equal those of another.
 
-All sizes come from one set of passes, which is kept: asking for other sizes costs no further pass. Of several networks,
-each is compared with the first, image by image. With --loss causal_lm or masked_lm, or a class per pixel, every token
-(pixel) that counts is a prediction, and errors are over sequences (pictures)."""
+All sizes come from one set of passes, which is saved: other sizes cost no further pass. With several networks, each is
+compared with the first, image by image. With --loss causal_lm or masked_lm, or a class per pixel, every token (pixel)
+that counts is a prediction, and errors are over sequences (pictures)."""
 _PRINTED = ("nll", "accuracy", "ece", "brier", "top5")
 
 
 def sizes_of(text: str) -> tuple[int, ...]:
-    """Ensemble sizes with commas between."""
+    """Ensemble sizes, separated by commas."""
     return tuple(command.positive(part) for part in text.split(","))
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Those of this instrument alone."""
+    """Add the arguments of this instrument alone."""
     # The paper's curves are on test images, with masks drawn anew in every pass.
     parser.set_defaults(split="test", dropout="fresh")
     group = parser.add_argument_group("predictions")
@@ -59,20 +59,20 @@ def add_arguments(parser: command.Parser) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Curves of every network, the ensemble's last, and what passes of one are worth in passes of the first."""
+    """Curves of every network, the ensemble's last, and the effective ensemble sizes against the first."""
 
     curves: list[xarray.Dataset]
     pairs: list[xarray.Dataset]
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """An ensemble of networks has several."""
+    """Refuse a deep ensemble of one network."""
     if arguments.deep_ensemble and len(arguments.checkpoints) < 2 and not arguments.plan:
         raise LandscapeError("a deep ensemble of one network: give two checkpoints or more")
 
 
 def measured(arguments: argparse.Namespace, subject: command.Subject) -> tuple[xarray.Dataset | None, xarray.Dataset]:
-    """Passes and curves of one subject; of predictions of every token, curves alone."""
+    """Passes and curves of one subject; for predictions of every token, only curves."""
     if predictions.several(subject.data, subject.protocol.loss):
         return None, per_term(arguments, subject)
     passes = passed(arguments, subject)
@@ -80,7 +80,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject) -> tuple[x
 
 
 def combined(arguments: argparse.Namespace, results: list[tuple[xarray.Dataset | None, xarray.Dataset]]) -> Outcome:
-    """The curves, with those of the ensemble if it is wanted, and the comparisons."""
+    """The curves, those of the deep ensemble with --deep-ensemble, and the comparisons."""
     curves = [curve for _, curve in results]
     if arguments.deep_ensemble:
         members = [passes for passes, _ in results if passes is not None]
@@ -116,7 +116,7 @@ def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _predicted(
+def _measured(
     measure: Callable[..., xarray.Dataset],
     arguments: argparse.Namespace,
     subject: command.Subject,
@@ -143,7 +143,7 @@ def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Da
     question = command.question(kept, f"{NAME}.passes", subject, {"passes": arguments.passes})
 
     def begin(journal: Journal) -> xarray.Dataset:
-        return _predicted(predictions.measure, arguments, subject, journal)
+        return _measured(predictions.measure, arguments, subject, journal)
 
     return command.journaled(question, begin, force=arguments.force)
 
@@ -154,7 +154,7 @@ def per_term(arguments: argparse.Namespace, subject: command.Subject) -> xarray.
     question = command.question(arguments, NAME, subject, settings)
 
     def begin(journal: Journal) -> xarray.Dataset:
-        return _predicted(predictions.per_term, arguments, subject, journal, **_choices(arguments))
+        return _measured(predictions.per_term, arguments, subject, journal, **_choices(arguments))
 
     return command.journaled(question, begin, force=arguments.force)
 
@@ -167,16 +167,12 @@ def curved(arguments: argparse.Namespace, subject: command.Subject, passes: xarr
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
-    """Passes, seconds and memory that the measurement will cost, by timing a batch."""
+    """Passes, seconds and memory that the measurement will cost, estimated by timing a batch."""
     chosen = objective.objective.examples(subject.data, subject.protocol)
     several = predictions.several(chosen, subject.protocol.loss)
-    predictor = (predictions.terms.TermPredictor if several else predictions.Predictor)(
-        subject.checkpoint.model,
-        chosen,
-        protocol=subject.protocol,
-        batch=arguments.batch,
-        device=command.device(arguments),
-    )
+    how = {"protocol": subject.protocol, "batch": arguments.batch, "device": command.device(arguments)}
+    kind = predictions.terms.TermPredictor if several else predictions.Predictor
+    predictor = kind(subject.checkpoint.model, chosen, **how)
     start, stop = predictor.batches(0, len(chosen))[0]
     images = predictor.images(chosen, start, stop)
     predictor.outputs(images, start, range(1))
@@ -199,7 +195,7 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
 
 
 def comparisons(results: Sequence[xarray.Dataset]) -> list[xarray.Dataset]:
-    """Effective ensemble sizes of every other network against the first, where they were shown the same images."""
+    """Effective ensemble sizes of the other networks against the first, where they were measured on the same images."""
     pairs = []
     for other in results[1:]:
         try:
@@ -216,7 +212,7 @@ def pair_json(pair: xarray.Dataset) -> dict[str, Any]:
 
 
 def table(results: Sequence[xarray.Dataset], pairs: Sequence[xarray.Dataset] = ()) -> str:
-    """One block per network, one row per size; below, what passes of one are worth in passes of the other."""
+    """One block per network, one row per size; below, the effective ensemble sizes."""
     lines: list[str] = []
     for result in results:
         attributes = result.attrs
@@ -235,12 +231,12 @@ def table(results: Sequence[xarray.Dataset], pairs: Sequence[xarray.Dataset] = (
         lines += [command.columns(["  N", *[_head(name) for name in _PRINTED], "debiased ECE, %"], rows), ""]
     over = "examples" if all("term" in result.attrs for result in results) else "images"
     lines += [
-        f"[95 % interval over {over} and their masks; none where there is none that holds, such as for a mean of",
-        f"losses without any wrong prediction]. Few {over} raise the ECE: its interval and the debiased ECE take that",
-        "off.",
+        f"[95 % interval over {over} and their masks; left out where none would hold, such as for a mean of losses",
+        f"without any wrong prediction]. Few {over} raise the ECE: its interval and the debiased ECE are corrected for",
+        "that.",
     ]
     lines += [_perplexity(result) for result in results if result.attrs.get("term") == "token"]
-    lines += [_worth(pair) for pair in pairs]
+    lines += [_effective_sizes(pair) for pair in pairs]
     return "\n".join(lines)
 
 
@@ -259,7 +255,7 @@ def _cell(row: xarray.Dataset, name: str) -> str:
 
 
 def _perplexity(result: xarray.Dataset) -> str:
-    """What the NLL of tokens is as a perplexity, in a sentence."""
+    """A sentence with the perplexity, the exponential of the NLL of tokens."""
     last = result.isel(size=-1)
     value, low, high = (math.exp(float(last[f"nll{part}"])) for part in ("", "_low", "_high"))
     size = int(last["size"])
@@ -269,8 +265,8 @@ def _perplexity(result: xarray.Dataset) -> str:
     )
 
 
-def _worth(pair: xarray.Dataset) -> str:
-    """What passes of one network are worth in passes of the other, as a sentence with its 95 % interval."""
+def _effective_sizes(pair: xarray.Dataset) -> str:
+    """A sentence with the effective ensemble sizes of a pair of networks, each with its 95 % interval."""
     size = int(pair["size"][-1])
 
     def number(value: float) -> str:

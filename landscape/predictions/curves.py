@@ -42,7 +42,7 @@ def curves(
     sizes
         Ensemble sizes; those beyond the number of passes are left out, and that number is added.
     resamples
-        Orders of the passes. With all passes there is but one ensemble, so that the largest size shows no spread.
+        Orders of the passes. All passes make one ensemble, so that the largest size has no spread.
     replicates
         Bootstrap samples of the images, kept for paired comparisons: of the mean over resamples, the same images for
         every network.
@@ -57,8 +57,8 @@ def curves(
         Over ``size``: each metric, the mean over resamples; ``<metric>_stderr``, its standard error over images and
         their masks (each image has masks of its own); ``<metric>_spread``, the standard deviation over resamples.
         ``<metric>_low`` and ``_high``: the 95 % interval by :class:`landscape.metrics.Intervals`, nan where there is
-        none that holds; of a deep ensemble it is for these networks. ``ece_debiased``, the ECE without what the choice
-        of few images adds to it. ``<metric>_replicate`` (size, replicate). Over ``(size, bin)``, pooled over resamples:
+        none that holds; of a deep ensemble it is for these networks. ``ece_debiased``, the ECE without its bias for
+        few images. ``<metric>_replicate`` (size, replicate). Over ``(size, bin)``, pooled over resamples:
         ``bin_share`` of the predictions in a bin of confidence, their ``bin_confidence`` and ``bin_accuracy``, nan for
         empty bins.
 
@@ -75,13 +75,15 @@ def curves(
 
 
 def choices_of(count: int, sizes: Sequence[int], resamples: int, seed: int) -> tuple[list[int], list[Tensor]]:
-    """Ensemble sizes that so many passes allow, and the orders of the passes that are averaged over."""
+    """Ensemble sizes that `count` passes allow, and the orders of the passes that are averaged over."""
     usable = sorted({size for size in sizes if 0 < size <= count} | {count})
     if not usable or resamples < 1:
         raise LandscapeError("curves need a size and a resample of 1 or more")
-    # One order is all there is of a single pass.
-    resamples = min(resamples, count)
-    return usable, [torch.randperm(count, generator=generator(seed, "resample", place)) for place in range(resamples)]
+    # A single pass has one order.
+    orders = [
+        torch.randperm(count, generator=generator(seed, "resample", index)) for index in range(min(resamples, count))
+    ]
+    return usable, orders
 
 
 def summary(
@@ -94,14 +96,14 @@ def summary(
     binning: Binning = "right",
     seed: int = 0,
 ) -> xarray.Dataset:
-    """What `curves` returns, from the predictions of every order of the passes: for each, those of every size."""
+    """What `curves` returns, from the predictions of every size, for each order of the passes."""
     if replicates < 1:
         raise LandscapeError("curves need a replicate of 1 or more")
     largest = sizes[-1]
     values = {name: np.empty((len(sizes), resamples)) for name in METRICS}
     drawn = {name: np.zeros((len(sizes), replicates)) for name in METRICS}
     intervals = [Intervals(binning=binning, seed=seed) for _ in sizes]
-    # Count, sum of confidences and right predictions of each bin, over the orders.
+    # Number, sum of confidences and correct predictions of each bin, over the orders.
     bins = np.zeros((3, len(sizes), BINS))
     weights: Tensor | None = None
     for resample, of_sizes in enumerate(predicted):
@@ -143,33 +145,22 @@ def _dataset(
     bins: np.ndarray,
 ) -> xarray.Dataset:
     variables: dict[str, tuple[object, np.ndarray, dict[str, str]]] = {}
-    results = [one.result() for one in intervals]
+
+    def add(name: str, value: np.ndarray, label: str, unit: str) -> None:
+        variables[name] = (("size", "replicate")[: value.ndim], value, {"long_name": label, "units": unit})
+
+    results = [interval.result() for interval in intervals]
     for name, metric in METRICS.items():
-        stderr, low, high = np.array([one[name][1:] for one in results]).T
-        about = {"units": metric.unit}
-        variables[name] = ("size", values[name].mean(1), {"long_name": metric.label, **about})
-        variables[f"{name}_stderr"] = (
-            "size",
-            stderr,
-            {"long_name": "standard error over images", **about},
-        )
-        variables[f"{name}_spread"] = (
-            "size",
-            values[name].std(1, ddof=1) if values[name].shape[1] > 1 else np.zeros(len(sizes)),
-            {"long_name": "standard deviation over choices of passes", **about},
-        )
-        variables[f"{name}_low"] = ("size", low, {"long_name": "lower end of the 95 % interval", **about})
-        variables[f"{name}_high"] = ("size", high, {"long_name": "upper end of the 95 % interval", **about})
-        variables[f"{name}_replicate"] = (
-            ("size", "replicate"),
-            drawn[name],
-            {"long_name": "bootstrap samples", **about},
-        )
-    variables["ece_debiased"] = (
-        "size",
-        np.array([one.debiased_ece for one in intervals]),
-        {"long_name": "ECE without the bias of few images", "units": "1"},
-    )
+        stderr, low, high = np.array([result[name][1:] for result in results]).T
+        spread = values[name].std(1, ddof=1) if values[name].shape[1] > 1 else np.zeros(len(sizes))
+        add(name, values[name].mean(1), metric.label, metric.unit)
+        add(f"{name}_stderr", stderr, "standard error over images", metric.unit)
+        add(f"{name}_spread", spread, "standard deviation over choices of passes", metric.unit)
+        add(f"{name}_low", low, "lower end of the 95 % interval", metric.unit)
+        add(f"{name}_high", high, "upper end of the 95 % interval", metric.unit)
+        add(f"{name}_replicate", drawn[name], "bootstrap samples", metric.unit)
+    debiased = np.array([interval.debiased_ece for interval in intervals])
+    add("ece_debiased", debiased, "ECE without the bias of few images", "1")
     counts, confidences, correct = bins
     with np.errstate(invalid="ignore"):
         variables["bin_share"] = (("size", "bin"), counts / counts.sum(1, keepdims=True), {})

@@ -19,7 +19,7 @@ def effective_size(
 
     The effective size is the smallest number of passes of `of` at which its metric is at least as good as that of
     `against` with *N*. Between measured sizes the metric is interpolated linearly in 1/N, since an average of *N*
-    independent draws is off its limit by a term in 1/N.
+    independent draws differs from its limit by a term in 1/N.
 
     Parameters
     ----------
@@ -51,10 +51,10 @@ def effective_size(
     for row, name in enumerate(metrics):
         sign = 1.0 if METRICS[name].better == "lower" else -1.0
         curve, target = sign * of[name].values, sign * against[name].values
-        curves, wanted = (sign * _centred(result, name) for result in (of, against))
+        curves, levels = (sign * _centred(result, name) for result in (of, against))
         for column in range(len(targets)):
             value[row, column] = crossing(sizes, curve[:, None], target[column : column + 1])[0]
-            drawn = crossing(sizes, curves, wanted[column])
+            drawn = crossing(sizes, curves, levels[column])
             # Sizes may be infinite: quantiles that are members of the sample, not between two of them.
             low[row, column] = np.quantile(drawn, lower, method="inverted_cdf")
             high[row, column] = np.quantile(drawn, upper, method="inverted_cdf")
@@ -89,8 +89,8 @@ def crossing(sizes: np.ndarray, curves: np.ndarray, targets: np.ndarray, *, extr
     targets
         (R,).
     extrapolate
-        Whether a curve whose first size is better than its target is continued below that size, by the law
-        a + b / N through its first and its last size, so that such curves differ; a curve that does not fall is not.
+        Whether a curve that is better than its target at its first size is extrapolated below that size, as a + b / N
+        through its first and its last size, so that such curves differ; a curve that does not fall is not.
 
     Returns
     -------

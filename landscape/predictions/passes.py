@@ -1,7 +1,5 @@
-"""Log-probabilities of Monte-Carlo dropout passes, made once and kept: everything else is computed from them."""
+"""Log-probabilities of Monte-Carlo dropout passes, computed once and saved: everything else follows from them."""
 
-import math
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,20 +15,19 @@ from landscape.data import Data
 from landscape.data.examples import Tree
 from landscape.errors import LandscapeError
 from landscape.look import reuse
+from landscape.look.forward import Runner
 from landscape.objective.network import Network, ranges
 from landscape.objective.objective import examples
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
 from landscape.store.protocol import Protocol
 
-# Largest feature map of a batch in bytes: what stays in the last-level cache of a core or two.
-_CACHE_BYTES = 4 * 2**20
 # Images of one piece of the journal: whole blocks of masks, seconds to a minute of work.
 PIECE = 16 * BLOCK
 
 
-class Predictor:
-    """A network that predicts class probabilities, pass after pass, as fast as exact arithmetic allows.
+class Predictor(Runner):
+    """A network prepared for Monte-Carlo passes that predict class probabilities.
 
     The network is copied; in the copy, batch norm is folded into the convolutions before it (exact but for rounding),
     convolutions run channels last, and what comes before the first dropout is computed once for all passes.
@@ -40,7 +37,7 @@ class Predictor:
     model
         Any classifier, of one row of scores (N, C) for N examples; left as it was.
     data
-        Examples that it takes, to try it on.
+        Examples that it takes; it is tried on the first two.
     protocol
         Its `dropout` (``fresh``, or ``off`` for one deterministic pass), `mask_seed` and `dtype` count; batch norm must
         be ``running``.
@@ -60,7 +57,7 @@ class Predictor:
     ------
     LandscapeError
         When the network cannot take the images or does not return (images, classes), has fewer outputs than the data
-        have classes, holds values that are not finite, or when the protocol asks for what passes cannot give.
+        have classes, or has values that are not finite; for fixed masks, or batch norm that is not ``running``.
     """
 
     @measurement
@@ -73,24 +70,17 @@ class Predictor:
         batch: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.protocol = protocol = protocol or Protocol(dropout="fresh", split="test")
-        if protocol.batch_norm != "running":
-            raise LandscapeError(
-                f"predictions use running batch-norm statistics, not {protocol.batch_norm!r}: give --batch-norm running"
-            )
+        protocol = protocol or Protocol(dropout="fresh", split="test")
+        super().__init__(protocol, device, "predictions use")
         if protocol.dropout == "fixed":
             raise LandscapeError(
                 "an ensemble needs masks that differ from pass to pass: give --dropout fresh (or off for one pass)"
             )
-        self.device = torch.device(device or protocol.device)
-        self.dtype: torch.dtype = getattr(torch, protocol.dtype)
         self.network = Network(model, data, device=self.device, dtype=self.dtype, output=protocol.output)
         self.classes = self._require_scores(data)
         self.stochastic = protocol.dropout == "fresh" and self.network.dropout_calls > 0
         self.network.fold(data)
         self.batch = batch or self._choose_batch(self.network.activation_bytes)
-        # What comes before the first dropout is kept on the network itself: one thread at a time.
-        self._running = threading.RLock()
 
     def _require_scores(self, data: Data) -> int:
         """Number of classes of the scores that the network gives."""
@@ -99,10 +89,6 @@ class Predictor:
     def images(self, data: Data, start: int, stop: int) -> Tree:
         """Examples `start` to `stop` as the network takes them."""
         return self.network.inputs(data, start, stop)
-
-    def batches(self, first: int, last: int) -> list[tuple[int, int]]:
-        """Ranges (start, stop) of the batches between two images."""
-        return ranges(first, last, self.batch)
 
     def masks(self) -> Masks:
         """The dropout masks of the protocol; address them before each pass."""
@@ -118,19 +104,19 @@ class Predictor:
         images
             As `images` gives them.
         first
-            Number of the first image, which decides its masks.
+            Index of the first image, which decides its masks.
         samples
-            Numbers of the mask draws; a deterministic network gives as many equal passes from one.
+            Indices of the mask draws; a deterministic network runs once, and its output is repeated.
         """
         outputs = self.outputs(images, first, samples)
         if not self.stochastic:
-            once = outputs[0].double().log_softmax(-1)
-            return once.expand(len(samples), *once.shape)
+            logs: Tensor = outputs[0].double().log_softmax(-1)
+            return logs.expand(len(samples), *logs.shape)
         return torch.stack(outputs).double().log_softmax(-1)
 
     @torch.no_grad()
     def outputs(self, images: Tree, first: int, samples: Sequence[int]) -> list[Any]:
-        """What the network returns in each pass; a deterministic one is passed once."""
+        """What the network returns in each pass; a deterministic one runs once."""
         if not self.stochastic:
             with self._running, Masks.off():
                 return [self.network(images)]
@@ -151,12 +137,6 @@ class Predictor:
             for start, stop in self.batches(first, last)
         ]
         return torch.cat(parts)
-
-    def _choose_batch(self, largest: int) -> int:
-        if self.device.type != "cpu":
-            return 256
-        # Whole blocks of masks: a block that is cut is drawn twice.
-        return int(min(max(2 ** int(math.log2(max(_CACHE_BYTES // largest, 1))), BLOCK), 8 * BLOCK))
 
 
 @measurement
@@ -180,9 +160,9 @@ def measure(
     data
         Images; `protocol` says which of them.
     passes
-        Monte-Carlo passes *T*, 50 as in the paper; a network without dropout is passed once.
+        Monte-Carlo passes *T*, 50 as in the paper; a network without dropout runs once.
     journal
-        Keeps finished pieces.
+        Saves finished pieces.
     quiet
         Show no progress bar.
 
@@ -200,53 +180,43 @@ def measure(
     chosen = examples(data, protocol)
     predictor = Predictor(model, chosen, protocol=protocol, batch=batch, device=device)
     samples = range(passes if predictor.stochastic else 1)
-    ranges = {
-        f"piece {index}": (start, min(start + PIECE, len(chosen)))
-        for index, start in enumerate(range(0, len(chosen), PIECE))
-    }
+    bounds = {f"piece {index}": part for index, part in enumerate(ranges(0, len(chosen), PIECE))}
 
     def compute(key: str) -> Arrays:
         parts = [
             predictor.passes(predictor.images(chosen, start, stop), start, samples).float().cpu()
-            for start, stop in predictor.batches(*ranges[key])
+            for start, stop in predictor.batches(*bounds[key])
         ]
         return {"log_probability": torch.cat(parts, dim=1).numpy()}
 
-    whole = dict(
-        pieces(
-            list(ranges),
-            compute,
-            journal=journal,
-            what=f"{len(samples)} passes",
-            unit="image",
-            steps=[last - first for first, last in ranges.values()],
-            quiet=quiet,
-        )
-    )
-    result = xarray.Dataset(
+    steps = [last - first for first, last in bounds.values()]
+    what = f"{len(samples)} passes"
+    computed = dict(pieces(list(bounds), compute, journal=journal, what=what, unit="image", steps=steps, quiet=quiet))
+    logs = np.concatenate([computed[key]["log_probability"] for key in bounds], axis=1)
+    labels = chosen.target(0, len(chosen))
+    assert isinstance(labels, Tensor)  # the predictor has checked it
+    return xarray.Dataset(
         {
             "log_probability": (
                 ("pass", "image", "class"),
-                np.concatenate([whole[key]["log_probability"] for key in ranges], axis=1),
+                logs,
                 {"long_name": "log-probability", "units": "nats"},
             ),
-            "label": ("image", _labels(chosen)),
-        }
+            "label": ("image", labels.cpu().numpy()),
+        },
+        attrs=attributes_of(chosen, data, len(samples)),
     )
-    result.attrs |= {
+
+
+def attributes_of(chosen: Data, data: Data, passes: int) -> dict[str, Any]:
+    """What was passed through the network, as attributes of a result: some examples of the data."""
+    return {
         "images": len(chosen),
         "population": len(data),
-        "passes": len(samples),
+        "passes": passes,
         "members": "passes",
         "images_sha256": chosen.sha256,
     }
-    return result
-
-
-def _labels(data: Data) -> np.ndarray:
-    labels = data.target(0, len(data))
-    assert isinstance(labels, Tensor)  # the predictor has seen to it
-    return labels.cpu().numpy()
 
 
 def deep_ensemble(members: Sequence[xarray.Dataset]) -> xarray.Dataset:
@@ -260,7 +230,7 @@ def deep_ensemble(members: Sequence[xarray.Dataset]) -> xarray.Dataset:
     Returns
     -------
     xarray.Dataset
-        As `measure`, with networks in the place of passes: sizes of its curves count networks.
+        As `measure`, with networks instead of passes: sizes of its curves are numbers of networks.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Predictions of every token of a sequence, or pixel of a map: metrics against ensemble size, errors over sequences.
 
-Log-probabilities of all passes over all tokens of a vocabulary would fill any memory. What each token adds to the
-metrics is computed for some tokens at a time and kept instead, for every ensemble size.
+Log-probabilities of all passes for all tokens and a whole vocabulary would not fit into memory. What each token adds to
+the metrics, for every ensemble size, is computed for some tokens at a time, and kept instead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,19 +20,18 @@ from landscape.data import Data, Images
 from landscape.errors import LandscapeError
 from landscape.metrics import Examples
 from landscape.metrics.choices import Binning
-from landscape.objective import folding
-from landscape.objective.chunked import SMALLEST, Deferred, DeferredHead, deferring
+from landscape.objective.chunked import SMALLEST, Deferred, deferring
 from landscape.objective.losses import Classification, resolved
 from landscape.objective.network import frozen_randomness
 from landscape.objective.objective import examples
 from landscape.predictions.choices import RESAMPLES, SIZES
 from landscape.predictions.curves import choices_of, ensembles, summary
-from landscape.predictions.passes import Predictor
+from landscape.predictions.passes import Predictor, attributes_of
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
 from landscape.store.protocol import Protocol
 
-# Bytes that the outputs of all passes over one batch may take, and log-probabilities that are looked at together.
+# Bytes that the outputs of all passes over one batch may take, and log-probabilities that are computed together.
 _OUTPUT_BYTES = 256 * 2**20
 _TOGETHER = 2**22
 # Parts of the examples, each a piece of the journal.
@@ -55,7 +54,7 @@ class TermPredictor(Predictor):
     Raises
     ------
     LandscapeError
-        When the loss is none of classes, or outputs and targets do not belong together.
+        When the loss is not one of classes, or outputs and targets do not match.
     """
 
     def _require_scores(self, data: Data) -> int:
@@ -74,11 +73,9 @@ class TermPredictor(Predictor):
         self.loss.require(outputs, data.target(0, len(data)), data.title)
         classes = int(outputs.shape[loss.dimension])
         self.output_bytes = outputs[0].numel() * outputs.element_size()
-        last = self.network.head(inputs, Masks.addressed) if loss.dimension == -1 and classes >= SMALLEST else None
-        if last is not None:
-            head = self.network.module.get_submodule(last)
-            assert isinstance(head, nn.Linear)
-            folding.replace(self.network.module, last, DeferredHead(head))
+        large = loss.dimension == -1 and classes >= SMALLEST
+        head = self.network.defer_head(inputs, Masks.addressed) if large else None
+        if head is not None:
             self.output_bytes = outputs[0].numel() // classes * head.in_features * outputs.element_size()
         return classes
 
@@ -90,18 +87,29 @@ class TermPredictor(Predictor):
         assert isinstance(targets, Tensor)
         targets = targets.to(self.device)
         with deferring():
-            passed = self.outputs(self.images(data, start, stop), start, samples)
+            passes = self.outputs(self.images(data, start, stop), start, samples)
         scores, classes = [], targets
-        for outputs in passed:
-            some, classes = self.loss.rows(outputs, targets)
-            scores.append(some)
+        for outputs in passes:
+            of_pass, classes = self.loss.rows(outputs, targets)
+            scores.append(of_pass)
         if not len(classes):
             return
         for chosen in torch.arange(len(classes)).split(max(1, _TOGETHER // (len(scores) * self.classes))):
-            yield torch.stack([_taken(some, chosen) for some in scores]).double().log_softmax(-1), classes[chosen]
+            logs = torch.stack([_selected(of_pass, chosen) for of_pass in scores]).double().log_softmax(-1)
+            yield logs, classes[chosen]
+
+    def examples_of_terms(self, data: Data) -> Tensor:
+        """Number (T,) of the example that each term is of, among those that have any, counted from 0."""
+        targets = data.target(0, len(data))
+        assert isinstance(targets, Tensor)
+        # Nothing is known about examples without any target that counts.
+        numbers = self.loss.examples_of(targets).unique(return_inverse=True)[1].cpu()
+        if not len(numbers):
+            raise LandscapeError(f"{data.title}: no target counts for {self.loss.name}: all are ignored")
+        return numbers
 
 
-def _taken(scores: Any, chosen: Tensor) -> Tensor:
+def _selected(scores: Any, chosen: Tensor) -> Tensor:
     if isinstance(scores, Deferred):
         return functional.linear(scores.hidden[chosen], scores.weight, scores.bias)
     rows: Tensor = scores[chosen]
@@ -127,9 +135,9 @@ def per_term(
 ) -> xarray.Dataset:
     r"""Metrics of predicted tokens (or pixels) against ensemble size, with errors over sequences.
 
-    Tokens of one sequence depend on each other: what was sampled are sequences, and standard errors, intervals and
-    bootstrap samples are over these. A mean over tokens is then a ratio of sums over sequences. Targets that the loss
-    ignores do not count.
+    Tokens of one sequence depend on each other: sequences are what was sampled, and standard errors, intervals and
+    bootstrap samples are over sequences. A mean over tokens is then a ratio of sums over sequences. Targets that the
+    loss ignores do not count.
 
     Parameters
     ----------
@@ -141,10 +149,10 @@ def per_term(
         Its `loss` says how outputs and targets are aligned (``causal_lm``, ``masked_lm``, ``cross_entropy``); otherwise
         see `Predictor`.
     passes, sizes, resamples, replicates, binning, seed
-        See `landscape.predictions.measure` and `landscape.predictions.curves`. Of a vocabulary of more than 1,000
+        See `landscape.predictions.measure` and `landscape.predictions.curves`. For vocabularies of more than 1,000
         words there is no IoU.
     batch
-        Examples per forward pass; None: as many as have the outputs of all passes in 256 MiB.
+        Examples per forward pass; None: as many as keep the outputs of all passes within 256 MiB.
     device, journal, quiet
         See `landscape.predictions.measure`.
 
@@ -168,45 +176,46 @@ def per_term(
     if batch is None:
         predictor.batch = max(1, min(predictor.batch, _OUTPUT_BYTES // (len(samples) * predictor.output_bytes)))
     usable, orders = choices_of(len(samples), sizes, resamples, seed)
-    targets = chosen.target(0, len(chosen))
-    assert isinstance(targets, Tensor)
-    # Of examples without any target that counts, nothing is known.
-    group = predictor.loss.examples_of(targets).unique(return_inverse=True)[1].cpu()
-    if not len(group):
-        raise LandscapeError(f"{chosen.title}: no target counts for {predictor.loss.name}: all are ignored")
-    parts = torch.arange(len(chosen)).tensor_split(min(_PARTS, len(chosen)))
+    group = predictor.examples_of_terms(chosen)
+    kept = _contributions(predictor, chosen, samples, usable, orders, journal=journal, quiet=quiet)
+    by_order = (
+        [_restored(kept, order, size, group, predictor.classes) for size in range(len(usable))]
+        for order in range(len(orders))
+    )
+    attributes = attributes_of(chosen, data, len(samples))
+    attributes |= {"term": predictor.loss.term, "terms": len(group), "classes": predictor.classes}
+    return summary(by_order, usable, attributes, len(orders), replicates=replicates, binning=binning, seed=seed)
+
+
+def _contributions(
+    predictor: TermPredictor,
+    data: Data,
+    samples: Sequence[int],
+    sizes: Sequence[int],
+    orders: Sequence[Tensor],
+    *,
+    journal: Journal | None,
+    quiet: bool,
+) -> dict[str, np.ndarray]:
+    """What every term adds to the metrics, as `_of_chunk` gives it, in the order of the data."""
+    parts = torch.arange(len(data)).tensor_split(min(_PARTS, len(data)))
     bounds = {f"part {number}": (int(part[0]), int(part[-1]) + 1) for number, part in enumerate(parts)}
 
     def compute(key: str) -> Arrays:
         values_of: dict[str, list[Tensor]] = {}
         for start, stop in predictor.batches(*bounds[key]):
-            for logs, classes in predictor.rows(chosen, start, stop, samples):
-                for name, value in _of_chunk(logs.cpu(), classes.cpu(), usable, orders).items():
+            for logs, classes in predictor.rows(data, start, stop, samples):
+                for name, value in _of_chunk(logs.cpu(), classes.cpu(), sizes, orders).items():
                     values_of.setdefault(name, []).append(value)
         return {name: torch.cat(values, dim=-1).numpy() for name, values in values_of.items()}
 
     steps = [stop - start for start, stop in bounds.values()]
     what = f"{len(samples)} passes"
-    whole = dict(pieces(list(bounds), compute, journal=journal, what=what, unit="example", steps=steps, quiet=quiet))
-    kept = {
-        name: np.concatenate([whole[key][name] for key in bounds if name in whole[key]], axis=-1)
+    computed = dict(pieces(list(bounds), compute, journal=journal, what=what, unit="example", steps=steps, quiet=quiet))
+    return {
+        name: np.concatenate([computed[key][name] for key in bounds if name in computed[key]], axis=-1)
         for name in (*_KEPT, "predicted", "label", "excess")
     }
-    by_order = (
-        [_restored(kept, order, size, group, predictor.classes) for size in range(len(usable))]
-        for order in range(len(orders))
-    )
-    attributes = {
-        "images": len(chosen),
-        "population": len(data),
-        "passes": len(samples),
-        "members": "passes",
-        "images_sha256": chosen.sha256,
-        "term": predictor.loss.term,
-        "terms": len(group),
-        "classes": predictor.classes,
-    }
-    return summary(by_order, usable, attributes, len(orders), replicates=replicates, binning=binning, seed=seed)
 
 
 def _of_chunk(logs: Tensor, classes: Tensor, sizes: Sequence[int], orders: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -222,14 +231,14 @@ def _of_chunk(logs: Tensor, classes: Tensor, sizes: Sequence[int], orders: Seque
 
 def _restored(kept: dict[str, np.ndarray], order: int, size: int, group: Tensor, classes: int) -> Examples:
     """The predictions of one order and size."""
-    one = {name: torch.from_numpy(kept[name][order, size]) for name in (*_KEPT, "predicted")}
+    values = {name: torch.from_numpy(kept[name][order, size]) for name in (*_KEPT, "predicted")}
     return Examples(
-        nll=one["nll"].double(),
-        brier=one["brier"].double(),
-        confidence=one["confidence"].double(),
-        predicted=one["predicted"].long(),
+        nll=values["nll"].double(),
+        brier=values["brier"].double(),
+        confidence=values["confidence"].double(),
+        predicted=values["predicted"].long(),
         labels=torch.from_numpy(kept["label"]),
-        in_top=one["in_top"],
+        in_top=values["in_top"],
         excess=torch.from_numpy(kept["excess"]),
         classes=classes,
         group=group,
