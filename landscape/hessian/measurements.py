@@ -28,8 +28,8 @@ from landscape.hessian import (
 from landscape.hessian.diagonal import diagonal, table as diagonal_table
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.fit import fit
-from landscape.objective.objective import examples
 from landscape.objective.operators import MATRICES
+from landscape.objective.preparation import examples
 from landscape.store.files import sha256
 from landscape.store.journal import Journal
 from landscape.surface import saved_directions

@@ -18,7 +18,7 @@ from landscape.errors import LandscapeError
 from landscape.look import depths, reuse
 from landscape.objective.losses import called
 from landscape.objective.network import Network, ranges
-from landscape.objective.objective import examples
+from landscape.objective.preparation import examples
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
 from landscape.store.protocol import Protocol

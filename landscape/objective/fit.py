@@ -9,7 +9,8 @@ import torch
 
 from landscape.compute import distributed, workers
 from landscape.objective.chunked import Deferred
-from landscape.objective.objective import DataLoss, Objective, data_loss_name
+from landscape.objective.objective import Objective
+from landscape.objective.terms import DataLoss, data_loss_name
 
 # From chance (0) to perfect (1): below a tenth a network has learned next to nothing of these images.
 _NEXT_TO_NOTHING = 0.1
@@ -75,7 +76,7 @@ class Fit(DataLoss):
 
 @torch.no_grad()
 def fit(objective: Objective, *, sample: int = 0) -> Fit:
-    """Loss and accuracy of an objective's network; costs one forward pass of the examples.
+    """Loss and accuracy of an objective's network; costs one forward pass over the examples.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def fit(objective: Objective, *, sample: int = 0) -> Fit:
     """
     weights = objective.weights()
     ranges = objective.micro_batches()
-    # Sum of losses, right answers, rows of class scores, those that are finite.
+    # Sum of losses, correct predictions, finite rows of class scores, rows.
     sums = torch.zeros(4, dtype=torch.float64, device=objective.device)
     counts = torch.zeros(1, dtype=torch.int64, device=objective.device)
 
@@ -111,9 +112,9 @@ def fit(objective: Objective, *, sample: int = 0) -> Fit:
         if right is not None and classes is not None:
             sums[1:3] += right
             sums[3] += len(classes)
-            found = torch.bincount(classes, minlength=len(counts))
-            found[: len(counts)] += counts
-            counts = found
+            more = torch.bincount(classes, minlength=len(counts))
+            more[: len(counts)] += counts
+            counts = more
     sums, counts = objective.reduced(sums), _summed(objective, counts)
     mean, l2 = float(sums[0] / objective.images), float(objective.l2(weights.parameters))
     rows = int(sums[3])

@@ -18,7 +18,8 @@ from landscape.errors import LandscapeError
 from landscape.objective import folding
 from landscape.objective.losses import called
 from landscape.objective.network import ranges
-from landscape.objective.objective import Objective, Weights
+from landscape.objective.objective import Objective
+from landscape.objective.terms import Weights
 
 Precision = Literal["full", "bfloat16"]
 PRECISIONS = get_args(Precision)
@@ -79,7 +80,7 @@ class Inference:
         ``full``: the protocol's dtype. ``bfloat16``: activations and weights rounded to 8 bits of mantissa after
         folding; outputs are off by about 1 %, so measure the error that matters to you.
     micro_batch
-        Images a pass; the objective's own unless given.
+        Images per forward pass. Default: the objective's.
 
     Raises
     ------
@@ -134,12 +135,12 @@ class Inference:
 
     def batch(self, start: int, stop: int) -> Tree:
         """Examples `start` to `stop` as the network takes them; kept for the next point when memory allows."""
-        found = self._staged.get((start, stop))
-        if found is None:
-            found = converted(self.objective.batch(start, stop), self.dtype)
+        batch = self._staged.get((start, stop))
+        if batch is None:
+            batch = converted(self.objective.batch(start, stop), self.dtype)
             if self._stages:
-                self._staged[start, stop] = found
-        return found
+                self._staged[start, stop] = batch
+        return batch
 
     def ranges(self, first: int, last: int) -> list[tuple[int, int]]:
         """Ranges (start, stop) of the micro-batches between two examples."""

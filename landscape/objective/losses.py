@@ -1,8 +1,8 @@
-r"""Losses that say what one term is, so that means over ragged batches, shards and processes are means over terms.
+r"""Losses with a definition of one term, so that means over batches of any size, and over processes, are over terms.
 
 .. math:: L = \frac1T \sum_{t=1}^T \ell_t
 
-Terms are images, tokens that are not ignored, pixels, points; every micro-batch adds its mean times its share of the
+Terms are images, tokens that are not ignored, pixels, points; every micro-batch adds its mean times its fraction of the
 *T* terms.
 """
 
@@ -37,13 +37,13 @@ class Loss:
     Attributes
     ----------
     name
-        As it stands in the protocol, parameters included.
+        Its name in the protocol, including parameters.
     unit
         Of its value.
     needs_network
         Whether it runs the network itself: for derivatives in the inputs, or because the network computes its loss.
     no_gauss_newton, no_fisher
-        Why there is no such matrix; empty where there is one.
+        The reason why there is no such matrix; empty where there is one.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Loss:
         raise NotImplementedError
 
     def counts(self, targets: Any, examples: int) -> Tensor | None:
-        """Number of terms of every example (n,); None where only evaluating the loss tells."""
+        """Number of terms of every example (n,); None where it is known only from evaluating the loss."""
         return torch.ones(examples, dtype=torch.float64)
 
     def rows(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor] | None:
@@ -69,11 +69,11 @@ class Loss:
         return None
 
     def term_sums(self, products: Tensor) -> Tensor:
-        """Entrywise products in the outputs' shape, summed within each term, in a shape that spreads over it again."""
+        """Entrywise products in the outputs' shape, summed within each term, in a shape that broadcasts to it."""
         return products.flatten(1).sum(1).view([-1] + [1] * (products.dim() - 1))
 
     def require(self, outputs: Any, targets: Any, title: str) -> None:
-        """Raise LandscapeError when targets of all examples do not belong to outputs like these of a few."""
+        """Raise LandscapeError when the targets of all examples do not match these outputs of a few."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Classification(Loss):
     dimension
         Of the classes: 1, as torch has it, or -1, for tokens.
     shifted
-        Whether the scores at one place are for the target at the next.
+        Whether the scores at one position are for the target at the next.
     ignored, smoothing
         ``ignore_index`` and ``label_smoothing`` of `torch.nn.functional.cross_entropy`.
     """
@@ -145,7 +145,7 @@ class Classification(Loss):
         return (scores[valid], classes[valid]) if isinstance(scores, Deferred) or not valid.all() else (scores, classes)
 
     def examples_of(self, targets: Tensor) -> Tensor:
-        """Place (T,) of the example that each of the terms is of."""
+        """Index (T,) of the example that each term belongs to."""
         classes = targets[:, 1:] if self.shifted else targets
         return (classes != self.ignored).nonzero()[:, 0]
 
@@ -154,26 +154,26 @@ class Classification(Loss):
         return products.sum(self.dimension, keepdim=True)
 
     def require(self, outputs: Any, targets: Any, title: str) -> None:
-        """Shapes that belong together, whole numbers below the number of classes."""
+        """Require shapes that match, and whole numbers below the number of classes."""
         if not isinstance(targets, Tensor) or targets.is_floating_point():
             kind = "whole numbers" if isinstance(targets, Tensor) else "one tensor"
             raise LandscapeError(f"{self.name}: targets of {title} are not {kind}: give classes, or {_OTHERS}")
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
         rest = shape[:-1] if self.dimension == -1 else shape[:1] + shape[2:]
         if len(shape) < 2 or rest[1:] != tuple(targets.shape[1:]) or len(rest) != targets.dim():
-            wanted = "(N, L, classes) and (N, L)" if self.dimension == -1 else "(N, classes, ...) and (N, ...)"
+            expected = "(N, L, classes) and (N, L)" if self.dimension == -1 else "(N, classes, ...) and (N, ...)"
             given = f"{('N', *shape[1:])} and {('N', *targets.shape[1:])}".replace("'", "")
             raise LandscapeError(
-                f"{self.name} compares outputs and targets of shapes {wanted}, the network and {title} give {given}: "
+                f"{self.name} compares outputs and targets of shapes {expected}, the network and {title} give {given}: "
                 f"{'masked_lm and causal_lm have the classes last; ' if self.dimension == 1 else ''}{_OTHERS}"
             )
         classes = shape[self.dimension]
         wrong = ((targets < 0) | (targets >= classes)) & (targets != self.ignored)
         if wrong.any():
-            place = tuple(wrong.nonzero()[0].tolist())
-            value = int(targets[place])
+            index = tuple(wrong.nonzero()[0].tolist())
+            value = int(targets[index])
             raise LandscapeError(
-                f"{title}: target {value} of example {place[0]} is beyond the network's {classes} outputs: give "
+                f"{title}: target {value} of example {index[0]} is beyond the network's {classes} outputs: give "
                 f"0..{classes - 1}, or --loss {self.name.partition(',')[0]},ignore_index={value} if it is not to count "
                 f"(ignore_index is {self.ignored})"
             )
@@ -189,7 +189,7 @@ class Elementwise(Loss):
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
         """The mean over entries."""
-        # (N, 1) against (N,) would spread to (N, N) without a word.
+        # (N, 1) against (N,) would silently broadcast to (N, N).
         return self.function(outputs, targets.to(outputs.dtype).view_as(outputs))
 
     def sums(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
@@ -207,7 +207,7 @@ class Elementwise(Loss):
         return products
 
     def require(self, outputs: Any, targets: Any, title: str) -> None:
-        """Targets of the outputs' shape; for ``bce``, in 0..1."""
+        """Require targets of the outputs' shape; for ``bce``, in 0..1."""
         if not isinstance(targets, Tensor) or not isinstance(outputs, Tensor):
             raise LandscapeError(f"{self.name} needs one tensor of outputs and one of targets in {title}: {_OTHERS}")
         if outputs[0].numel() != targets[0].numel() or (
@@ -240,20 +240,20 @@ class Own(Loss):
         self.function, self.name = function, name
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         try:
-            given = [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]
+            parameters = [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]
         except ValueError:  # builtins without a signature
-            given = []
-        self._parameters = [one.name for one in given if one.default is one.empty]
+            parameters = []
+        self._parameters = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
         self.needs_network = self._parameters[:1] == ["network"]
-        # Terms of every example, where targets tell: one each until the trial says otherwise.
+        # Terms of every example, where targets determine them: one each, unless the trial finds otherwise.
         self._counts: Callable[[Any, int], Tensor | None] = _one_each
         if self.needs_network:
             self.no_gauss_newton = self.no_fisher = "it runs the network itself and is no function of its outputs alone"
 
     def run(self, *arguments: Any) -> Any:
         """What the function returns for (outputs, targets) or (network, inputs, targets)."""
-        wanted = len(self._parameters)
-        return self.function(*(arguments[:wanted] if 0 < wanted < len(arguments) else arguments))
+        count = len(self._parameters)
+        return self.function(*(arguments[:count] if 0 < count < len(arguments) else arguments))
 
     def __call__(self, *arguments: Any) -> Tensor:
         """The mean over the terms of a batch."""
@@ -264,15 +264,15 @@ class Own(Loss):
         return total.sum() / count if count else total.sum() * 0
 
     def sums(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """Sum and number of the terms of every example, (n,) float64 each; one by one where the function adds up."""
+        """Sum and number of the terms of every example, (n,) float64 each; evaluated singly where it adds them up."""
         examples = _length(arguments[-2])
         total, terms = self._parts(self.run(*arguments))
         if total.dim() == 1 and len(total) == examples:
             counts = torch.ones_like(total) if terms is None else torch.as_tensor(terms, device=total.device)
             return total.detach().double(), counts.detach().double().expand(examples)
         sums, numbers = [], []
-        for place in range(examples):
-            one = [_only(argument, place) for argument in arguments]
+        for index in range(examples):
+            one = [_only(argument, index) for argument in arguments]
             value = self(*one).detach().double()
             _, terms = self._parts(self.run(*one)) if self._counts is _evaluated else (value, None)
             known = self._counts(one[-1], 1)
@@ -282,7 +282,7 @@ class Own(Loss):
         return torch.stack(sums), torch.tensor(numbers, dtype=torch.float64, device=sums[0].device)
 
     def counts(self, targets: Any, examples: int) -> Tensor | None:
-        """Number of terms of every example, or None where evaluating tells."""
+        """Number of terms of every example, or None where it is known only from evaluating."""
         return self._counts(targets, examples)
 
     def _parts(self, result: Any) -> tuple[Tensor, Any]:
@@ -299,20 +299,20 @@ class Own(Loss):
         Raises
         ------
         LandscapeError
-            When the examples' own losses do not make up that of all of them.
+            When the loss of all examples is no weighted mean of those of single examples.
         """
         examples = _length(arguments[-2])
         _, terms = self._parts(self.run(*arguments))
         if terms is not None:
             self._counts = _evaluated
-        alone = [[_only(argument, place) for argument in arguments] for place in range(examples)]
+        alone = [[_only(argument, index) for argument in arguments] for index in range(examples)]
         together, single = (
             float(self(*arguments).detach()),
             torch.stack([self(*one).detach() for one in alone]).double(),
         )
         known = single.nan_to_num()
         scale, spread = max(abs(together), float(known.abs().max()), 1e-12), float(known.max() - known.min())
-        # Where all examples have nearly the same loss, as an untrained network's, any weighting of them comes near.
+        # Where all examples have nearly the same loss, as in an untrained network, any weighting is close.
         allowed = min(_ROUNDING * scale, 1e-2 * spread) + 2e-6 * scale
         best = math.inf
         for guess in [_evaluated] if terms is not None else [_one_each, _not_ignored, _not_ignored_next]:
@@ -324,7 +324,7 @@ class Own(Loss):
             if counts is None or not float(counts.sum()):
                 continue
             difference = abs(float((known * counts.to(known)).sum() / counts.sum()) - together)
-            # Of weightings that are the same here, the first.
+            # The first of those that are equal here.
             if difference < best:
                 best, self._counts = difference, guess
         if self._counts is not _one_each:
@@ -361,7 +361,7 @@ class OfModel(Own):
 
 
 def called(network: Callable[..., Any], inputs: Tree) -> Any:
-    """What a network returns for inputs: a tuple is arguments by place, a dictionary by name, one alone by place."""
+    """What a network returns for inputs: a tuple gives positional arguments, a dictionary of several, named ones."""
     if isinstance(inputs, dict):
         return network(*inputs.values()) if len(inputs) == 1 else network(**inputs)
     return network(*inputs) if isinstance(inputs, tuple) else network(inputs)
@@ -392,11 +392,11 @@ def _by_example(values: Tensor) -> Tensor:
     return values.double() if values.dim() == 1 else values.double().flatten(1).sum(1)
 
 
-def _only(argument: Any, place: int) -> Any:
-    """One example of a tree; anything else as it is."""
+def _only(argument: Any, index: int) -> Any:
+    """One example of a tree; None and functions as they are."""
     if argument is None or (callable(argument) and not isinstance(argument, Tensor)):
         return argument
-    return mapped(lambda tensor: tensor[place : place + 1], argument)
+    return mapped(lambda tensor: tensor[index : index + 1], argument)
 
 
 def _length(tree: Any) -> int:
@@ -423,8 +423,8 @@ def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
         (N, L), and ``causal_lm``, the same with every token predicted from those before it; ``mse``, the mean of
         squared differences; ``bce``, binary cross-entropy of scores and probabilities; ``model``, what the network
         itself returns when it is given ``labels``. Terms are classes, tokens or entries; those with target -100 do not
-        count. Parameters follow with commas: ``causal_lm,ignore_index=0,label_smoothing=0.1``. Or ``FILE.py:FUNCTION``,
-        or a function, see `Own`.
+        count. Parameters follow after commas: ``causal_lm,ignore_index=0,label_smoothing=0.1``. Or
+        ``FILE.py:FUNCTION``, or a function, see `Own`.
 
     Raises
     ------
@@ -448,9 +448,10 @@ def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
         raise LandscapeError(f"unknown loss {name!r}: choose one of {', '.join(NAMES)}, or give FILE.py:FUNCTION")
     if name in ("cross_entropy", "causal_lm", "masked_lm"):
         ignored, smoothing = _options(name, options)
-        told = [f"ignore_index={ignored}"] * (ignored != IGNORED) + [f"label_smoothing={smoothing:g}"] * (smoothing > 0)
+        given = [f"ignore_index={ignored}"] * (ignored != IGNORED)
+        given += [f"label_smoothing={smoothing:g}"] * (smoothing > 0)
         return Classification(
-            ",".join([name, *told]),
+            ",".join([name, *given]),
             dimension=1 if name == "cross_entropy" else -1,
             shifted=name == "causal_lm",
             ignored=ignored,
@@ -485,7 +486,7 @@ def _options(name: str, options: list[str]) -> tuple[int, float]:
 
 
 def _own_name(function: Callable[..., Any]) -> str:
-    """Module, name and a digest of the source: two functions of one name are not the same loss."""
+    """Module, name and a digest of the source, since two functions of one name are different losses."""
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):

@@ -22,7 +22,7 @@ from landscape.objective.losses import called
 
 _log = logging.getLogger(__name__)
 
-# What a network raises when it is shown what it cannot take.
+# What networks raise for inputs that they cannot take.
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOK_FLAGS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
@@ -31,9 +31,9 @@ _HOOK_FLAGS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_f
 class Network:
     """A private copy of a network: finite, in evaluation mode, on its device, in its precision and memory layout.
 
-    The user's network is left as it was. Hooks that only watch are not copied: theirs is the user's network. Those
-    that are part of it stay: ``torch.nn.utils``' (weight and spectral norm, pruning), our own smoothing's, and any
-    whose attribute ``part_of_network`` is true. Parametrizations are no hooks and stay, too.
+    The user's network is not changed. Hooks that only watch it are not copied. Those that are part of it are:
+    ``torch.nn.utils``' (weight and spectral norm, pruning), our own smoothing's, and any whose attribute
+    ``part_of_network`` is true. Parametrizations are no hooks, and are copied, too.
 
     Convolutions are fastest channels-last; a network that cannot be run that way (``x.view(...)`` wants contiguous
     memory) is run in the contiguous layout. Which of the two is decided once, by trying.

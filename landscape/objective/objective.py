@@ -3,8 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,88 +15,25 @@ from landscape.compute.memory import total_memory
 from landscape.compute.randomness import generator
 from landscape.compute.settings import measurement, outside_inference
 from landscape.data import Data, Images, as_examples
-from landscape.data.examples import Examples, Tree, leaves, mapped
+from landscape.data.examples import Tree, leaves, mapped
 from landscape.errors import LandscapeError
 from landscape.objective import folding, losses, recomputing
 from landscape.objective.chunked import SMALLEST, Deferred, deferring
-from landscape.objective.losses import Loss, called
+from landscape.objective.losses import called
 from landscape.objective.network import ALL, Network, frozen_randomness, ranges
 from landscape.objective.parameters import ParameterSpace, selection
+from landscape.objective.preparation import examples, loss_of_protocol, micro_batch_size, trial_rows, with_labels
 from landscape.objective.recalibration import Recalibration, tracked
+from landscape.objective.terms import Terms, Weights
 from landscape.store.protocol import Protocol
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-# Largest activation of a micro-batch in bytes: what the last-level cache of a core or two holds beside its gradient
-# (measured in benchmarks/hessian.py; within a factor of two the choice does not matter).
-_CACHE_BYTES = 4 * 2**20
-# Weights, in bytes, that one byte of a micro-batch's largest activation pays for, when they are more than the cache.
-_WEIGHTS_PER_ACTIVATION = 3
 # Largest activation of a micro-batch below which nobody asks whether its graph fits the memory.
 _SHORT_BYTES = 16 * 2**20
 # Bytes that the graph of a second derivative holds, per byte that the forward pass alone saves: 2 to 6 were measured.
 _GRAPH_PER_FORWARD = 4
-
-
-class Weights(NamedTuple):
-    """Tensors that the network is run with at one point.
-
-    Attributes
-    ----------
-    parameters
-        In the order of :attr:`Objective.names`.
-    statistics
-        Recalibrated batch-norm statistics that belong there, by the name of their buffer; empty for those that the
-        network holds.
-    """
-
-    parameters: list[Tensor]
-    statistics: dict[str, Tensor]
-
-
-class DataLoss:
-    """Something with a `data_loss` of a name."""
-
-    data_loss: float
-    loss_name: str
-
-    @property
-    def cross_entropy(self) -> float:
-        """The mean over the terms of the data, where it is a cross-entropy of classes; raises AttributeError."""
-        if not is_cross_entropy(self.loss_name):
-            raise AttributeError(f"the loss is {self.loss_name}, no cross-entropy of classes: read data_loss")
-        return self.data_loss
-
-
-@dataclass(frozen=True)
-class Terms(DataLoss):
-    """The regularised loss and its two terms.
-
-    Attributes
-    ----------
-    loss, l2
-        The whole, and its L2 term.
-    data_loss
-        The mean over the terms of the data.
-    loss_name
-        Which mean that is (`landscape.objective.losses.resolved`).
-    """
-
-    loss: float
-    data_loss: float
-    l2: float
-    loss_name: str = "cross_entropy"
-
-
-def is_cross_entropy(name: str) -> bool:
-    """Whether a loss of that name in a protocol is the cross-entropy of classes."""
-    return name.partition(",")[0] == "cross_entropy"
-
-
-def data_loss_name(name: str) -> str:
-    """What the mean over the data is called in results: ``cross_entropy`` where it is one, else ``data_loss``."""
-    return "cross_entropy" if is_cross_entropy(name) else "data_loss"
 
 
 class Objective:
@@ -105,8 +41,8 @@ class Objective:
 
     .. math:: L(w) = \frac1T \sum_{t=1}^T \ell_t(f_w(x)) + \mathrm{L2}(w)
 
-    The mean is over terms (images, tokens that count, entries of a map), so that a ragged micro-batch weighs what its
-    terms are. The network is copied: the user's model, its mode, gradients and buffers are never touched.
+    The mean is over terms (images, tokens that count, entries of a map), so that a micro-batch is weighted with the
+    number of its terms. The network is copied: the user's model, its mode, gradients and buffers are never touched.
 
     Parameters
     ----------
@@ -114,27 +50,27 @@ class Objective:
         Any network that takes the examples' inputs: a tensor, a tuple of arguments, or arguments by name.
     data
         Images or other examples, in any form that `landscape.data.as_examples` reads: tensors (inputs, targets), a
-        mapping of arrays, a Dataset, a DataLoader. `protocol` says which of them and whether augmented.
+        mapping of arrays, a Dataset, a DataLoader. `protocol` selects which of them, and whether augmented.
     loss
-        A name, or a function of one's own: see `landscape.objective.losses.resolved`. The protocol's unless given;
-        what is given stands in the objective's protocol.
+        A name, or a function of one's own: see `landscape.objective.losses.resolved`. Default: the protocol's; one
+        that is given becomes part of the objective's protocol.
     output
-        Which output of the network the loss is of, see `landscape.objective.network.selected`; the protocol's unless
-        given.
+        Which output of the network the loss is of, see `landscape.objective.network.selected`. Default: the
+        protocol's.
     weight_decay
         The coefficient *wd* of SGD; see :attr:`Protocol.l2` for the term it makes.
     protocol
-        How everything else is to be read.
+        The definition of everything else.
     micro_batch
-        Examples a forward pass, or None for as many as the cache holds on a CPU, and 256 on a GPU. It changes results
-        by rounding only, except with ``batch_norm="batch"``, where it is the batch that is normalised (128 unless
-        given, as in the paper's training).
+        Examples per forward pass, or None for as many as the cache holds on a CPU, and 256 on a GPU. It changes results
+        by rounding only, except with ``batch_norm="batch"``, where it is the batch that is normalised (default: 128, as
+        in the paper's training).
     device
-        Where to compute; the protocol's device class unless given.
+        Where to compute. Default: the protocol's device class.
     memory
         Bytes that kept graphs may take, or None for half of what is available.
     sharded
-        Under torchrun, take only this process's part of the examples, and sum over processes.
+        Under torchrun, distribute the examples over processes, and sum over these.
     checkpointing
         Whether blocks that repeat (layers of a transformer, residual blocks) are computed again instead of keeping
         their activations, see `landscape.objective.recomputing`: for long sequences. None: where the graph of a product
@@ -156,8 +92,8 @@ class Objective:
     Raises
     ------
     LandscapeError
-        When the network cannot take the examples, outputs and targets do not belong together, the loss is not a mean of
-        terms, the network is not deterministic under the protocol, or has parameters that are not finite.
+        When the network cannot take the examples, outputs and targets do not match, the loss is not a mean of terms,
+        the network is not deterministic under the protocol, or has parameters that are not finite.
 
     Examples
     --------
@@ -186,7 +122,7 @@ class Objective:
         checkpointing: bool | None = None,
     ) -> None:
         protocol = protocol or Protocol()
-        self.loss = _of_protocol(protocol.loss) if loss is None else losses.resolved(loss)
+        self.loss = loss_of_protocol(protocol.loss) if loss is None else losses.resolved(loss)
         output = protocol.output if output is None else str(output)
         self.protocol = protocol = protocol.replace(loss=self.loss.name, output=output)
         self.device = torch.device(device or protocol.device)
@@ -199,13 +135,14 @@ class Objective:
         self._take_network(model, output)
         # Before batch norm is folded: the folded network has fewer modules.
         weight_bytes = sum(value.numel() * value.element_size() for value in self.network.module.parameters())
-        self.micro_batch = micro_batch or self._choose_micro_batch(self.network.activation_bytes, weight_bytes)
+        largest = self.network.activation_bytes
+        self.micro_batch = micro_batch or micro_batch_size(self.data, protocol, self.device, largest, weight_bytes)
         self._take_coordinates(checkpointing)
         # Rounding of curvature products, measured on first use.
         self.roundings: dict[str, float] = {}
         self._counts = self._count_terms()
         total = float(self._counts.sum()) if self._counts is not None else float(self.images)
-        # Whole numbers stay such: sums over examples are divided by what they are divided by without counting.
+        # An integer where it is one: then sums are divided by the same number as without counting terms.
         self.terms: float = int(total) if total == int(total) else total
         if not self.terms > 0:
             raise LandscapeError(f"{self.data.name}: no target counts for {self.loss.name}: all are ignored")
@@ -221,11 +158,11 @@ class Objective:
     # Construction -----------------------------------------------------------------------------------------------------
 
     def _take_examples(self, data: Data) -> None:
-        """The examples that the protocol names, and which of them are this process's."""
+        """The examples that the protocol selects, and which of them are this process's."""
         self.population: float = math.inf if data.population is None else data.population
         self.data = examples(data, self.protocol)
         if isinstance(self.loss, losses.OfModel):
-            self.data = _with_labels(self.data)
+            self.data = with_labels(self.data)
         self.images = len(self.data)
         self.first, self.last = distributed.shard(self.images) if self.sharded else (0, self.images)
         self.data = self.data.to(self.device)
@@ -233,8 +170,9 @@ class Objective:
     def _take_network(self, model: nn.Module, output: str | None) -> None:
         """A private copy of the network, which must fit the examples and the loss."""
         # A network that computes its loss itself, or is differentiated by the loss, returns all its outputs.
-        wanted = ALL if isinstance(self.loss, losses.OfModel) else output
-        self.network = Network(model, self.data, device=self.device, dtype=self.dtype, masks=self.masks, output=wanted)
+        output = ALL if isinstance(self.loss, losses.OfModel) else output
+        self.defers = False
+        self.network = Network(model, self.data, device=self.device, dtype=self.dtype, masks=self.masks, output=output)
         self.classifies = self._require_fitting()
         self._defer_head()
 
@@ -263,28 +201,27 @@ class Objective:
         self.has_batch_norm = bool(folding.batch_norms(module))
         recalibrates = self.protocol.batch_norm == "recalibrated" and statistics
         self._recalibration = Recalibration(module) if recalibrates else None
-        with frozen_randomness(self.device), self.masks() as masks:
-            masks.address(first_example=0, sample=0)
+        with self._trial_masks():
             folding.prepare(
                 module, lambda: called(module, self.batch(0, 2)), batch_statistics=self.protocol.batch_norm == "batch"
             )
         buffers = {id(buffer): name for name, buffer in module.named_buffers()}
         self._inner_statistics = {name: buffers.get(id(value), "") for name, value in statistics.items()}
 
-    def _prepare_checkpointing(self, wanted: bool | None) -> bool:
-        """Whether blocks are computed again; the private copy's blocks are made ready for it."""
+    def _prepare_checkpointing(self, checkpointing: bool | None) -> bool:
+        """Whether blocks are recomputed; prepares those of the private copy for it."""
         module = self.network.module
-        if wanted is None:
-            wanted = self._is_long()
-        elif wanted and not recomputing.blocks(module):
+        if checkpointing is None:
+            checkpointing = self._is_long()
+        elif checkpointing and not recomputing.blocks(module):
             raise LandscapeError(
-                "activation checkpointing computes blocks again that repeat, and the network has none: members of one "
+                "activation checkpointing recomputes blocks that repeat, and the network has none: members of one "
                 "class in a ModuleList or Sequential; leave out --activation-checkpointing"
             )
-        return wanted and bool(recomputing.prepare(module))
+        return checkpointing and bool(recomputing.prepare(module))
 
     def _is_long(self) -> bool:
-        """Whether the graph of a micro-batch would not fit half of the memory, and blocks are there to recompute."""
+        """Whether the graph of a micro-batch would not fit half of the memory, and there are blocks to recompute."""
         known = self.network.activation_bytes * self.micro_batch
         if known < _SHORT_BYTES or not recomputing.blocks(self.network.module):
             return False
@@ -294,25 +231,11 @@ class Objective:
             nonlocal total
             total += tensor.numel() * tensor.element_size()
 
-        # Nothing is kept: what is saved for the backward pass is counted and forgotten.
+        # Tensors saved for the backward pass are counted, not kept.
         hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing)
-        with frozen_randomness(self.device), self.masks() as masks, torch.enable_grad(), self.deferring(), hooks:
-            masks.address(first_example=0, sample=0)
+        with self._trial_masks(), torch.enable_grad(), self.deferring(), hooks:
             self.network(self.batch(0, 1))
         return _GRAPH_PER_FORWARD * total * self.micro_batch > total_memory(self.device) // 2
-
-    def _choose_micro_batch(self, activation_bytes: int, weight_bytes: int) -> int:
-        if self.protocol.batch_norm == "batch":
-            return 128
-        if self.device.type != "cpu":
-            return 256
-        # Every micro-batch reads all weights and writes all their gradients: heavy weights want more images to share
-        # them (a product of the ResNet-18 of width 64: 2.4 gradients in micro-batches of 16, 1.9 in those of 64).
-        wanted = max(_CACHE_BYTES, weight_bytes // _WEIGHTS_PER_ACTIVATION) // max(activation_bytes, 1)
-        # Powers of two from 16: below, the calls themselves cost more than the cache misses that they save. An example
-        # whose activations fill the cache alone, such as a long sequence, keeps every call busy.
-        fewest = 16 if isinstance(self.data, Images) or activation_bytes < _CACHE_BYTES else 1
-        return int(min(max(2 ** round(math.log2(max(wanted, 1))), fewest), 128))
 
     def _require_fitting(self) -> bool:
         """Check loss and targets against the network's outputs; whether it gives one row of class scores per image."""
@@ -326,37 +249,29 @@ class Objective:
             )
         if self.loss.needs_network and self.protocol.batch_norm == "batch":
             return False  # what such a network gives for an example depends on the others
-        rows = _trial(self.data)
-        some = self.data.select(rows)
-        if isinstance(self.loss, losses.Own):
-            with frozen_randomness(self.device), self.masks() as masks:
-                self.loss.settle(*self._arguments(some, masks))
-            return False
-        with frozen_randomness(self.device), self.masks() as masks, torch.no_grad():
-            masks.address(first_example=0, sample=0)
-            outputs = self.network(self.network.inputs(some, 0, len(some)))
+        trial = self.data.select(trial_rows(self.data))
+        network = self._under_masks(self.network.module, start=0, sample=0)
+        inputs, targets = self.network.inputs(trial, 0, len(trial)), trial.target(0, len(trial), self.dtype)
+        with frozen_randomness(self.device):
+            with nullcontext() if self.loss.needs_network else torch.no_grad():
+                arguments = self._arguments(network, inputs, targets)
+            if isinstance(self.loss, losses.Own):
+                self.loss.settle(*arguments)
+                return False
         targets = self.data.target(0, self.images, self.dtype)
-        self.loss.require(outputs, targets, self.data.title)
+        self.loss.require(arguments[0], targets, self.data.title)
         assert isinstance(targets, Tensor)
         return self.loss.name == "cross_entropy" and targets.dim() == 1 and bool((targets != losses.IGNORED).all())
 
-    def _arguments(self, some: Data, masks: Masks) -> tuple[Any, ...]:
-        """What a loss of the user's own is called with for a few examples."""
-        inputs, targets = self.network.inputs(some, 0, len(some)), some.target(0, len(some), self.dtype)
-        if not self.loss.needs_network:
+    @contextmanager
+    def _trial_masks(self) -> Iterator[None]:
+        """The masks of the first examples, for a trial of the network; global generators are restored."""
+        with frozen_randomness(self.device), self.masks() as masks:
             masks.address(first_example=0, sample=0)
-            with torch.no_grad():
-                return self.network(inputs), targets
-
-        def network(*arguments: Any, **named: Any) -> Any:
-            masks.address(first_example=0, sample=0)
-            return self.network.select(self.network.module(*arguments, **named))
-
-        return network, inputs, targets
+            yield
 
     def _defer_head(self) -> None:
         """Leave the last layer of a large vocabulary to the loss (`landscape.objective.chunked`)."""
-        self.defers = False
         if not isinstance(self.loss, losses.Classification) or not self.network.output_shape:
             return
         last = self.loss.dimension == -1 or len(self.network.output_shape) == 1
@@ -381,21 +296,19 @@ class Objective:
 
     def _unused(self, parameters: dict[str, nn.Parameter]) -> list[str]:
         """Names of trainable parameters that the outputs do not depend on."""
-        wanted = {name: value for name, value in parameters.items() if value.requires_grad}
-        if not wanted:
+        trainable = {name: value for name, value in parameters.items() if value.requires_grad}
+        if not trainable:
             return []
-        with frozen_randomness(self.device), self.masks() as masks, torch.enable_grad():
-            masks.address(first_example=0, sample=0)
-            inputs = self.batch(0, 2)
-            if isinstance(self.loss, losses.Own) and self.loss.needs_network:
-                network = self._under_masks(self.network.module, start=0, sample=0)
-                total = self.loss(network, mapped(Tensor.detach, inputs), self.labels(0, 2))
+        with frozen_randomness(self.device), torch.enable_grad():
+            network = self._under_masks(self.network.module, start=0, sample=0)
+            if self.loss.needs_network:
+                total = self.loss(*self._arguments(network, self.batch(0, 2), self.labels(0, 2)))
             else:
-                total = _total(self.network(inputs))
+                total = _total(called(network, self.batch(0, 2)))
             if not total.requires_grad:
-                return list(wanted)
-            gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-        return [name for name, gradient in zip(wanted, gradients, strict=True) if gradient is None]
+                return list(trainable)
+            gradients = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)
+        return [name for name, gradient in zip(trainable, gradients, strict=True) if gradient is None]
 
     def _changed(self, **attributes: Any) -> "Objective":
         """A view with some attributes replaced; everything else is shared."""
@@ -421,7 +334,7 @@ class Objective:
         return self.space.left_out
 
     def restricted(self, names: Sequence[str]) -> "Objective":
-        """The same function of some of the parameters alone, the others held where they are; shares the network."""
+        """The same function of some of the parameters alone, the others held; shares the network."""
         chosen = set(names)
         tensors = dict(zip(self.space.names, self.space.split(self.point), strict=True))
         space = ParameterSpace([(name, nn.Parameter(tensors[name])) for name in self.space.names if name in chosen])
@@ -435,11 +348,11 @@ class Objective:
 
     def sampled(self, count: int, *, seed: int = 0) -> "Objective":
         """The same function of a random sample of its examples; shares the network."""
-        places = torch.randperm(self.images, generator=generator(seed, "sample"))[:count].sort().values
+        rows = torch.randperm(self.images, generator=generator(seed, "sample"))[:count].sort().values
         first, last = distributed.shard(count) if self.sharded else (0, count)
-        counts = None if self._counts is None else self._counts[places]
+        counts = None if self._counts is None else self._counts[rows]
         return self._changed(
-            data=self.data.select(places),
+            data=self.data.select(rows),
             images=count,
             first=first,
             last=last,
@@ -452,7 +365,7 @@ class Objective:
         return self._changed(_recalibration=None)
 
     def within(self, memory: int) -> "Objective":
-        """The same function, its kept graphs in so many bytes; shares the network."""
+        """The same function, with another budget for kept graphs, in bytes; shares the network."""
         return self._changed(memory=memory)
 
     @measurement
@@ -482,7 +395,7 @@ class Objective:
         return Masks.off() if self.protocol.dropout == "off" else Masks.addressed(seed=self.protocol.mask_seed)
 
     def in_unit(self, result: "Dataset") -> "Dataset":
-        """A result whose variables that are in nats are in the unit of this loss; changed in place."""
+        """The result with the unit of this loss instead of nats; changed in place."""
         for variable in result.variables.values():
             unit = str(variable.attrs.get("units", ""))
             if unit.endswith("nats") and self.loss.unit != "nats":
@@ -520,19 +433,19 @@ class Objective:
         sample: int = 0,
         statistics: Mapping[str, Tensor] | None = None,
     ) -> Any:
-        """Network outputs (stop - start, ...) for some examples; a tree of them where the protocol takes all.
+        """Network outputs (stop - start, ...) for some examples; a tree of them where the protocol's output is all.
 
         Parameters
         ----------
         parameters
-            One tensor for each name in :attr:`names`; may require gradients.
+            One tensor per name in :attr:`names`; may require gradients.
         start, stop
             Which examples.
         sample
             Which draw of the dropout masks, when the protocol has any.
         statistics
-            Batch-norm statistics that belong to the parameters (:attr:`Weights.statistics`); those of the network's
-            own point unless given.
+            Batch-norm statistics that belong to the parameters (:attr:`Weights.statistics`). Default: those of the
+            network's own point.
         """
         with self._network_at(parameters, start, sample, statistics) as network:
             return called(network, self.batch(start, stop))
@@ -546,19 +459,19 @@ class Objective:
         tensors = {**inner, **(statistics or {})}
         with self._replicas.one() as module:
 
-            def run(*given: Any, **named: Any) -> Any:
+            def run(*arguments: Any, **named: Any) -> Any:
                 with recomputing.recomputing(self.checkpointing):
-                    return functional_call(module, tensors, given, named)
+                    return functional_call(module, tensors, arguments, named)
 
             yield self._under_masks(run, start=start, sample=sample)
 
     def _under_masks(self, module: Callable[..., Any], *, start: int, sample: int) -> Callable[..., Any]:
-        """What counts of a module's outputs; every call draws the same masks."""
+        """The selected output of a module, as a function of its inputs; every call draws the same masks."""
 
-        def run(*given: Any, **named: Any) -> Any:
+        def run(*arguments: Any, **named: Any) -> Any:
             with self.masks() as masks:
                 masks.address(first_example=start, sample=sample)
-                return self.network.select(module(*given, **named))
+                return self.network.select(module(*arguments, **named))
 
         return run
 
@@ -568,7 +481,7 @@ class Objective:
 
     @measurement
     def weights(self, point: Tensor | None = None, *, sample: int = 0) -> Weights:
-        """What the network is run with at a point (P,): its own unless given.
+        """What the network is run with at a point (P,), by default its own.
 
         `sample` is the draw of the dropout masks under which batch norm is recalibrated, if it is.
         """
@@ -622,7 +535,7 @@ class Objective:
 
     @measurement
     def example_losses_of(self, module: nn.Module, inputs: Tree, start: int, stop: int, *, sample: int = 0) -> Tensor:
-        """What each of some examples contributes (n,), float64, by another copy of the network."""
+        """What each of some examples contributes (n,), float64, with another copy of the network."""
         network = self._under_masks(module, start=start, sample=sample)
         return self._contributions(self._sums(network, inputs, start, stop)[0])
 
@@ -631,13 +544,16 @@ class Objective:
 
     def _sums(self, network: Callable[..., Any], inputs: Tree, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Sum and number of the loss's terms in each of some examples."""
-        targets = self.labels(start, stop)
-        if isinstance(self.loss, losses.Own) and self.loss.needs_network:
-            with torch.enable_grad():
-                # Losses that differentiate in the inputs make leaves of them.
-                return self.loss.sums(network, mapped(Tensor.detach, inputs), targets)
-        with torch.no_grad(), self.deferring():
-            return self.loss.sums(called(network, inputs), targets)
+        with torch.set_grad_enabled(self.loss.needs_network):
+            return self.loss.sums(*self._arguments(network, inputs, self.labels(start, stop)))
+
+    def _arguments(self, network: Callable[..., Any], inputs: Tree, targets: Any) -> tuple[Any, ...]:
+        """What the loss is called with: outputs and targets, or the network, inputs and targets."""
+        if self.loss.needs_network:
+            # Losses that differentiate in the inputs make leaves of them.
+            return network, mapped(Tensor.detach, inputs), targets
+        with self.deferring():
+            return called(network, inputs), targets
 
     def deferring(self) -> AbstractContextManager[None]:
         """Within it, outputs of a large vocabulary are `Deferred` ones."""
@@ -680,23 +596,20 @@ class Objective:
         statistics: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """What examples `start` to `stop` add to the mean loss: these sum to the whole, without the L2 term."""
-        if not self.fraction(start, stop):  # no target counts, so there is no mean
+        if not self.fraction(start, stop):  # no target counts: there is no mean
             return torch.stack([value.sum() for value in parameters]).sum() * 0
         with self._network_at(parameters, start, sample, statistics) as network:
             return self._batch_loss(network, self.batch(start, stop), start, stop)
 
     def batch_loss_of(self, module: Callable[..., Any], inputs: Tree, start: int, stop: int) -> Tensor:
-        """What examples `start` to `stop`, given as `inputs`, add to the mean loss by another copy of the network."""
+        """What examples `start` to `stop`, given as `inputs`, add to the mean loss, by another copy of the network."""
         return self._batch_loss(self._under_masks(module, start=start, sample=0), inputs, start, stop)
 
     def _batch_loss(self, network: Callable[..., Any], inputs: Tree, start: int, stop: int) -> Tensor:
-        if isinstance(self.loss, losses.Own) and self.loss.needs_network:
-            targets = self.labels(start, stop)
-            # Losses that differentiate in the inputs make leaves of them.
-            return self.loss(network, mapped(Tensor.detach, inputs), targets) * self.fraction(start, stop)
-        with self.deferring():
-            outputs = called(network, inputs)
-        return self.mean_loss(outputs, start, stop)
+        arguments = self._arguments(network, inputs, self.labels(start, stop))
+        if self.loss.needs_network:
+            return self.loss(*arguments) * self.fraction(start, stop)
+        return self.mean_loss(arguments[0], start, stop)
 
     def mean_loss(self, outputs: Any, start: int, stop: int) -> Tensor:
         """What examples `start` to `stop` add to the mean loss, from their outputs."""
@@ -710,7 +623,7 @@ class Objective:
         return self.count(start, stop) / self.terms
 
     def l2(self, parameters: Sequence[Tensor]) -> Tensor:
-        """The L2 term by the protocol's reading, over every trainable parameter, counted as coordinate or not."""
+        """The L2 term as the protocol defines it, over every trainable parameter, coordinate or not."""
         if self.protocol.l2 == "none" or self.weight_decay == 0:
             return torch.zeros((), dtype=self.dtype, device=self.device)
         tensors = self.decayed(parameters)
@@ -719,16 +632,16 @@ class Objective:
         return self.weight_decay * torch.stack([value.double().norm() for value in tensors]).sum()
 
     def decayed(self, parameters: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Every trainable parameter, counted as coordinate or not; coordinates as given, or at the network's point."""
+        """Every trainable parameter, coordinate or not; coordinates as given, or at the network's point."""
         chosen = self.space.split(self.point) if parameters is None else parameters
         given = dict(zip(self.space.names, chosen, strict=True))
         return [given.get(name, value) for name, value in self._decayed.items()]
 
     def l2_product(self, parameters: Sequence[Tensor], vectors: Tensor) -> Tensor:
-        r"""Hessian of the L2 term times flat vectors (P, k): wd v for the exact reading.
+        r"""Hessian of the L2 term times flat vectors (P, k): wd v where the protocol's L2 term is exact.
 
-        For the unsquared reading, tensor by tensor, :math:`wd\,(v - \hat w \hat w^\top v) / \lVert w\rVert`. Nothing
-        for a tensor of zeros, whose norm has no derivative there; its gradient is taken as zero, too.
+        Where it is unsquared, tensor by tensor, :math:`wd\,(v - \hat w \hat w^\top v) / \lVert w\rVert`; zero for a
+        tensor of zeros, whose norm has no derivative there, and whose gradient is taken as zero, too.
         """
         if self.protocol.l2 == "none" or self.weight_decay == 0:
             return torch.zeros_like(vectors)
@@ -748,51 +661,6 @@ class Objective:
     def reduced(self, tensor: Tensor) -> Tensor:
         """Sum over processes when the examples are sharded."""
         return distributed.all_reduce(tensor) if self.sharded else tensor
-
-
-@overload
-def examples(data: Images, protocol: Protocol) -> Images: ...
-@overload
-def examples(data: Data, protocol: Protocol) -> Data: ...
-def examples(data: Data, protocol: Protocol) -> Data:
-    """The examples that a protocol names: the seeded sample, augmented or not, normalised as it says.
-
-    Raises
-    ------
-    LandscapeError
-        When it wants more examples than there are.
-    """
-    data = data.normalized_by(protocol.image_mean, protocol.image_std).with_each(outside_inference)
-    if protocol.images is not None:
-        data = data.subset(protocol.images, seed=protocol.subset_seed)
-    return data.augmented(seed=protocol.augmentation_seed) if protocol.augmentation == "frozen" else data
-
-
-def _of_protocol(name: str) -> Loss:
-    """The loss of a protocol, which may come from a file: nothing is imported."""
-    if ":" in name or name.partition(",")[0] not in losses.NAMES:
-        raise LandscapeError(f"the protocol's loss is {name}, a function: give it with loss=")
-    return losses.resolved(name)
-
-
-def _with_labels(data: Data) -> Examples:
-    if isinstance(data, Images):
-        raise LandscapeError("--loss model is for networks that take labels among their inputs: name the loss instead")
-    return data.with_targets_as_inputs("labels")
-
-
-# Examples on which a loss of the user's own is tried.
-_TRIED = 8
-
-
-def _trial(data: Data) -> Tensor:
-    """Places of a few examples all over the data, those with fewest and most targets that count among them."""
-    rows = torch.linspace(0, len(data) - 1, min(_TRIED, len(data))).round().long()
-    targets = data.target(0, len(data))
-    if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.dim() > 1:
-        counts = (targets != losses.IGNORED).flatten(1).sum(1).cpu()
-        rows = torch.cat([rows, counts.argmax()[None], counts.argmin()[None]]).unique()
-    return rows
 
 
 def _total(outputs: Any) -> Tensor:

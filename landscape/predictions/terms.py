@@ -23,7 +23,7 @@ from landscape.metrics.choices import Binning
 from landscape.objective.chunked import SMALLEST, Deferred, deferring
 from landscape.objective.losses import Classification, resolved
 from landscape.objective.network import frozen_randomness
-from landscape.objective.objective import examples
+from landscape.objective.preparation import examples
 from landscape.predictions.choices import RESAMPLES, SIZES
 from landscape.predictions.curves import choices_of, ensembles, summary
 from landscape.predictions.passes import Predictor, attributes_of

@@ -14,7 +14,7 @@ from landscape.compute.randomness import generator
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.objective.objective import examples
+from landscape.objective.preparation import examples
 from landscape.predictions import Predictor
 from landscape.robustness import cells
 from landscape.robustness.choices import ATTACKS, EPSILONS, AttackKind

@@ -15,7 +15,7 @@ import torch
 
 from landscape.data import Images
 from landscape.errors import LandscapeError, printable
-from landscape.objective.objective import examples
+from landscape.objective.preparation import examples
 from landscape.robustness.choices import SEVERITIES
 from landscape.robustness.corruptions import EXTRA, STANDARD
 from landscape.store.files import require_regular, sha256

@@ -15,7 +15,7 @@ from landscape.compute.settings import measurement
 from landscape.errors import LandscapeError
 from landscape.metrics import METRICS, confidence
 from landscape.objective import Objective, Precision
-from landscape.objective.objective import is_cross_entropy
+from landscape.objective.terms import is_cross_entropy
 from landscape.store.journal import Journal
 from landscape.store.vocabulary import described
 from landscape.surface import adaptive
