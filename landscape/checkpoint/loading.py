@@ -135,7 +135,7 @@ def load(
     no `model`: it is recognised, as the deterministic kind without smoothing unless the file names another.
 
     Nothing in a file is executed, imported or looked up: pickles are read as data
-    (`landscape.checkpoint.pickles`), headers against closed lists (`landscape.checkpoint.header`).
+    (`landscape.store.pickles`), headers against closed lists (`landscape.checkpoint.header`).
 
     Parameters
     ----------

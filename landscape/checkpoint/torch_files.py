@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from landscape.checkpoint.content import Content, StateDict, damaged, is_average, require_type, whole_network
-from landscape.checkpoint.pickles import Interpreter, Opaque, PickleError, Storage, TensorRecord
 from landscape.errors import LandscapeError, printable
+from landscape.store.pickles import Interpreter, Opaque, PickleError, Storage, TensorRecord
 
 # Tied weights are written once and read as often as they have names: more than eight times is not a network.
 _REPEATED = 8

@@ -121,9 +121,9 @@ def load_cifar(name: str, split: str, root: Path) -> Images:
 
     ``cifar100-10`` is CIFAR-100 without all but its first ten classes (labels 0 to 9): 5,000 and 1,000 images.
 
-    Looked for under `root` as the unpacked folder of the binary or the python version, then as their ``.tar.gz``,
-    which is read without unpacking. Python batches are read by an unpickler that can construct nothing but lists,
-    dictionaries, numbers and text. Normalisation: the authors' means and standard deviations.
+    Looked for under `root` as the unpacked folder of the binary or the python version, then as their ``.tar.gz``, which
+    is read without unpacking. Python batches are read as data: nothing in a pickle runs. Normalisation: the authors'
+    means and standard deviations.
 
     Raises
     ------

@@ -182,6 +182,11 @@ class Interpreter:
             return _tensor(arguments[0], arguments[6].name.removeprefix("torch."), *arguments[1:4])
         return Opaque(name)
 
+    def built(self, value: Any, state: Any) -> None:
+        """A value is given a state: the attributes of an object."""
+        if isinstance(value, Opaque) and isinstance(state, dict):
+            value.network = {"_parameters", "_modules"} <= state.keys()
+
     def stored(self, identity: Any) -> Any:
         """The storage that a persistent identity names, or an Opaque for types that are not plain numbers."""
         kind, dtype, key, _, count, *view = identity
@@ -298,8 +303,7 @@ class _Machine:
             self.stack.append(interpreter.called(called, tuple(rest)))
         elif name == "BUILD":
             state = stack.pop()
-            if isinstance(stack[-1], Opaque) and isinstance(state, dict):
-                stack[-1].network = {"_parameters", "_modules"} <= state.keys()
+            interpreter.built(stack[-1], state)
         elif name == "BINPERSID":
             stack.append(interpreter.stored(stack.pop()))
         else:
