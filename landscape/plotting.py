@@ -389,7 +389,7 @@ def save(figure: Figure, path: Path | str, provenance: Mapping[str, Any] | None 
 
 def provenance(results: Sequence[xarray.Dataset]) -> dict[str, Any]:
     """Which results a picture shows, and which command drew it."""
-    names = ("name", "key", "protocol_hash", "checkpoint_sha256", "source")
+    names = ("name", "key", "protocol_hash", "checkpoint_sha256", "images_sha256", "source")
     return {
         "command": str(results[0].attrs.get("command", "")) if len(results) else "",
         "results": [{name: str(each.attrs[name]) for name in names if name in each.attrs} for each in results],

@@ -159,5 +159,5 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         plotting.letter([above, below])
         plotting.below(figure, above)
     if path is not None:
-        plotting.save(figure, path, {"command": results[0].attrs.get("command", "")})
+        plotting.save(figure, path, plotting.provenance(results))
     return figure

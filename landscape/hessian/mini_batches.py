@@ -318,8 +318,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         plotting.letter([body, tail])
         plotting.below(figure, body, title="band: 95 % over mini-batches")
     if path is not None:
-        sources = [{key: str(r.attrs[key]) for key in ("name", "key") if key in r.attrs} for r in results]
-        plotting.save(figure, path, {"command": results[0].attrs.get("command", ""), "results": sources})
+        plotting.save(figure, path, plotting.provenance(results))
     return figure
 
 

@@ -55,9 +55,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
             figure = plotting.figure(plotting.ONE_COLUMN, 2.6)
             _ranks(figure.add_subplot(), results)
     if path is not None:
-        plotting.save(
-            figure, path, {"command": results[0].attrs.get("command", ""), "results": [_source(r) for r in results]}
-        )
+        plotting.save(figure, path, plotting.provenance(results))
     return figure
 
 
@@ -111,6 +109,10 @@ def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     axes.set_ylabel("spectral density (1 / nat)" if with_unit("", results) else "spectral density")
     axes.set_xlabel(_eigenvalue(results) + "; linear around 0, logarithmic beyond")
     axes.axvline(0, color=plotting.ink(), linewidth=0.5, alpha=0.6)
+    _legend(axes, results, band=any(density.probes > 1 for density in spectra))
+
+
+def _legend(axes: Axes, results: Sequence[xarray.Dataset], *, band: bool) -> None:
     handles, names = axes.get_legend_handles_labels()
     marked = [result for result in results if "eigenvalue" in result]
     if marked:
@@ -118,7 +120,7 @@ def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
         smallest = " and the smallest" if any("smallest_eigenvalue" in result for result in marked) else ""
         handles.append(plotting.mark(f"{count} top eigenvalues{smallest}", filled=False))
         names.append(f"top {count} eigenvalues{smallest}, one row for each network")
-    if any(density.probes > 1 for density in spectra):
+    if band:
         handles.append(Patch(color=plotting.ink(), alpha=0.18, linewidth=0))
         names.append("95 % over random vectors")
     axes.legend(handles, names, loc="upper right")
@@ -157,8 +159,3 @@ def _ranks(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
     axes.set_xlabel("rank")
     axes.set_ylabel(_eigenvalue(results).replace(" (", "\n("))
     axes.legend(title="bars: 95 % for the choice of images")
-
-
-def _source(result: xarray.Dataset) -> dict[str, str]:
-    names = ("name", "key", "protocol_hash", "checkpoint_sha256")
-    return {name: str(result.attrs[name]) for name in names if name in result.attrs}

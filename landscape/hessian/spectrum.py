@@ -139,8 +139,7 @@ def spectrum(
         with Progress(probes * steps, "density", unit="product", quiet=quiet) as bar:
             callback = _count_on(bar, source)
             density = spectral_density(source, probes=probes, steps=steps, seed=seed, deflate=pairs, callback=callback)
-        columns = {"node": density.nodes, "weight": density.weights, "node_residual": density.residuals}
-        variables |= {name: (("probe", "quadrature_node"), values) for name, values in columns.items()}
+        variables |= _density_variables(density)
         attributes["density_points"] = density.points
     return objective.in_unit(xarray.Dataset(variables, attrs=attributes | _work(curvature, source)))
 
@@ -162,6 +161,12 @@ def _trace_variables(
         estimate = trace(source, products=products, seed=seed, space=space, callback=_count_on(bar, source))
     l2 = l2_trace(curvature.objective) if curvature.kind != "fisher" else 0.0
     return {"trace": ((), estimate.value), "trace_stderr": ((), estimate.stderr), "l2_trace": ((), l2)}
+
+
+def _density_variables(density: SpectralDensity) -> Variables:
+    """Nodes and weights of the density, which `density_of` reads."""
+    columns = {"node": density.nodes, "weight": density.weights, "node_residual": density.residuals}
+    return {name: (("probe", "quadrature_node"), values) for name, values in columns.items()}
 
 
 def _top_variables(pairs: Eigenpairs) -> Variables:

@@ -43,7 +43,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, metrics
         # Below, where no bar can lie under it.
         plotting.below(below, confidence)
     if path is not None:
-        plotting.save(figure, path, {"results": [_source(result) for result in results]})
+        plotting.save(figure, path, plotting.provenance(results))
     return figure
 
 
@@ -124,8 +124,3 @@ def histogram(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | None
 
 def _bins(result: xarray.Dataset, size: int | None) -> xarray.Dataset:
     return result.sel(size=int(np.max(result["size"])) if size is None else size)
-
-
-def _source(result: xarray.Dataset) -> dict[str, str]:
-    names = ("name", "key", "protocol_hash", "checkpoint_sha256", "images_sha256")
-    return {name: str(result.attrs[name]) for name in names if name in result.attrs}
