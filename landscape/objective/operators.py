@@ -259,8 +259,16 @@ class CurvatureOperator(SymmetricOperator):
             yield from zip(self._ranges, products, strict=True)
 
     def _at_once(self) -> int | None:
-        """Micro-batches at a time: graphs built anew stand beside the kept ones, as many as might be kept."""
-        return None if self._allowed == len(self._ranges) else self._budget() // max(self._bytes_each or 0, 1)
+        """Micro-batches at a time, None for all: as many graphs are built anew as might be kept, or one per core.
+
+        The budget is for what is kept. A core that waited for memory beyond it would cost half of the time, or more on
+        more cores.
+        """
+        if self._allowed == len(self._ranges):
+            return None
+        graph, cores = max(self._bytes_each or 0, 1), workers.cores(self.device)
+        fits = self._one_core_each() > 0 and cores * graph <= available_memory(self.device) // 2
+        return max(self._budget() // graph, cores if fits else 0)
 
     @measurement
     def together(self, rows: int = 0) -> int:
