@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from analyses import stage, studies
+from analyses import studies
 from analyses.kinds import PRESETS
 from landscape import command
 from landscape.command.parser import STYLES
@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
         raise LandscapeError(f"no figure {', '.join(unknown)}: choose from {', '.join(FIGURES)}")
     if arguments.published is not None and not arguments.published.is_dir():
         raise LandscapeError(f"no folder {arguments.published}: give that of the authors' CSV files")
+    from analyses import stage
     from figures import sources
     from landscape import plotting
 
