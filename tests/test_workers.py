@@ -184,7 +184,7 @@ def test_density_and_trace_share_graphs_and_keep_their_bits(monkeypatch: pytest.
     for one in (together, alone):
         assert all(np.array_equal(*pair) for pair in zip(kept[:2], one[:2], strict=True))
         assert kept[2:4] == one[2:4]
-    # One is built to be measured. Of six micro-batches one is kept, the others are built once for two vectors, but for the
-    # first probe's.
+    # One is built to be measured. Of six micro-batches one is kept, the others are built once for two vectors, but for
+    # the first probe's.
     assert together[4] == 1 + 1 + 5 * (4 + 4 + 6)
     assert alone[4] == 1 + 6 * 24
