@@ -98,6 +98,15 @@ def measure(
     Notes
     -----
     N. Park and S. Kim, "Blurs Behave Like Ensembles", ICML 2022 (arXiv 2105.12639), figure 4.
+
+    Examples
+    --------
+    >>> import landscape
+    >>> model = landscape.build("resnet_mcdo_18", num_classes=10, width=2)
+    >>> images = landscape.data.load("digits", "test")
+    >>> result = measure(model, images, protocol=landscape.Protocol(dropout="fresh", split="test", images=8), passes=2)
+    >>> bool((result["model_std"] >= 0).all())
+    True
     """
     protocol = protocol or Protocol(dropout="fresh", split="test")
     if protocol.dropout != "fresh":

@@ -98,6 +98,15 @@ def spectrum(
     ------
     LandscapeError
         For unknown parts, or when a product is not finite.
+
+    Examples
+    --------
+    >>> import landscape
+    >>> model, protocol = landscape.build("resnet_dnn_18", num_classes=10, width=2), landscape.Protocol(images=16)
+    >>> objective = landscape.Objective(model, landscape.data.load("digits", "train"), protocol=protocol)
+    >>> result = spectrum(objective, top=2, only=["top"])
+    >>> result["eigenvalue"].dims, bool(result["eigenvalue"][0] >= result["eigenvalue"][1])
+    (('rank',), True)
     """
     unknown = [part for part in only if part not in PARTS]
     if unknown or not only:

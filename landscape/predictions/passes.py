@@ -175,6 +175,15 @@ def measure(
     ------
     LandscapeError
         As `Predictor`.
+
+    Examples
+    --------
+    >>> import landscape
+    >>> model = landscape.build("resnet_mcdo_18", num_classes=10, width=2)
+    >>> images = landscape.data.load("digits", "test")
+    >>> passes = measure(model, images, protocol=landscape.Protocol(dropout="fresh", split="test", images=8), passes=3)
+    >>> passes["log_probability"].shape
+    (3, 8, 10)
     """
     protocol = protocol or Protocol(dropout="fresh", split="test")
     chosen = examples(data, protocol)
