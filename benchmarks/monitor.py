@@ -1,7 +1,7 @@
 """What the monitor promises: warm starts against cold solves, and its cost as a share of the training.
 
     python benchmarks/monitor.py            # ten minutes on one core
-    python benchmarks/monitor.py --epochs 2
+    python benchmarks/monitor.py --epochs 8 --every 10
 
 A CNN with batch norm is trained on scikit-learn's digits, by SGD with momentum and by Adam. At every measurement a cold
 solve to 1e-4 tells the true largest eigenvalue. A second training, without cold solves, tells what the monitor costs.
@@ -108,6 +108,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=40, help="steps between the cold solves")
     arguments = parser.parse_args()
     data = load("digits")
+    if arguments.epochs * len(data) < 3 * 64 * arguments.every:
+        parser.error(f"{arguments.epochs} epochs are too few steps for solves every {arguments.every}: lower --every")
     for name in OPTIMIZERS:
         accuracy(name, data, arguments.epochs, arguments.every)
         cost(name, data, arguments.epochs)
