@@ -436,7 +436,8 @@ def row_feature_maps(study: Study, counts: Counts) -> None:
             spectrum = amplitude.measure(model, few, passes=5)["delta_at_pi_of_image"].values[-1, 0]
             found[f"{kind} delta"] = spectrum[comparison.stage_ends(maps)]
             noise = robustness.measure(model, few, frequencies=(0.2, 0.8), passes=2)
-            found[f"{kind} drop"] = (noise["clean_correct_of_image"] - noise["correct_of_image"]).values[0]
+            # From what has all dimensions, so that they keep their order.
+            found[f"{kind} drop"] = -(noise["correct_of_image"] - noise["clean_correct_of_image"]).values[0]
             found[f"{kind} nll rise"] = (noise["nll_of_image"] - noise["clean_nll_of_image"]).values[0]
         return found
 
