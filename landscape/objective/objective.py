@@ -68,7 +68,8 @@ class Objective:
     device
         Where to compute. Default: the protocol's device class.
     memory
-        Bytes that kept graphs may take, or None for half of what is available.
+        Bytes that kept graphs may take, or None for half of what is available. Graphs that are built anew need one per
+        core beside them.
     sharded
         Under torchrun, distribute the examples over processes, and sum over these.
     checkpointing
