@@ -14,7 +14,7 @@ from landscape.compute.randomness import generator
 from landscape.compute.workers import Replicas, each
 from landscape.eigen import moments, spectral_density
 from landscape.nets.dropout import MCDropout
-from landscape.objective import CurvatureOperator, Inference, Objective
+from landscape.objective import CurvatureOperator, Inference, Objective, operators
 from landscape.objective.operators import Kind
 from landscape.store.protocol import Protocol
 
@@ -160,6 +160,16 @@ def test_bits_do_not_depend_on_memory(kind: Kind) -> None:
         products.append(operator(vectors))
         assert operator.plan.kept == kept
     assert all(torch.equal(product, products[0]) for product in products)
+
+
+def test_no_core_waits_for_memory_that_only_kept_graphs_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no budget at all the graphs at work are as many as the cores; where these would not fit, one by one."""
+    objective = Objective(dropout_net(), small_images(count=96), protocol=Protocol(dropout="fixed"), micro_batch=8)
+    operator = CurvatureOperator(objective.within(0))
+    operator.together()
+    assert operator._at_once() == 2
+    monkeypatch.setattr(operators, "available_memory", lambda device: 1)
+    assert operator._at_once() == 0
 
 
 def test_density_and_trace_share_graphs_and_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
