@@ -297,7 +297,9 @@ def test_differences_are_paired() -> None:
     first, second = (
         relative_errors(table(skill=skill, seed=seed), base, replicates=200) for skill, seed in ((1, 1), (1.3, 2))
     )
-    change = difference(first, second).sel(measure="mCNLL")
+    change = difference(first, second)
+    assert np.isfinite(change["low"]).values.tolist() == [name != "mCECE" for name in change["measure"].values]
+    change = change.sel(measure="mCNLL")
     assert float(change["high"]) < 0
     apart = np.hypot(first["stderr"], second["stderr"]).sel(measure="mCNLL")
     assert float(change["stderr"]) < 0.9 * float(apart)

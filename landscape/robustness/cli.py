@@ -384,15 +384,24 @@ def _relative_table(head: Sequence[str], relative: Sequence[xarray.Dataset]) -> 
     lines = [command.columns(head, rows), f"% of {relative[0].attrs['baseline']}, 95 % over images; mean over {names}"]
     for index, entry in enumerate(relative[1:], start=1):
         change = robustness.corrupted.difference(relative[0], entry)
+        ends = list(zip(change["low"].values, change["high"].values, strict=True))
         cells = [
             f"{measure} {100 * float(change['difference'][row]):+.2f} "
-            f"[{100 * float(change['low'][row]):+.2f}, {100 * float(change['high'][row]):+.2f}]"
-            for row, measure in enumerate(entry["measure"].values)
+            + (f"[{100 * low:+.2f}, {100 * high:+.2f}]" if math.isfinite(low) else "(no interval that holds)")
+            for row, (measure, (low, high)) in enumerate(zip(entry["measure"].values, ends, strict=True))
         ]
         lines.append(f"{head[index + 1]} minus {head[1]}, paired over images: {', '.join(cells)}")
-        ends = list(zip(change["low"].values, change["high"].values, strict=True))
-        measures = [str(measure) for measure in entry["measure"].values]
-        lines.append(tables.told_apart("the mean corruption error", head[1], head[index + 1], measures, ends))
+        known = [
+            (str(name), each)
+            for name, each in zip(entry["measure"].values, ends, strict=True)
+            if math.isfinite(each[0])
+        ]
+        measures = [name for name, _ in known]
+        lines.append(
+            tables.told_apart(
+                "the mean corruption error", head[1], head[index + 1], measures, [each for _, each in known]
+            )
+        )
     return "\n".join(lines)
 
 
