@@ -203,7 +203,7 @@ def relative_errors(
 def difference(first: xarray.Dataset, second: xarray.Dataset) -> xarray.Dataset:
     """Second minus first of what `relative_errors` gives, paired over images, with ``stderr``, ``low`` and ``high``.
 
-    The difference of calibration errors (mCECE) has no interval but not-a-number: what few images add to them is not the
+    The difference of calibration errors (mCECE) has no interval (not a number): what few images add to them is not the
     same for both, and intervals about the difference of debiased values held it in 69 to 79 % (docs/coverage.md).
 
     Raises
