@@ -6,6 +6,7 @@ bytes, and figures do not draw it.
 ``python -m analyses.keep --preset digits|cifar100-small|paper``
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,11 +55,23 @@ def main(argv: Sequence[str]) -> int:
             target = studies.listed(entry["file"], out)
             dataset = store.result.load(source)
             left_out = [name for name in dataset.variables if str(name).endswith(LEFT_OUT)]
-            store.result.save(dataset.drop_vars(left_out), target)
+            travels = dataset.drop_vars(left_out).assign_attrs(command=anonymous(str(dataset.attrs["command"])))
+            store.result.save(travels, target)
             size += target.stat().st_size
         store.files.write_json(out / "studies" / listing.name, facts)
     print(f"{len(listings)} studies, {size / 2**20:.1f} MiB in {out}")
     return 0
+
+
+def anonymous(command_line: str) -> str:
+    """A command without the folders of the machine that it ran on.
+
+    Examples
+    --------
+    >>> anonymous("python -m analyses fourier --cache /home/me/networks --quiet")
+    'python -m analyses fourier --cache DIR --quiet'
+    """
+    return re.sub(r"(?<=[\s=])/\S+", "DIR", command_line)
 
 
 if __name__ == "__main__":

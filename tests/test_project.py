@@ -160,3 +160,10 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert cited is not None
     assert logged is not None
     assert cited[1] == logged[1] == landscape.__version__
+
+
+def test_what_is_kept_names_no_folder_of_the_machine_it_was_measured_on() -> None:
+    kept = [*ROOT.glob("reference/**/*.nc"), *ROOT.glob("reference/**/*.json"), *ROOT.glob("docs/pictures/*.png")]
+    assert len(kept) > 100
+    named = [str(path) for path in kept if re.search(rb"--[a-z-]+[ =]/\w+/", path.read_bytes())]
+    assert not named
