@@ -39,8 +39,9 @@ from landscape.predictions.passes import Predictor
 from landscape.robustness import corrupted
 from landscape.robustness.corruptions import Computed
 from landscape.store.protocol import Protocol
-from landscape.surface import directions as axes
+from landscape.surface import directions as axes, plane
 from landscape.surface.cells import Cells
+from landscape.surface.summary import summarize
 
 EASY, HARD = "digits-plain", "CIFAR-100, ResNet-18 of width 16"
 REFERENCE = Path(__file__).parents[1] / "reference" / "cifar100-small"
@@ -393,7 +394,7 @@ def row_hessian(study: Study, counts: Counts) -> None:
 
 
 def row_mini_batches(study: Study, counts: Counts) -> None:
-    """The distribution of mini-batch eigenvalues (`landscape.hessian --per-batch`), and means of few draws."""
+    """The distribution of mini-batch eigenvalues (`landscape.hessian --per-batch`)."""
 
     def record() -> Recorded:
         model, train, _ = easy()
@@ -414,12 +415,39 @@ def row_mini_batches(study: Study, counts: Counts) -> None:
                 counts.add(
                     label, EASY, batches, one["quantile_interval"].values, truth["quantile"].sel(probability=level)
                 )
-    largest = eigenvalues[:, 0]
-    for draws in (5, 20):
-        for rows in study.samples(len(largest), draws, "masks", replace=True):
-            mean = mean_of(largest[rows], 0)
-            # Mini-batch eigenvalues stand for masks and planes: skewed as no mask has been seen to be.
-            counts.about("mean of a few very skewed draws", EASY, draws, mean.value, mean.stderr, largest.mean())
+
+
+def row_masks(study: Study, counts: Counts) -> None:
+    """Means over dropout masks (`landscape.hessian --masks`) and over random planes (`landscape.surface --planes`)."""
+    model, train, _ = easy()
+    few = Protocol(images=96)
+
+    def of_masks() -> Recorded:
+        objective = Objective(model, train, weight_decay=5e-4, protocol=few)
+        operators = [CurvatureOperator(objective, sample=mask) for mask in range(200)]
+        pairs = [eigenpairs(one, 3, tolerance=1e-3, seed=0, confidence=0, keep_space=True) for one in operators]
+        traces = [
+            trace(one, products=10, seed=0, space=pair.space).value for one, pair in zip(operators, pairs, strict=True)
+        ]
+        columns = np.column_stack([np.stack([pair.values for pair in pairs]), traces])
+        names = ("eigenvalue 1", "eigenvalue 2", "eigenvalue 3", "trace")
+        return {f"{name}, mean over masks": column for name, column in zip(names, columns.T, strict=True)}
+
+    def of_planes() -> Recorded:
+        objective = Objective(model, train, weight_decay=5e-4, protocol=few)
+        summaries = [summarize(plane(objective, points=7, span=0.5, seed=seed)) for seed in range(200)]
+        return {
+            "curvature along a random direction, mean over planes": np.array([one.curvature[0] for one in summaries]),
+            "rise of the loss, mean over planes": np.array([one.rises[-1].mean for one in summaries]),
+            "roughness, mean over planes": np.array([one.roughness for one in summaries]),
+        }
+
+    for name, record in (("masks", of_masks), ("planes", of_planes)):
+        for label, values in study.recorded(name, record).items():
+            for draws in (5, 20):
+                for rows in study.samples(len(values), draws, name, replace=True):
+                    mean = mean_of(values[rows], 0)
+                    counts.about(label, EASY, draws, mean.value, mean.stderr, values.mean())
 
 
 def row_feature_maps(study: Study, counts: Counts) -> None:
@@ -496,6 +524,7 @@ ROWS: Mapping[str, Callable[[Study, Counts], None]] = {
     "eigenvalues": row_eigenvalues,
     "hessian": row_hessian,
     "mini-batches": row_mini_batches,
+    "masks": row_masks,
     "feature-maps": row_feature_maps,
     "probes": row_probes,
 }

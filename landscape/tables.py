@@ -58,7 +58,9 @@ def with_error(value: float, error: float) -> str:
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """``value [low, high]``, all three to the second digit of half the interval's width."""
+    """``value [low, high]``, all three to the second digit of half the interval's width; says where there is none."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{value:.4g} (no interval)"
     half = (high - low) / 2
     return f"{digits(value, half)} [{digits(low, half)}, {digits(high, half)}]"
 

@@ -1,5 +1,7 @@
 """Intervals hold the truth as often as they say, where the plain ones do not."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 import torch
@@ -125,3 +127,28 @@ def test_wilsons_interval() -> None:
     assert confidence.of_proportion(1.0, 2000)[1] == 1.0
     assert confidence.of_proportion(0.0, 2000)[0] == 0.0
     assert np.isnan(confidence.of_proportion(np.nan, 0)).all()
+
+
+def test_the_interval_of_a_quantile_holds_it_also_far_out_and_in_clusters() -> None:
+    source = numpy_generator(5, "test")
+    truth = NormalDist(sigma=np.sqrt(2)).inv_cdf(0.95)
+    held = {1: 0, 4: 0}
+    for size in held:
+        for _ in range(400):
+            # Half of the variance is common to a cluster, so that 120 clusters of four are not 480 values.
+            values = source.normal(size=(120, 1)) + source.normal(size=(120, size))
+            low, high = confidence.of_quantile(values, 0.95)
+            held[size] += low <= truth <= high
+    assert all(0.92 < count / 400 < 0.99 for count in held.values()), held
+
+
+def test_a_quantile_beyond_which_too_few_lie_has_no_interval() -> None:
+    values = numpy_generator(6, "test").normal(size=(64, 1))
+    low, high = confidence.of_quantile(values, 0.99)
+    assert np.isfinite(low)
+    assert np.isnan(high)
+    assert np.isfinite(confidence.of_quantile(np.tile(values, (10, 1)), 0.99)).all()
+    assert np.isnan(confidence.of_quantile(np.full((3, 2), np.nan), 0.5)).all()
+    # Values that are not finite count neither as low nor as high.
+    damaged = np.concatenate([values, np.full((64, 1), np.nan)], axis=1)
+    assert confidence.of_quantile(damaged, 0.5) == confidence.of_quantile(values, 0.5)

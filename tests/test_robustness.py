@@ -292,6 +292,18 @@ def test_mean_corruption_errors_come_with_their_standard_error() -> None:
     assert float(found["stderr"].sel(measure="mCE")) == pytest.approx(np.std(values), rel=0.2)
 
 
+def test_a_corruption_without_a_wrong_prediction_leaves_the_error_without_interval() -> None:
+    base, hard, easy = table(skill=1.0), table(skill=1.0), table(skill=1.0)
+    easy["accuracy"].loc[{"corruption": "fog"}] = 1.0
+    easy["correct_of_image"].loc[{"corruption": "fog"}] = 1.0
+    certain, uncertain = (relative_errors(one, base, replicates=50) for one in (hard, easy))
+    for measure in ("mCE", "mCNLL"):
+        assert np.isfinite(certain["high"].sel(measure=measure))
+        assert np.isnan(uncertain["high"].sel(measure=measure))
+        assert np.isnan(difference(certain, uncertain)["low"].sel(measure=measure))
+    assert np.isfinite(uncertain["high"].sel(measure="mCECE"))
+
+
 def test_differences_are_paired() -> None:
     base = table()
     first, second = (

@@ -16,7 +16,7 @@ from landscape.data import Data
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.hessian.over_masks import MeanOperator
-from landscape.metrics.confidence import tails
+from landscape.metrics.confidence import of_quantile, tails
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.journal import Journal
@@ -185,9 +185,11 @@ _COLUMNS = ("values", "residuals", "errors", "converged")
 
 
 def distribution(eigenvalues: np.ndarray, *, seed: int = 0, replicates: int = REPLICATES) -> xarray.Dataset:
-    r"""Statistics of the mini-batches' eigenvalues, each with its bootstrap standard error and interval.
+    r"""Statistics of the mini-batches' eigenvalues, each with its standard error and interval.
 
-    Mini-batches are resampled, not eigenvalues: those of one mini-batch belong together (Efron 1979).
+    Mini-batches are resampled, not eigenvalues: those of one mini-batch belong together (Efron 1979). The intervals of
+    quantiles are between order statistics instead, by `landscape.metrics.confidence.of_quantile`: the bootstrap's held
+    the upper ones in 86 % of samples of 64 mini-batches.
 
     Parameters
     ----------
@@ -200,11 +202,11 @@ def distribution(eigenvalues: np.ndarray, *, seed: int = 0, replicates: int = RE
     -------
     xarray.Dataset
         For each of the following, NAME, also NAME_stderr and the 95 % NAME_interval over ``bound`` (low, high):
-        ``quantile`` (probability) of all eigenvalues; ``negative_share``; ``outlier_share``, the share above
-        :math:`Q_3 + 3\,(Q_3 - Q_1)` of the same eigenvalues (Tukey's outer fence: it moves with the scale of the bulk,
-        so that networks of different scale can be compared); ``tail_index`` of the largest eigenvalue of each
-        mini-batch (`tail_index`; smaller means a heavier tail); ``density`` (grid), a Gaussian kernel estimate whose
-        standard deviation is ``kernel_width``.
+        ``quantile`` (probability) of all eigenvalues, both not a number where too few lie beyond it;
+        ``negative_share``; ``outlier_share``, the share above :math:`Q_3 + 3\,(Q_3 - Q_1)` of the same eigenvalues
+        (Tukey's outer fence: it moves with the scale of the bulk, so that networks of different scale can be compared);
+        ``tail_index`` of the largest eigenvalue of each mini-batch (`tail_index`; smaller means a heavier tail);
+        ``density`` (grid), a Gaussian kernel estimate whose standard deviation is ``kernel_width``.
 
     Raises
     ------
@@ -234,6 +236,9 @@ def distribution(eigenvalues: np.ndarray, *, seed: int = 0, replicates: int = RE
         with np.errstate(invalid="ignore"):
             deviation = replicated.std(axis=0, ddof=1)
             interval = np.quantile(replicated, tails(), axis=0)
+        if name == "quantile":
+            interval = np.array([of_quantile(eigenvalues, probability) for probability in PROBABILITIES]).T
+            deviation = np.where(np.isfinite(interval).all(0), deviation, np.nan)
         variables |= {
             name: (dimensions, value),
             f"{name}_stderr": (dimensions, deviation),
@@ -325,12 +330,19 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
 def table(results: Sequence[xarray.Dataset]) -> str:
     """Quantiles, signs and tail of the mini-batches' eigenvalues, side by side."""
 
-    def row(label: str, name: str, **at: object) -> tables.Row:
-        return label, tables.value(name, ".4g", f"{name}_stderr", ".2g", **at)
+    def row(label: str, name: str) -> tables.Row:
+        return label, tables.value(name, ".4g", f"{name}_stderr", ".2g")
+
+    def quantile(probability: float) -> tables.Row:
+        def cell(result: xarray.Dataset) -> str:
+            one = result.sel(probability=probability)
+            return tables.with_interval(float(one["quantile"]), *map(float, one["quantile_interval"].values))
+
+        return f"quantile {probability:g}", cell
 
     first = results[0]
     rows = [
-        *[row(f"quantile {float(level):g}", "quantile", probability=level) for level in first["probability"].values],
+        *map(quantile, map(float, first["probability"].values)),
         row("share of negative eigenvalues", "negative_share"),
         row("share of outliers", "outlier_share"),
         row("tail index", "tail_index"),
@@ -339,7 +351,8 @@ def table(results: Sequence[xarray.Dataset]) -> str:
     ]
     notes = [
         f"the {first.sizes['rank']} eigenvalues of largest magnitude of each mini-batch of "
-        f"{int(first.attrs['per_batch'])} images; ± is one standard error over mini-batches (bootstrap).",
+        f"{int(first.attrs['per_batch'])} images; [low, high] is the 95 % interval over mini-batches, "
+        "± one standard error (bootstrap).",
         f"outliers lie {first.attrs['outlier_rule']} of all these eigenvalues; a smaller tail index is a heavier tail "
         f"({first.attrs['tail_rule']} of the largest).",
     ]

@@ -343,8 +343,8 @@ class CurvatureOperator(SymmetricOperator):
 # images show one, so that a small sample of images may show none.
 _ROUNDING = 128
 _measuring = threading.RLock()
-# Images on which rounding is measured.
-_ROUNDING_IMAGES = 16
+# Images on which rounding is measured, and how many at once: a float64 graph of all would be the peak of a whole run.
+_ROUNDING_IMAGES, _ROUNDING_AT_ONCE = 16, 4
 
 
 @measurement
@@ -365,19 +365,22 @@ def relative_rounding(objective: Objective, kind: Kind = "hessian", *, sample: i
     """
     least = _ROUNDING * torch.finfo(objective.dtype).eps
     # Statistics of each batch make a batch another function than its parts.
-    count = objective.micro_batch if objective.protocol.batch_norm == "batch" else _ROUNDING_IMAGES
+    whole = objective.protocol.batch_norm == "batch"
+    count, at_once = (objective.micro_batch,) * 2 if whole else (_ROUNDING_IMAGES, _ROUNDING_AT_ONCE)
     first, last = objective.first, min(objective.first + count, objective.last)
     if objective.dtype == torch.float64 or first == last:
         return least
     double = objective.in_double()
     exact, rough = (
-        CurvatureOperator(one, kind, sample=sample, first=first, last=last, micro_batch=count)
+        CurvatureOperator(one.within(0), kind, sample=sample, first=first, last=last, micro_batch=at_once)
         for one in (double, objective)
     )
     leaves = [leaf.detach().requires_grad_() for leaf in double.weights().parameters]
-    with torch.enable_grad():
-        loss = double.batch_loss(leaves, first, last, sample=sample)
-    gradient = double.space.flatten(torch.autograd.grad(loss, leaves, materialize_grads=True))
+    gradient = torch.zeros(double.size, dtype=torch.float64, device=double.device)
+    for start, stop in double.micro_batches(first, last, size=at_once):
+        with torch.enable_grad():
+            loss = double.batch_loss(leaves, start, stop, sample=sample)
+        gradient += double.space.flatten(torch.autograd.grad(loss, leaves, materialize_grads=True))
     length = float(gradient.norm())
     if not 0 < length < math.inf:
         return least

@@ -153,7 +153,9 @@ def relative_errors(
     -------
     xarray.Dataset
         Over ``measure`` (mCE, mCNLL, mCECE): ``value``, ``stderr`` (bootstrap), ``low`` and ``high`` (95 %, of means by
-        `landscape.metrics.confidence.skewed`, of the calibration error by `absolute_sum`, which takes its bias off),
+        `landscape.metrics.confidence.skewed`, of the calibration error by `absolute_sum`, which takes its bias off;
+        mCE and mCNLL have none, not a number, where every prediction under some corruption is right, since the rare
+        errors that weigh most there are not among those seen),
         ``debiased``, the value without that bias, and ``replicate`` (measure, replicate); over
         ``(measure, corruption)`` the ``ratio``.
         All are shares: 1 is the baseline.
@@ -192,7 +194,10 @@ def relative_errors(
         replicated = np.stack([*drawn, np.abs(drawn_gaps).sum(1)])
         sums = gaps.mean(1)
         debiased, ends = confidence.absolute_sum(sums, drawn_gaps - sums)
-        bounds = np.concatenate([np.stack(confidence.of_mean(of_image), axis=1), [ends]])
+        of_means = np.stack(confidence.of_mean(of_image), axis=1)
+        if (chosen["accuracy"] == 1).all("severity").any():
+            of_means[:] = np.nan
+        bounds = np.concatenate([of_means, [ends]])
         dataset["replicate"] = (("measure", "replicate"), replicated)
         dataset["stderr"] = ("measure", replicated.std(1, ddof=1))
         dataset["low"], dataset["high"] = ("measure", bounds[:, 0]), ("measure", bounds[:, 1])
@@ -204,7 +209,8 @@ def difference(first: xarray.Dataset, second: xarray.Dataset) -> xarray.Dataset:
     """Second minus first of what `relative_errors` gives, paired over images, with ``stderr``, ``low`` and ``high``.
 
     The difference of calibration errors (mCECE) has no interval (not a number): what few images add to them is not the
-    same for both, and intervals about the difference of debiased values held it in 69 to 79 % (docs/coverage.md).
+    same for both, and intervals about the difference of debiased values held it in 69 to 79 % (docs/coverage.md). Nor
+    has any other where one of the two has none.
 
     Raises
     ------
@@ -216,7 +222,8 @@ def difference(first: xarray.Dataset, second: xarray.Dataset) -> xarray.Dataset:
         raise LandscapeError("the networks were measured under different corruptions: give both the same --corruptions")
     change = second["value"] - first["value"]
     stderr = (second["replicate"] - first["replicate"]).std("replicate", ddof=1)
-    half = (confidence.Z * stderr).where(change["measure"] != "mCECE")
+    bounded = np.isfinite(first["low"] + second["low"]) & (change["measure"] != "mCECE")
+    half = (confidence.Z * stderr).where(bounded)
     return xarray.Dataset({"difference": change, "stderr": stderr, "low": change - half, "high": change + half})
 
 

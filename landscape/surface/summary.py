@@ -9,6 +9,7 @@ import numpy as np
 import xarray
 from scipy.interpolate import CubicSpline, RectBivariateSpline, RegularGridInterpolator
 
+from landscape.eigen.estimate import mean_of
 from landscape.errors import LandscapeError
 from landscape.surface.persistence import barcode
 
@@ -342,7 +343,7 @@ def barrier(surface: xarray.Dataset, variable: str = "loss") -> float:
 
 
 def spread(summaries: Sequence[Summary]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation over planes and standard error of the mean of each number, for several planes."""
+    """Mean over several planes of each number, its standard error (widened for few, `mean_of`) and their deviation."""
     rows: dict[str, list[float]] = {}
     for summary in summaries:
         facts = summary.to_dict()
@@ -357,10 +358,11 @@ def spread(summaries: Sequence[Summary]) -> dict[str, dict[str, float]]:
         # A ratio of curvatures may be infinite on some plane; its spread then is undefined, and said so by NaN.
         with np.errstate(invalid="ignore"):
             deviation = float(np.std(entries, ddof=1)) if len(entries) > 1 else math.nan
+            mean = mean_of(np.array(entries), products=0)
         statistics[name] = {
-            "mean": float(np.mean(entries)),
+            "mean": mean.value,
             "deviation": deviation,
-            "stderr": deviation / math.sqrt(len(entries)),
+            "stderr": mean.stderr,
             "planes": float(len(entries)),
         }
     return statistics
