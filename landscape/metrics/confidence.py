@@ -176,7 +176,7 @@ def of_quantile(values: np.ndarray, probability: float, *, level: float = LEVEL)
     effective = len(ordered) if variance == 0 else share * (1 - share) / variance
     # Rounding must not take a value away.
     count = int(np.clip(effective + 1e-9, 1, len(ordered)))
-    lower, upper = binom.ppf(tails(level), count, probability)
+    lower, upper = (int(binom.ppf(tail, count, probability)) for tail in tails(level))
     ends = [
         ordered[int(np.ceil(rank / count * len(ordered))) - 1] if 1 <= rank <= count else np.nan
         for rank in (lower, upper + 1)
