@@ -72,6 +72,8 @@ KINDS: dict[str, NetworkKind] = {
         )
         for stage in range(1, 5)
     },
+    "vit": NetworkKind("vision transformer", {"name": "vit_mcdo_6", "width": 64}),
+    "vit-smooth": NetworkKind("vision transformer + blur of tokens", {"name": "vit_mcdo_smoothing_6", "width": 64}),
     "mcdo-mlp": NetworkKind("MLP head", {"head": "mlp"}),
     "mcdo-gap-mlp": NetworkKind("GAP + MLP head", {"head": "gap-mlp"}),
     "mcdo-max": NetworkKind("global maximum head", {"head": "global-max"}),

@@ -424,18 +424,17 @@ def row_masks(study: Study, counts: Counts) -> None:
 
     def of_masks() -> Recorded:
         objective = Objective(model, train, weight_decay=5e-4, protocol=few)
-        operators = [CurvatureOperator(objective, sample=mask) for mask in range(200)]
-        pairs = [eigenpairs(one, 3, tolerance=1e-3, seed=0, confidence=0, keep_space=True) for one in operators]
-        traces = [
-            trace(one, products=10, seed=0, space=pair.space).value for one, pair in zip(operators, pairs, strict=True)
-        ]
-        columns = np.column_stack([np.stack([pair.values for pair in pairs]), traces])
+        found = []
+        for mask in range(150):
+            operator = CurvatureOperator(objective, sample=mask)
+            pairs = eigenpairs(operator, 3, tolerance=1e-3, seed=0, confidence=0, keep_space=True)
+            found.append([*pairs.values, trace(operator, products=10, seed=0, space=pairs.space).value])
         names = ("eigenvalue 1", "eigenvalue 2", "eigenvalue 3", "trace")
-        return {f"{name}, mean over masks": column for name, column in zip(names, columns.T, strict=True)}
+        return {f"{name}, mean over masks": column for name, column in zip(names, np.array(found).T, strict=True)}
 
     def of_planes() -> Recorded:
         objective = Objective(model, train, weight_decay=5e-4, protocol=few)
-        summaries = [summarize(plane(objective, points=7, span=0.5, seed=seed)) for seed in range(200)]
+        summaries = [summarize(plane(objective, points=7, span=0.5, seed=seed)) for seed in range(150)]
         return {
             "curvature along a random direction, mean over planes": np.array([one.curvature[0] for one in summaries]),
             "rise of the loss, mean over planes": np.array([one.rises[-1].mean for one in summaries]),

@@ -14,6 +14,7 @@ from landscape import nets
 from landscape.compute.masks import Masks, keep_level
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
+from landscape.nets import vision_transformer
 from landscape.nets.smoothing import factory
 
 ONE_EACH = [
@@ -53,6 +54,8 @@ def test_names_are_the_papers():
         "wideresnet": ("50", "101"),
         "vgg": ("11", "13", "16", "19"),
         "prevgg": ("11", "13", "16", "19"),
+        # Not the paper's: the follow-up's question.
+        "vit": ("6",),
     }
     kinds = ("dnn", "mcdo", "dnn_smoothing", "mcdo_smoothing")
     expected = {f"{family}_{kind}_{size}" for family, all in sizes.items() for size in all for kind in kinds}
@@ -64,7 +67,8 @@ def test_names_are_the_papers():
 def test_every_name_builds():
     for name in nets.names():
         with torch.device("meta"):
-            assert nets.parameter_count(nets.build(name, num_classes=7, width=4)) > 10_000
+            least = 1_000 if name.startswith("vit") else 10_000
+            assert nets.parameter_count(nets.build(name, num_classes=7, width=4)) > least
 
 
 @pytest.mark.parametrize("stem", [False, True])
@@ -564,3 +568,53 @@ def test_every_smoothing_variant_builds_into_a_network():
         model = nets.build("resnet_dnn_18", num_classes=3, width=2, smoothing=variant, head=head).eval()
         with torch.no_grad():
             assert model(images()).isfinite().all()
+
+
+# The vision transformer -----------------------------------------------------------------------------------------------
+
+
+def test_the_vision_transformer_is_that_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    ours = nets.build("vit_mcdo_6", num_classes=7, width=32).eval()
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=6, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=4
+    )
+    theirs = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    order = [block for stage in ours.stages for block in stage]
+    for own, other in ((ours.embeddings, theirs.embeddings), (ours.norm, theirs.layernorm)):
+        other.load_state_dict(own.state_dict())
+    for own, other in zip(order, theirs.layers, strict=True):
+        other.load_state_dict(own.state_dict())
+    inputs = images(side=32).float()
+    with torch.no_grad():
+        expected = ours.classifier(theirs(inputs).last_hidden_state[:, 0])
+        torch.testing.assert_close(ours(inputs), expected)
+
+
+def test_the_grid_of_tokens_is_smoothed_and_the_class_token_is_not():
+    tokens = features(2, 1 + 9, 3)
+    found = vision_transformer.SmoothedTokens(nets.Blur((1, 2, 1), "zero").double())(tokens)
+    torch.testing.assert_close(found[:, 0], tokens[:, 0])
+    grid = torch.nn.functional.pad(tokens[:, 1:].reshape(2, 3, 3, 3), (0, 0, 1, 1, 1, 1))
+    weight = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64) / 4
+    middle = sum(weight[i] * weight[j] * grid[:, 1 + i, 1 + j] for i in range(3) for j in range(3))
+    torch.testing.assert_close(found[:, 1 + 4], middle)
+
+
+def test_a_smoothed_vision_transformer_has_the_weights_of_the_plain_one():
+    pytest.importorskip("transformers")
+    plain, smooth = (nets.build(f"vit_dnn{kind}_6", num_classes=7, width=16) for kind in ("", "_smoothing"))
+    smoothed = [
+        name for name, module in smooth.named_modules() if isinstance(module, vision_transformer.SmoothedTokens)
+    ]
+    assert smoothed == ["stages.0.2", "stages.1.2"]
+    smooth.load_state_dict(plain.state_dict())
+    inputs = images(side=32).float()
+    with torch.no_grad():
+        assert not torch.allclose(plain.eval()(inputs), smooth.eval()(inputs))
+        # The placebo of an audit changes nothing.
+        same = nets.build("vit_dnn_6", num_classes=7, width=16, smoothing="identity").eval()
+        same.load_state_dict(plain.state_dict())
+        torch.testing.assert_close(same(inputs), plain(inputs))
+    with pytest.raises(LandscapeError, match="class-token"):
+        nets.build("vit_dnn_6", num_classes=7, head="gap")

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from landscape.nets.residual import (
     ResidualNet,
 )
 from landscape.nets.smoothing import Smoothing
+from landscape.nets.vision_transformer import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Family:
         Smoothing layers at the end of each stage, of the smoothing kind.
     make
         Builds it.
+    heads
+        Those that it can have.
+    smoothing
+        The smoothing layer of the smoothing kind; None for the paper's.
     """
 
     sizes: dict[str, Any]
@@ -49,6 +54,8 @@ class Family:
     head: str
     smoothed: tuple[int, ...]
     make: "Callable[[Family, Any, Request], nn.Module]"
+    heads: Collection[str] = tuple(HEADS)
+    smoothing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,25 @@ def _alexnet(family: Family, size: None, request: Request) -> nn.Module:
     )
 
 
+@dataclass(frozen=True)
+class TransformerSize:
+    """Blocks in each stage of a vision transformer."""
+
+    depths: tuple[int, ...]
+
+
+def _transformer(family: Family, size: TransformerSize, request: Request) -> nn.Module:
+    return VisionTransformer(
+        depths=size.depths,
+        width=request.width,
+        side=224 if request.stem else 32,
+        patch=16 if request.stem else 4,
+        dropout=request.dropout,
+        smoothing=request.smoothed([request.width] * len(size.depths)),
+        classes=request.classes,
+    )
+
+
 _DEPTHS = {
     "18": (2, 2, 2, 2),
     "34": (3, 4, 6, 3),
@@ -189,6 +215,17 @@ FAMILIES: dict[str, Family] = {
     "vgg": Family({size: (False, depths) for size, depths in _VGG_DEPTHS.items()}, 0.3, "mlp", (1,) * 5, _vgg),
     "prevgg": Family({size: (True, depths) for size, depths in _VGG_DEPTHS.items()}, 0.3, "mlp", (1,) * 5, _vgg),
     "alexnet": Family({"": None}, 0.1, "mlp", (1,) * 3, _alexnet),
+    # Not the paper's. Its class token reads nothing behind the last block. Tokens are signed, so that the ReLU of the
+    # paper's layer would take half of them away: a blur alone, of the tokens that there are.
+    "vit": Family(
+        {"6": TransformerSize((2, 2, 2))},
+        0.1,
+        "class-token",
+        (1, 1, 0),
+        _transformer,
+        heads=("class-token",),
+        smoothing="blur(padding=zero)",
+    ),
 }
 
 
@@ -229,7 +266,7 @@ def depths_of(size: Any) -> tuple[int, ...]:
     """Number of blocks in each stage of a size of a family."""
     if size is None:
         return (1, 1, 3)  # AlexNet
-    return size.depths if isinstance(size, ResidualSize) else size[1]
+    return size.depths if isinstance(size, (ResidualSize, TransformerSize)) else size[1]
 
 
 def build(
@@ -244,7 +281,7 @@ def build(
     stages: Sequence[int] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A network of the paper by the authors' name, with fresh weights.
+    """A network of the paper by the authors' name, or a small vision transformer (``vit_...``), with fresh weights.
 
     Parameters
     ----------
@@ -253,14 +290,15 @@ def build(
     num_classes
         Number of classes.
     stem
-        The ImageNet stem instead of the CIFAR one.
+        The ImageNet stem instead of the CIFAR one; of a transformer, patches of 16 on images of 224 instead of 4 on 32.
     width
-        Channels of the first stage; 64 is the paper's.
+        Channels of the first stage, or of a token; 64 is the paper's.
     dropout
         Rate of MC dropout; default: the family's for ``mcdo``, 0 for ``dnn``.
     smoothing
-        Which smoothing layer, see :func:`landscape.nets.smoothing.factory`; default: the paper's where the name says
-        ``smoothing``, none elsewhere. Giving one places it whatever the name says.
+        Which smoothing layer, see :func:`landscape.nets.smoothing.factory`; default: where the name says ``smoothing``
+        the paper's, of a transformer ``blur(padding=zero)``; none elsewhere. Giving one places it whatever the name
+        says.
     head
         One of `HEADS`; default: the family's.
     stages
@@ -283,8 +321,8 @@ def build(
     if num_classes < 1 or width < 1:
         raise LandscapeError(f"{name}: num_classes is {num_classes} and width {width}: give positive numbers")
     head = head or family.head
-    if head not in HEADS:
-        raise LandscapeError(f"unknown head {head!r}: choose one of {', '.join(HEADS)}")
+    if head not in family.heads:
+        raise LandscapeError(f"unknown head {head!r}: choose one of {', '.join(family.heads)}")
     wanted = bool(match[3]) or smoothing is not None or stages is not None
     placed = tuple(stages) if stages is not None else family.smoothed
     if len(placed) != len(family.smoothed) or min(placed) < 0:
@@ -298,7 +336,7 @@ def build(
         width=width,
         dropout=dropout if dropout is not None else (family.dropout if match[2] == "mcdo" else 0.0),
         head=head,
-        smoothing=smoothing,
+        smoothing=family.smoothing if smoothing is None else smoothing,
         stages=placed if wanted else (0,) * len(family.smoothed),
     )
     with torch.random.fork_rng(devices=[]):
