@@ -39,6 +39,7 @@ STATEMENTS = {
     "C11": "MLP head: sharper and rougher landscape than GAP, and a higher training NLL",
     "C12": "pre-activation, ReLU6 and GAP move C1 to C8 the same way as smoothing does",
     "C13": "deterministic nets gain too",
+    "ViT": "not of the paper: a vision transformer gains from a blur of its grid of tokens",
 }
 VERDICTS = ("supported", "against", "undecided", "no verdict")
 GENERALISED = ("C1", "C2", "C3", "C4", "C6", "C7", "C8")
@@ -82,6 +83,7 @@ COMPARISONS = (
     ),
     Comparison("relu6", "mcdo", "mcdo-relu6", GENERALISED, "C12", ("MC dropout", "MC dropout, ReLU6 after stages")),
     Comparison("deterministic", "dnn", "dnn-smooth", SMOOTHING_CLAIMS, "C13"),
+    Comparison("transformer", "vit", "vit-smooth", SMOOTHING_CLAIMS, "ViT"),
 )
 # Presets as the page shows them: networks trained to the end come first, then earlier stages and smaller problems.
 STAGES = ("paper", "converged", "cifar100-small", "digits")
