@@ -344,6 +344,7 @@ class TestGiven:
             ({"images": np.zeros((0, 1, 4, 4)), "labels": np.zeros(0, dtype=int)}, ["no images"]),
             ({"images": np.zeros((2, 4, 4)), "labels": np.array([0, 1])}, ["shape"]),
             ({"images": np.zeros((2, 1, 4, 4), dtype=np.int32), "labels": np.array([0, 1])}, ["int32"]),
+            ({"images": np.zeros((2, 1, 8, 8), dtype=np.uint8), "labels": np.array([0, 1])}, ["transpose"]),
             ({"images": np.full((2, 1, 4, 4), np.nan), "labels": np.array([0, 1])}, ["image 0 has non-finite"]),
             ({"images": np.array([{}], dtype=object), "labels": np.array([0])}, ["plain arrays"]),
         ],

@@ -44,8 +44,9 @@ def from_factory(model: str, num_classes: int | None) -> nn.Module:
         with torch.random.fork_rng():
             model = factory(**arguments)
     except Exception as error:
+        hint = "; it is called without arguments, num_classes aside" if isinstance(error, TypeError) else ""
         raise LandscapeError(
-            f"{model} failed to build a network: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            f"{model} failed to build a network: {type(error).__name__}: {' '.join(str(error).split())[:200]}{hint}"
         ) from error
     if not isinstance(model, nn.Module):
         raise LandscapeError(f"{model} returned a {type(model).__name__}: return a torch.nn.Module")

@@ -53,6 +53,11 @@ def load_npz(path: Path) -> Images:
             "or uint8 (N, height, width, channels)"
         )
     if images.dtype == np.uint8:
+        if images.shape[1] in (1, 3) and images.shape[3] > 4:
+            raise LandscapeError(
+                f"{path}: uint8 images of shape {images.shape} have their channels before height and width: "
+                "give images.transpose(0, 2, 3, 1)"
+            )
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     elif images.dtype == np.float16:
         images = images.astype(np.float32)
