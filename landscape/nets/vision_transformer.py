@@ -44,7 +44,7 @@ class VisionTransformer(nn.Module):
     depths
         Blocks in each stage.
     width
-        Channels of a token; a head of attention has 16 of them, or as many as divide it.
+        Channels of a token; a head of attention has 16 of them, or all where 16 does not divide their number.
     side, patch
         Of the images and of the patches, pixels.
     dropout
@@ -98,7 +98,7 @@ def _config(blocks: int, width: int, side: int, patch: int, dropout: float) -> "
     return ViTConfig(
         hidden_size=width,
         num_hidden_layers=blocks,
-        num_attention_heads=max(1, width // 16) if width % 16 == 0 else 1,
+        num_attention_heads=width // 16 if width % 16 == 0 else 1,
         intermediate_size=2 * width,
         hidden_dropout_prob=dropout,
         image_size=side,
