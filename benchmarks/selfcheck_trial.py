@@ -32,6 +32,7 @@ from landscape.nets import build
 from landscape.nets.smoothing import Blur
 from landscape.objective import CurvatureOperator, Objective, folding, operators
 from landscape.objective.convolution import _Convolution, _ConvolutionBackward
+from landscape.objective.l2 import L2Term
 from landscape.objective.network import Network
 from landscape.objective.parameters import ParameterSpace
 from landscape.selfcheck import Check
@@ -455,7 +456,7 @@ def _noise(operator: CurvatureOperator, vectors: Tensor, right: Tensor) -> Tenso
     return right + 3e-3 * right.norm() * drawn / drawn.norm()
 
 
-def _weights_alone(right: Any, self: Objective, parameters: Any, vectors: Tensor) -> Tensor:
+def _weights_alone(right: Any, self: L2Term, parameters: Any, vectors: Tensor) -> Tensor:
     found = right(self, parameters, vectors)
     for place, shape in zip(self.space.slices().values(), self.space.shapes, strict=True):
         if len(shape) < 2:
@@ -497,13 +498,13 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "ragged micro-batches weighed alike": lambda: method(Objective, "batch_loss", _equal_weights),
     "two parameters exchanged": lambda: method(CurvatureOperator, "batch_products", _swapped_in_product),
     "half of the L2 term": lambda: method(
-        Objective, "l2_product", lambda right, self, parameters, v: right(self, parameters, v) / 2
+        L2Term, "product", lambda right, self, parameters, v: right(self, parameters, v) / 2
     ),
     "no L2 term in the product": lambda: method(
-        Objective, "l2_product", lambda right, self, parameters, v: 0 * right(self, parameters, v)
+        L2Term, "product", lambda right, self, parameters, v: 0 * right(self, parameters, v)
     ),
-    "L2 of weights alone in the product": lambda: method(Objective, "l2_product", _weights_alone),
-    "L2 term twice": lambda: method(Objective, "l2", lambda right, self, parameters: 2 * right(self, parameters)),
+    "L2 of weights alone in the product": lambda: method(L2Term, "product", _weights_alone),
+    "L2 term twice": lambda: method(L2Term, "__call__", lambda right, self, parameters: 2 * right(self, parameters)),
     "masks drawn anew at every product": lambda: method(Objective, "masks", _fresh),
     "masks by row of the batch": lambda: method(_addressed(), "address", _by_row),
     "batch norm without its epsilon": lambda: mock.patch.object(folding, "scale_and_shift", _no_epsilon),

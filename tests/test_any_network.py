@@ -23,7 +23,7 @@ from landscape import CurvatureOperator, LandscapeError, Objective, Protocol
 from landscape.compute.randomness import generator
 from landscape.data import Examples, Images, arrays, as_examples, load_any
 from landscape.eigen import eigenpairs
-from landscape.objective import chunked, objective as objective_module
+from landscape.objective import chunked, mean_loss
 from landscape.objective.fit import fit
 from landscape.objective.losses import called
 from landscape.store.importing import named_object
@@ -220,7 +220,7 @@ def test_values_and_products_are_the_dense_ones_for_any_micro_batch(name: str, m
     ggn: list[Tensor] = []
     # The second time the vocabulary counts as large, its scores three tokens at a time.
     for smallest in (chunked.SMALLEST, 1):
-        monkeypatch.setattr(objective_module, "SMALLEST", smallest)
+        monkeypatch.setattr(mean_loss, "SMALLEST", smallest)
         monkeypatch.setattr(chunked, "_FEWEST", 3)
         monkeypatch.setattr(chunked, "_CHUNK_BYTES", 1)
         for size in (1, 4, 100):
@@ -451,7 +451,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Objective(
             Language(), (IDS, LABELS), loss=lambda outputs, targets: outputs["logits"].square().sum(), output="all"
         ),
-        r"no mean over examples: .*return .*pair \(sum, number of terms\)",
+        r"not a mean over examples: .*return .*pair \(sum, number of terms\)",
     ),
     "differing numbers": (lambda: as_examples((IDS, LABELS[:3])), "first dimensions differ.*inputs 7.*targets 3"),
     "target out of range": (

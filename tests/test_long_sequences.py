@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape import CurvatureOperator, LandscapeError, Objective, Protocol
 from landscape.compute.randomness import generator
-from landscape.objective import chunked, objective as objective_module, recomputing
+from landscape.objective import chunked, mean_loss, objective as objective_module, recomputing
 
 WORDS = 50
 
@@ -113,7 +113,7 @@ def test_scores_are_never_held_and_products_are_the_same(
     for loss in ("causal_lm", "masked_lm,label_smoothing=0.1"):
         products, largest = [], []
         for smallest in (4096, 1):
-            monkeypatch.setattr(objective_module, "SMALLEST", smallest)
+            monkeypatch.setattr(mean_loss, "SMALLEST", smallest)
             measured = Objective(model, (ids, labels), loss=loss, protocol=protocol, micro_batch=5)
             assert measured.defers == (smallest == 1)
             operator = CurvatureOperator(measured, kind)

@@ -103,7 +103,7 @@ def test_the_unsquared_reading_of_weight_decay_against_automatic_differentiation
 
     truth = torch.autograd.functional.hvp(l2, measured.point, vector)[1]
     parameters = measured.space.split(measured.point)
-    assert torch.allclose(measured.l2_product(parameters, vector[:, None])[:, 0], truth, atol=1e-12)
+    assert torch.allclose(measured.l2.product(parameters, vector[:, None])[:, 0], truth, atol=1e-12)
     assert measured.value().l2 == pytest.approx(float(l2(measured.point)), rel=1e-12)
 
 

@@ -60,7 +60,7 @@ def test_table_names_what_is_not_finite(network: Path, tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["NET", "--points", "1"], "1 points make no axis"),
+        (["NET", "--points", "1"], "1 points do not make an axis"),
         (["NET", "--span", "0"], "empty or not finite"),
         (["NET", "--stderr", "little"], "not a standard error"),
         (["NET", "--gif", "a.gif"], "needs --frames"),

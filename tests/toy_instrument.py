@@ -10,7 +10,7 @@ from landscape.errors import LandscapeError
 
 
 def measure(arguments, subject, journal):
-    examples = objective.objective.examples(subject.data, subject.protocol)
+    examples = objective.preparation.examples(subject.data, subject.protocol)
     with torch.no_grad():
         scores = subject.checkpoint.model(examples.batch(0, len(examples))).double() * arguments.factor
     stderr = scores.std(0) / len(scores) ** 0.5

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from landscape.checkpoint.content import Content
+from landscape.checkpoint.content import Content, one_line
 from landscape.errors import LandscapeError, printable
 from landscape.store.importing import named_object
 
@@ -45,9 +45,8 @@ def from_factory(model: str, num_classes: int | None) -> nn.Module:
             model = factory(**arguments)
     except Exception as error:
         hint = "; it is called without arguments, num_classes aside" if isinstance(error, TypeError) else ""
-        raise LandscapeError(
-            f"{model} failed to build a network: {type(error).__name__}: {' '.join(str(error).split())[:200]}{hint}"
-        ) from error
+        message = f"{model} failed to build a network: {type(error).__name__}: {one_line(error)}{hint}"
+        raise LandscapeError(message) from error
     if not isinstance(model, nn.Module):
         raise LandscapeError(f"{model} returned a {type(model).__name__}: return a torch.nn.Module")
     return model
@@ -116,7 +115,7 @@ def from_folder(content: Content) -> nn.Module:
     except Exception as error:
         raise LandscapeError(
             f"{path}: {name} cannot be built from its config.json ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}): copy the folder again"
+            f"{one_line(error)}): copy the folder again"
         ) from error
     lacking = sorted(map(str, report["missing_keys"])) + [str(each) for each in report["mismatched_keys"]]
     if lacking:

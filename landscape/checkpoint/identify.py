@@ -113,10 +113,10 @@ def _candidates(state: StateDict) -> list[tuple[str, tuple[str, ...]]]:
 
 def _head(shapes: Shapes) -> str | None:
     """The head whose names these are; those without names of their own (pooling) count as the plain one."""
-    places = {match[1]: match[2] for name in shapes if (match := re.search(r"classifier\.(\d)\.(\w+)\.", name))}
+    layers = {match[1]: match[2] for name in shapes if (match := re.search(r"classifier\.(\d)\.(\w+)\.", name))}
     parts = {match[1] for name in shapes if (match := re.search(r"classifier\.\d\.(\w+)\.", name))}
     if "dense3" in parts:
-        return "gap-mlp" if "0" in places else "mlp"
+        return "gap-mlp" if "0" in layers else "mlp"
     if "bn" in parts:
         return "bn-relu-gap"
     return "gap" if "dense" in parts else None

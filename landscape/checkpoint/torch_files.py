@@ -243,11 +243,11 @@ def _content(value: Any, interpreter: Interpreter, blocks: _Blocks) -> Content:
         raise _runs(path, interpreter)
     network = _network(value)
     states = []
-    for entry, found in _dictionaries(value):
-        records = {str(name): each for name, each in found.items() if isinstance(each, TensorRecord)}
+    for entry, members in _dictionaries(value):
+        records = {str(name): each for name, each in members.items() if isinstance(each, TensorRecord)}
         if records:
             blocks.require_bounded(records)
-            opaque = {str(name): each.name for name, each in found.items() if isinstance(each, Opaque)}
+            opaque = {str(name): each.name for name, each in members.items() if isinstance(each, Opaque)}
             shapes = {name: record.shape for name, record in records.items()}
             states.append(StateDict(entry, shapes, opaque, dict(records), blocks.tensor))
     if not states:

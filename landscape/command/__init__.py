@@ -10,7 +10,7 @@ from landscape import lazy
 if TYPE_CHECKING:
     from landscape.command.cautions import caution, caution_about_fit, fit_in_words
     from landscape.command.instrument import Instrument, one_or_all, picture
-    from landscape.command.launch import BAD_INPUT, INTERRUPTED, STOPPED_IN_TIME, TERMINATED, launch, run
+    from landscape.command.launch import BAD_INPUT, STOPPED_IN_TIME, launch, run
     from landscape.command.output import facts_of, remark, report, strict, to_strict_json
     from landscape.command.parser import (
         Parser,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         parts,
         positive,
     )
-    from landscape.command.questions import Question, answer, journaled, question
+    from landscape.command.questions import Question, answer, question
     from landscape.command.subjects import (
         Subject,
         checkpoint_path,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         device,
         load_checkpoint,
         objective,
+        pass_settings,
         require_picture_name,
         require_writable,
         subjects,

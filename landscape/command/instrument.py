@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from landscape.command.cautions import caution_about_fit
 from landscape.command.output import facts_of, report
 from landscape.command.parser import STYLES, Parser, instrument_parser
-from landscape.command.questions import journaled, question
+from landscape.command.questions import answer, question
 from landscape.command.subjects import Subject, subjects
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Instrument:
         measure = self.measure
         assert measure is not None
         wanted = question(arguments, self.name, subject, self.settings(arguments, subject))
-        dataset = journaled(wanted, lambda journal: measure(arguments, subject, journal), force=arguments.force)
+        dataset = answer(wanted, lambda journal: measure(arguments, subject, journal), force=arguments.force)
         caution_about_fit(dataset.attrs)
         return dataset
 

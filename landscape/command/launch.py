@@ -18,8 +18,6 @@ BAD_INPUT = 2
 # Of `--max-seconds`: what was finished is saved, the same command resumes (EX_TEMPFAIL of sysexits.h: "try again").
 STOPPED_IN_TIME = 75
 # 128 and the number of the signal, as every shell counts.
-INTERRUPTED = 128 + signal.SIGINT
-TERMINATED = 128 + signal.SIGTERM
 READER_LEFT = 128 + signal.SIGPIPE
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 

@@ -4,7 +4,6 @@ import argparse
 import datetime
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +79,7 @@ def question(arguments: argparse.Namespace, instrument: str, subject: Subject, s
     )
 
 
-def answer(question: Question, measure: Callable[[], "xarray.Dataset"], *, force: bool = False) -> "xarray.Dataset":
+def answer(question: Question, measure: "Callable[[Journal], xarray.Dataset]", *, force: bool) -> "xarray.Dataset":
     """The result from the cache, or measured now and kept; under torchrun rank 0 writes.
 
     Parameters
@@ -88,13 +87,14 @@ def answer(question: Question, measure: Callable[[], "xarray.Dataset"], *, force
     question
         What to measure; the path of its result is appended to `Question.saved`.
     measure
-        Measures; its result gets the provenance attributes here. An attribute ``seconds_before``, what a killed run
-        had spent on the pieces it kept, is added to the seconds.
+        Measures, with a journal that is removed when the result is stored; its result gets the provenance attributes
+        here. An attribute ``seconds_before``, what a killed run had spent on the pieces it kept, is added to the
+        seconds.
     force
         Measure even when there is a result.
     """
     from landscape.compute import distributed
-    from landscape.store import journal, result
+    from landscape.store import journal as journals, result
     from landscape.store.vocabulary import described
 
     require_writable(question.path)
@@ -103,53 +103,36 @@ def answer(question: Question, measure: Callable[[], "xarray.Dataset"], *, force
     if known is not None:
         if distributed.is_main():
             # What a process that was killed as soon as its result was whole has left.
-            journal.remove(question.journal, before=question.path.stat().st_mtime)
+            journals.remove(question.journal, before=question.path.stat().st_mtime)
         # The checkpoint may have been renamed since.
         known.attrs["name"] = question.subject.name
         return described(known)
     distributed.barrier()
     while question.remarks:
         remark(question.remarks.pop())
-    started = time.perf_counter()
-    dataset = measure()
-    dataset.attrs |= result.provenance(
-        instrument=question.instrument,
-        protocol=question.subject.protocol,
-        settings=question.settings,
-        checkpoint_sha256=question.subject.checkpoint.sha256,
-        data_sha256=question.subject.data.sha256,
-        seed=question.seed,
-        seconds=time.perf_counter() - started + dataset.attrs.pop("seconds_before", 0.0),
-    )
-    dataset.attrs |= {
-        "key": question.key,
-        "name": printable(question.subject.name),
-        "data": question.subject.data.title,
-        "sample": question.subject.data.described(question.subject.protocol.images),
-        "weight_decay": question.subject.weight_decay,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    dataset = described(dataset)
-    if distributed.is_main():
-        result.save(dataset, question.path)
-    distributed.barrier()
-    return dataset
-
-
-def journaled(question: Question, measure: "Callable[[Journal], xarray.Dataset]", *, force: bool) -> "xarray.Dataset":
-    """The answer to a question, measured piece by piece with a journal that is removed when the result is stored."""
-    from landscape.compute import distributed
-    from landscape.store.journal import Journal
-
-    with ExitStack() as stack:
-        journals: list[Journal] = []
-
-        def begin() -> "xarray.Dataset":
-            journal = Journal(question.journal, {"key": question.key}, process=distributed.rank())
-            journals.append(stack.enter_context(journal))
-            return measure(journals[0])
-
-        dataset = answer(question, begin, force=force)
-        for journal in journals:
-            journal.remove()
+    with journals.Journal(question.journal, {"key": question.key}, process=distributed.rank()) as journal:
+        started = time.perf_counter()
+        dataset = measure(journal)
+        dataset.attrs |= result.provenance(
+            instrument=question.instrument,
+            protocol=question.subject.protocol,
+            settings=question.settings,
+            checkpoint_sha256=question.subject.checkpoint.sha256,
+            data_sha256=question.subject.data.sha256,
+            seed=question.seed,
+            seconds=time.perf_counter() - started + dataset.attrs.pop("seconds_before", 0.0),
+        )
+        dataset.attrs |= {
+            "key": question.key,
+            "name": printable(question.subject.name),
+            "data": question.subject.data.title,
+            "sample": question.subject.data.described(question.subject.protocol.images),
+            "weight_decay": question.subject.weight_decay,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        dataset = described(dataset)
+        if distributed.is_main():
+            result.save(dataset, question.path)
+        distributed.barrier()
+        journal.remove()
     return dataset

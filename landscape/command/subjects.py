@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from landscape.command.cautions import caution_about_images
 from landscape.command.output import remark
@@ -219,6 +219,11 @@ def objective(arguments: argparse.Namespace, subject: Subject, *, sharded: bool 
         sharded=sharded,
         checkpointing={"on": True, "off": False}.get(arguments.activation_checkpointing),
     )
+
+
+def pass_settings(arguments: argparse.Namespace, subject: Subject) -> dict[str, Any]:
+    """Keywords of `landscape.look.forward.Passes` and `landscape.predictions.Predictor`: protocol, batch, device."""
+    return {"protocol": subject.protocol, "batch": arguments.batch, "device": device(arguments)}
 
 
 def with_fit(arguments: argparse.Namespace, subject: Subject, result: "xarray.Dataset") -> "xarray.Dataset":

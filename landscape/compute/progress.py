@@ -2,15 +2,12 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
-from typing import TypeVar
 
 from tqdm import tqdm
 
 from landscape.compute import distributed
 
-Item = TypeVar("Item")
 # Seconds between lines in a log.
 EVERY = 30.0
 
@@ -93,12 +90,3 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def progress(items: Iterable[Item], description: str, *, unit: str = "step", quiet: bool = False) -> Iterator[Item]:
-    """Iterate over `items` behind a bar."""
-    total = len(items) if isinstance(items, Sized) else None
-    with Progress(total, description, unit=unit, quiet=quiet) as bar:
-        for item in items:
-            yield item
-            bar.update()

@@ -89,8 +89,8 @@ def align(model: nn.Module, other: nn.Module, inputs: Tree, *, seed: int = 0) ->
     >>> from landscape.connectivity import align, symmetries
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     >>> shuffled, inputs = copy.deepcopy(model), torch.randn(5, 4)
-    >>> found = symmetries(model, inputs)
-    >>> found.apply(shuffled, found.random(seed=1))
+    >>> permutable = symmetries(model, inputs)
+    >>> permutable.apply(shuffled, permutable.random(seed=1))
     >>> torch.equal(align(model, shuffled, inputs).network[0].weight, model[0].weight)
     True
     """
@@ -98,12 +98,12 @@ def align(model: nn.Module, other: nn.Module, inputs: Tree, *, seed: int = 0) ->
     shapes = {name: value.shape for name, value in parameters.items()}
     if shapes != {name: value.shape for name, value in others.items()}:
         raise LandscapeError("the networks differ in their parameters: give two of one kind")
-    found = symmetries(model, inputs)
-    if not found.groups:
+    permutable = symmetries(model, inputs)
+    if not permutable.groups:
         raise LandscapeError("no channel of this network can be permuted: leave the alignment out")
-    best = match(found, parameters, others, seed=seed)
+    best = match(permutable, parameters, others, seed=seed)
     network = private_copy(other).eval()
-    found.apply(network, best.permutations)
+    permutable.apply(network, best.permutations)
     before, after = (_in_double(each, inputs) for each in (other, network))
     deviation = float((after - before).abs().max() / before.abs().max().clamp(min=1e-300))
     if not deviation <= _SAME:
@@ -111,7 +111,7 @@ def align(model: nn.Module, other: nn.Module, inputs: Tree, *, seed: int = 0) ->
             f"the permuted network's outputs differ by {deviation:.1e}: something in it acts on single channels "
             "unseen (a scripted or compiled part?); leave the alignment out"
         )
-    return Alignment(network, best, found, deviation)
+    return Alignment(network, best, permutable, deviation)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 Part = Literal["line", "aligned", "curve"]
 PARTS: tuple[Part, ...] = get_args(Part)
+LABELS: dict[str, str] = {"line": "as trained", "aligned": "channels matched", "curve": "trained curve"}
 # A curve has to be trained.
 USUAL: tuple[Part, ...] = ("line", "aligned")
 STEPS = 200

@@ -6,11 +6,10 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landscape import command, connectivity, store, tables
-from landscape.connectivity.choices import PARTS, STEPS, USUAL
+from landscape.connectivity.choices import LABELS, PARTS, STEPS, USUAL
 from landscape.errors import LandscapeError
 from landscape.store.protocol import preset
 
@@ -28,7 +27,7 @@ channels of the other permuted to match, which leaves its function as it is; alo
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Those of this instrument alone."""
+    """Add its flags: which ways, and how curves are trained."""
     group = parser.add_argument_group("ways")
     command.add_parts(group, PARTS, USUAL, "WAY")
     group.add_argument("--points", type=command.positive, default=11, metavar="N", help="on each way (default: 11)")
@@ -50,7 +49,7 @@ def check(arguments: argparse.Namespace) -> None:
     if not 0 < arguments.curve_rate < float("inf"):
         raise LandscapeError(f"--curve-rate {arguments.curve_rate} trains nothing: give a positive number")
     arguments.others = arguments.checkpoints[1:]
-    names = [_stem(name) for name in arguments.others]
+    names = [store.files.stem(name) for name in arguments.others]
     if len(set(names)) < len(names):
         raise LandscapeError("two of the other checkpoints are named alike: give each once, under a name of its own")
     arguments.checkpoints = arguments.checkpoints[:1]
@@ -62,10 +61,6 @@ def check(arguments: argparse.Namespace) -> None:
         arguments.batch_norm = "recalibrated"
 
 
-def _stem(name: str) -> str:
-    return Path(name).name.split(".")[0]
-
-
 def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, Any]:
     """What decides the numbers."""
     parts = command.parts(arguments, PARTS, USUAL)
@@ -74,7 +69,7 @@ def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[st
         "points": arguments.points,
         "curve": [arguments.curve_steps, arguments.curve_rate] if "curve" in parts else None,
         "others": [store.files.sha256(command.checkpoint_path(name, arguments)) for name in arguments.others],
-        "names": [_stem(name) for name in arguments.others],
+        "names": [store.files.stem(name) for name in arguments.others],
     }
 
 
@@ -89,7 +84,7 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
     return connectivity.connect(
         command.objective(arguments, subject),
         subject.checkpoint.model,
-        {_stem(name): command.load_checkpoint(arguments, name).model for name in arguments.others},
+        {store.files.stem(name): command.load_checkpoint(arguments, name).model for name in arguments.others},
         parts=command.parts(arguments, PARTS, USUAL),
         points=arguments.points,
         training=training,
@@ -122,9 +117,6 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     )
 
 
-_WAYS = {"line": "as trained", "aligned": "channels matched", "curve": "trained curve"}
-
-
 def table(results: Sequence[xarray.Dataset]) -> str:
     """One row per way, and one per mean."""
     lines = []
@@ -138,7 +130,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
             for way in result["way"].values:
                 one = result.sel(other=other, way=way)
                 low, high = float(one["barrier_low"]), float(one["barrier_high"])
-                row = [str(other), _WAYS[str(way)], tables.with_interval(float(one["barrier"]), low, high)]
+                row = [str(other), LABELS[str(way)], tables.with_interval(float(one["barrier"]), low, high)]
                 row += [f"{float(one['barrier_at']):.2g}", f"{float(one['distance']):.4g}"]
                 if classifies:
                     row.append(f"{float(one['accuracy'].min()):.3f}")
@@ -148,7 +140,7 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         rows = [_fit(str(name), ends.isel(other=0, t=0))]
         rows += [_fit(str(other), ends.sel(other=other).isel(t=-1)) for other in result["other"].values]
         means = [str(way) for way in result["way"].values if way != "curve"]
-        rows += [_fit(f"mean, {_WAYS[way]}", result.sel(way=way), "soup_") for way in means]
+        rows += [_fit(f"mean, {LABELS[way]}", result.sel(way=way), "soup_") for way in means]
         lines += [command.columns(["network", "loss", *["accuracy"] * classifies], rows), ""]
     notes = [
         "barrier: highest mean loss above the straight line between those of both ends; interval over the images.",

@@ -5,25 +5,17 @@ from pathlib import Path
 
 import xarray
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from landscape import plotting
+from landscape.connectivity.choices import LABELS
 from landscape.metrics.confidence import Z
 
-_WAYS = {
-    "line": ("as trained", plotting.COLORS[1]),
-    "aligned": ("channels matched", plotting.COLORS[0]),
-    "curve": ("trained curve", plotting.COLORS[2]),
-}
+_COLORS = {"line": plotting.COLORS[1], "aligned": plotting.COLORS[0], "curve": plotting.COLORS[2]}
 
 
-def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
-    """Loss and accuracy along each way, with 95 % bands over the choice of examples, and the line between both ends.
-
-    Raises
-    ------
-    LandscapeError
-        For a file name that does not end in .pdf, .png or .svg.
-    """
+def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
+    """Loss and accuracy along each way, with 95 % bands over the choice of examples, and the line between both ends."""
     panels = [
         (result.sel(other=other), str(other), str(result.attrs.get("name", "A")))
         for result in results
@@ -41,7 +33,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
             for axis in row:
                 axis.set_xticks([0, 0.5, 1], [plotting.plain(_short(own)), "between", plotting.plain(_short(other))])
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        return plotting.save(figure, path, plotting.provenance(results))
+    return plotting.finished(figure, path, results)
 
 
 def _short(name: str) -> str:
@@ -52,7 +44,7 @@ def _short(name: str) -> str:
 def _along(axis: Axes, result: xarray.Dataset, name: str, label: str) -> None:
     steps = result["t"].values
     for way in result["way"].values:
-        text, color = _WAYS[str(way)]
+        text, color = LABELS[str(way)], _COLORS[str(way)]
         one = result.sel(way=way)
         values, error = one[name].values, Z * one[f"{name}_stderr"].values
         axis.plot(steps, values, marker="o", color=color, label=text)

@@ -192,7 +192,7 @@ class Images:
         return self.normalized(self.images[start:stop].to(device or self.device), dtype)
 
     def target(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Labels of examples start..stop-1; `dtype` is for targets that are no whole numbers."""
+        """Labels of examples start..stop-1; `dtype` is for targets that are not whole numbers."""
         return self.labels[start:stop]
 
     @property

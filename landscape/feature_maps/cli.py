@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, feature_maps, look, tables
+from landscape import command, feature_maps, tables
 
 if TYPE_CHECKING:
     import xarray
@@ -23,7 +23,7 @@ sequences are tokens: outputs (N, T, C) of blocks."""
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Add the arguments of this instrument alone."""
+    """Add its flags: which passes and blocks, and the maps of one image."""
     # The paper's figure is on test images, with masks drawn anew.
     parser.set_defaults(split="test", dropout="fresh")
     group = parser.add_argument_group("feature maps")
@@ -47,44 +47,30 @@ def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[st
 
 def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
     """Standard deviations by depth, or the maps of one image."""
-    model = subject.checkpoint.model
-    common = {
-        "protocol": subject.protocol,
-        "passes": arguments.passes,
-        "blocks": arguments.blocks,
-        "device": command.device(arguments),
-    }
+    model, how = subject.checkpoint.model, {"passes": arguments.passes, "blocks": arguments.blocks}
     if arguments.image is not None:
-        return feature_maps.maps.measure(model, subject.images, arguments.image, **common)
-    result = feature_maps.measure(
-        model, subject.data, **common, batch=arguments.batch, journal=journal, quiet=arguments.quiet
-    )
+        how |= {"protocol": subject.protocol, "device": command.device(arguments)}
+        return feature_maps.maps.measure(model, subject.images, arguments.image, **how)
+    how |= command.pass_settings(arguments, subject)
+    result = feature_maps.measure(model, subject.data, **how, journal=journal, quiet=arguments.quiet)
     return command.with_fit(arguments, subject, result)
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:
     """One row per point; one group of columns per network; below, the paired comparison at the end of each stage."""
     quantities = {"model_std": "model std", "relative_model_std": "relative", "data_std": "data std"}
-    head = ["point", "map"]
-    for index, _ in enumerate(results):
-        head += [f"{what} [{index + 1}]" for what in quantities.values()] + [f"masks' share [{index + 1}]"]
-    rows = []
-    for name in look.comparison.ordered_union([list(result["point"].values) for result in results]):
-        row: list[str] = [name, ""]
-        for result in results:
-            if name not in result["point"].values:
-                row += ["-"] * (len(quantities) + 1)
-                continue
-            point = result.sel(point=name)
-            row[1] = feature_maps.tables.map_size(point, row[1])
-            row += [tables.with_error(float(point[what]), float(point[f"{what}_stderr"])) for what in quantities]
-            masks, images = float(point["variance_between_masks"]), float(point["variance_between_images"])
-            row.append(f"{masks / (masks + images):.0%}" if masks + images > 0 else "-")
-        rows.append(row)
-    lines = [f"[{index + 1}] {feature_maps.tables.legend(result)}" for index, result in enumerate(results)]
+
+    def cells(point: xarray.Dataset) -> list[str]:
+        masks, images = float(point["variance_between_masks"]), float(point["variance_between_images"])
+        return [
+            *(tables.with_error(float(point[what]), float(point[f"{what}_stderr"])) for what in quantities),
+            f"{masks / (masks + images):.0%}" if masks + images > 0 else "-",
+        ]
+
+    by_point = feature_maps.tables.by_point(results, lambda _: [*quantities.values(), "masks' share"], cells)
     over = results[0].attrs.get("examples", "images")
-    lines += ["", command.columns(head, rows), f"± standard error over {over}"]
-    return "\n".join([*lines, *feature_maps.tables.compared(results, "model_std_of_image", "model std")])
+    compared = feature_maps.tables.compared(results, "model_std_of_image", "model std")
+    return "\n".join([by_point, f"± standard error over {over}", *compared])
 
 
 INSTRUMENT = command.Instrument(

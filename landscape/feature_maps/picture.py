@@ -46,7 +46,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
             axes.set_ylabel(unit)
         plotting.letter(panels)
         explain(figure, panels[0], results)
-    return _saved(figure, results, path)
+    return plotting.finished(figure, path, results)
 
 
 def explain(figure: Figure, axes: Axes, results: Sequence[xarray.Dataset]) -> None:
@@ -124,7 +124,7 @@ def draw_maps(results: Sequence[xarray.Dataset], path: Path | None = None) -> Fi
                 axes = part.add_subplot(stages, count, (stage + 1) * count)
                 # On the scale of the maps' own range, so that rows and networks can be compared by eye.
                 _image(axes, std, "std" if stage == 0 else "", vmin=0, vmax=(high - low) / 4, cmap="magma")
-    return _saved(figure, results, path)
+    return plotting.finished(figure, path, results)
 
 
 def _image(axes: Axes, grid: np.ndarray, title: str, **arguments: Any) -> None:
@@ -133,9 +133,3 @@ def _image(axes: Axes, grid: np.ndarray, title: str, **arguments: Any) -> None:
     axes.set_yticks([])
     axes.grid(False)
     axes.set_title(title, loc="center")
-
-
-def _saved(figure: Figure, results: Sequence[xarray.Dataset], path: Path | None) -> Figure:
-    if path is not None:
-        plotting.save(figure, path, {"results": [dict(result.attrs) for result in results]})
-    return figure

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from landscape import command, look, tables
@@ -23,14 +24,8 @@ def add_blocks(group: Any) -> None:
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Passes and seconds that the measurement will cost, estimated by timing a batch."""
-    runs = look.forward.Passes(
-        subject.checkpoint.model,
-        subject.data,
-        protocol=subject.protocol,
-        blocks=arguments.blocks,
-        batch=arguments.batch,
-        device=command.device(arguments),
-    )
+    settings = command.pass_settings(arguments, subject)
+    runs = look.forward.Passes(subject.checkpoint.model, subject.data, blocks=arguments.blocks, **settings)
     start, stop = runs.batches(0, len(runs))[0]
     images = runs.images(start, stop)
     runs.stochastic(images, start, range(1))
@@ -47,7 +42,39 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     )
 
 
-def map_size(point: xarray.Dataset, before: str) -> str:
+def by_point(
+    results: Sequence[xarray.Dataset],
+    head: Callable[[xarray.Dataset], list[str]],
+    cells: Callable[[xarray.Dataset], list[str]],
+) -> str:
+    """What was measured, and a table of it: one row per point, one group of columns per network.
+
+    Parameters
+    ----------
+    results
+        Over ``point``.
+    head
+        What a network's columns are called.
+    cells
+        What stands in them, from a network's result at one point; a network that lacks the point shows ``-``.
+    """
+    heads = [[f"{what} [{number}]" for what in head(result)] for number, result in enumerate(results, start=1)]
+    rows = []
+    for name in look.comparison.ordered_union([list(result["point"].values) for result in results]):
+        row = [name, ""]
+        for result, own in zip(results, heads, strict=True):
+            if name not in result["point"].values:
+                row += ["-"] * len(own)
+                continue
+            point = result.sel(point=name)
+            row[1] = _map_size(point, row[1])
+            row += cells(point)
+        rows.append(row)
+    table = tables.columns(["point", "map", *itertools.chain(*heads)], rows)
+    return "\n".join([*(f"[{number}] {legend(result)}" for number, result in enumerate(results, start=1)), "", table])
+
+
+def _map_size(point: xarray.Dataset, before: str) -> str:
     """Size of a map after the sizes of other networks' maps at this point, where they differ."""
     # A sequence has no height.
     size = "x".join(

@@ -12,7 +12,7 @@ from landscape.compute.settings import measurement
 from landscape.data import Data
 from landscape.eigen.estimate import widening
 from landscape.errors import LandscapeError
-from landscape.look.forward import Passes, Range, by_share
+from landscape.look.forward import Passes, Range, in_pieces
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays
 from landscape.store.protocol import Protocol
@@ -118,7 +118,7 @@ def measure(
     def of_batches(batches: Sequence[Range]) -> Arrays:
         return _values(runs, batches, passes=passes)
 
-    result = _dataset(runs, by_share(runs, of_batches, journal=journal, what="feature maps", quiet=quiet), passes)
+    result = _dataset(runs, in_pieces(runs, of_batches, journal=journal, what="feature maps", quiet=quiet), passes)
     result.attrs |= {
         "images": len(runs),
         "examples": runs.examples,

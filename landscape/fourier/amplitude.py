@@ -13,7 +13,7 @@ from landscape.data import Data
 from landscape.errors import LandscapeError
 from landscape.fourier.choices import PATHS
 from landscape.fourier.spectrum import Grid, log_amplitude, transform
-from landscape.look.forward import Passes, Range, by_share, joined
+from landscape.look.forward import Passes, of_images
 from landscape.metrics import confidence
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays
@@ -110,10 +110,10 @@ def measure(
     grids = [Grid(point.height, point.width) for point in runs.depths.points]
     samples = range(passes) if stochastic else ()
 
-    def of_batches(batches: Sequence[Range]) -> Arrays:
-        return joined([_batch(runs, grids, *batch, samples, window) for batch in batches])
+    def of_batch(start: int, stop: int) -> Arrays:
+        return _batch(runs, grids, start, stop, samples, window)
 
-    whole = joined(by_share(runs, of_batches, journal=journal, what="spectra", quiet=quiet))
+    whole = of_images(runs, of_batch, journal=journal, what="spectra", quiet=quiet)
     result = _whole(runs, grids, whole, stochastic)
     if of_image:
         result["delta_of_image"] = _delta_of_image(grids, whole, [str(mode) for mode in result["dropout"].values])

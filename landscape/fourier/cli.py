@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, feature_maps, fourier, look, tables
+from landscape import command, feature_maps, fourier, tables
 from landscape.fourier.choices import PATHS
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ their tokens. With --transfer, the gain of each block for sinusoids at the opera
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Those of this instrument alone."""
+    """Add its flags: of spectra, and of ``--transfer``."""
     parser.set_defaults(split="test", dropout="fresh")
     group = parser.add_argument_group("spectra")
     group.add_argument("--passes", type=command.positive, default=10, metavar="T", help="masks per image (default: 10)")
@@ -83,39 +83,30 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
 
 def amplitude_table(results: Sequence[xarray.Dataset], path: str) -> str:
     """Delta log A(pi) of every point, masks off and on, and the noise against the signal there."""
-    head = ["point", "map"]
-    for index, result in enumerate(results):
-        head += [f"masks {mode} [{index + 1}]" for mode in result["dropout"].values]
-        head += [f"noise/signal at pi [{index + 1}]"] if "noise_to_signal" in result else []
-    rows = []
-    for name in look.comparison.ordered_union([list(result["point"].values) for result in results]):
-        row: list[str] = [name, ""]
-        for result in results:
-            known = name in result["point"].values
-            modes = result.sizes["dropout"]
-            if not known:
-                row += ["-"] * (modes + ("noise_to_signal" in result))
-                continue
-            point = result.sel(point=name, path=path)
-            row[1] = feature_maps.tables.map_size(point, row[1])
-            row += [
-                tables.with_error(float(point["delta_at_pi"][mode]), float(point["delta_at_pi_stderr"][mode]))
-                for mode in range(modes)
-            ]
-            if "noise_to_signal" in result:
-                noise = float(point["noise_to_signal"][int(point["end"])])
-                row.append("-" if math.isnan(noise) else f"{noise:+.2f}")
-        rows.append(row)
-    lines = [f"[{index + 1}] {feature_maps.tables.legend(result)}" for index, result in enumerate(results)]
-    lines += ["", command.columns(head, rows)]
+    along_path = [result.sel(path=path) for result in results]
+
+    def head(result: xarray.Dataset) -> list[str]:
+        modes = [f"masks {mode}" for mode in result["dropout"].values]
+        return [*modes, "noise/signal at pi"] if "noise_to_signal" in result else modes
+
+    def cells(point: xarray.Dataset) -> list[str]:
+        pairs = zip(point["delta_at_pi"].values, point["delta_at_pi_stderr"].values, strict=True)
+        deltas = [tables.with_error(float(value), float(stderr)) for value, stderr in pairs]
+        if "noise_to_signal" not in point:
+            return deltas
+        noise = float(point["noise_to_signal"][int(point["end"])])
+        return [*deltas, "-" if math.isnan(noise) else f"{noise:+.2f}"]
+
     over = results[0].attrs.get("examples", "images")
     sequences = all(bool((result["height"] == 1).all()) for result in results)
     along = "along the tokens" if sequences else f"on the {path.replace('_', ' ')}"
-    lines.append(f"Delta log A(pi) {along}, natural logarithm, ± standard error over {over}")
-    ends = [result.sel(path=path).isel(dropout=-1) for result in results]
-    return "\n".join(
-        [*lines, *feature_maps.tables.compared(ends, "delta_at_pi_of_image", "Delta log A(pi)", ratio=False)]
-    )
+    ends = [result.isel(dropout=-1) for result in along_path]
+    lines = [
+        feature_maps.tables.by_point(along_path, head, cells),
+        f"Delta log A(pi) {along}, natural logarithm, ± standard error over {over}",
+        *feature_maps.tables.compared(ends, "delta_at_pi_of_image", "Delta log A(pi)", ratio=False),
+    ]
+    return "\n".join(lines)
 
 
 def transfer_table(results: Sequence[xarray.Dataset]) -> str:

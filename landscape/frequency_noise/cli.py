@@ -23,7 +23,7 @@ the same root mean square."""
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Those of this instrument alone."""
+    """Add its flags: the bands, and how strong the noise in them is."""
     parser.set_defaults(split="test", dropout="fresh")
     group = parser.add_argument_group("noise")
     group.add_argument(
@@ -52,9 +52,7 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
         subject.checkpoint.model,
         subject.images,
         **settings(arguments, subject),
-        protocol=subject.protocol,
-        batch=arguments.batch,
-        device=command.device(arguments),
+        **command.pass_settings(arguments, subject),
         seed=arguments.seed,
         journal=journal,
         quiet=arguments.quiet,
@@ -63,9 +61,7 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Forward passes that the measurement will cost."""
-    runs = look.forward.Passes(
-        subject.checkpoint.model, subject.images, protocol=subject.protocol, batch=arguments.batch
-    )
+    runs = look.forward.Passes(subject.checkpoint.model, subject.images, **command.pass_settings(arguments, subject))
     passes = arguments.passes if runs.dropout_calls and subject.protocol.dropout == "fresh" else 1
     noises = 1 + len(frequency_noise.robustness.ENERGIES) * len(
         arguments.frequencies or frequency_noise.bands.FREQUENCIES

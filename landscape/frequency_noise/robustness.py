@@ -14,7 +14,7 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.frequency_noise.bands import FREQUENCIES, banded, in_ring, ring, white_noise
 from landscape.frequency_noise.choices import WIDTH
-from landscape.look.forward import Passes, Range, by_share, joined
+from landscape.look.forward import Passes, of_images
 from landscape.metrics import confidence
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays
@@ -106,10 +106,10 @@ def measure(
         frequencies = [frequency for frequency in FREQUENCIES if bool(in_ring(height, side, frequency, width).any())]
     rings = [ring(height, side, frequency, width).to(runs.device) for frequency in frequencies]
 
-    def of_batches(batches: Sequence[Range]) -> Arrays:
-        return joined([_batch(runs, *batch, rings, (given, matched), samples, seed) for batch in batches])
+    def of_batch(start: int, stop: int) -> Arrays:
+        return _batch(runs, start, stop, rings, (given, matched), samples, seed)
 
-    of_image = joined(by_share(runs, of_batches, journal=journal, what="band noise", quiet=quiet))
+    of_image = of_images(runs, of_batch, journal=journal, what="band noise", quiet=quiet)
     result = _whole(of_image, frequencies)
     result.attrs |= {
         "images": len(runs),

@@ -158,6 +158,4 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         below.tick_params(axis="x", rotation=60)
         plotting.letter([above, below])
         plotting.below(figure, above)
-    if path is not None:
-        plotting.save(figure, path, plotting.provenance(results))
-    return figure
+    return plotting.finished(figure, path, results)

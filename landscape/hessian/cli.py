@@ -28,7 +28,7 @@ Top eigenvalues with guaranteed bounds, smallest eigenvalue, trace with standard
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Add the arguments of this instrument alone."""
+    """Add its flags: the spectrum, its solver, and the other measurements."""
     basic = parser.add_argument_group("spectrum")
     basic.add_argument("--top", type=command.positive, default=5, metavar="K", help="top eigenvalues (default: 5)")
     basic.add_argument(
@@ -127,6 +127,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise LandscapeError(f"--by-sample is for the largest eigenvalues of the plain spectrum: leave out {what}")
     if other is None and arguments.plot is not None and set(arguments.only or ()) == {"trace"}:
         raise LandscapeError(hessian.picture.NO_PICTURE)
+    # Results hold no vectors: --save-vectors computes them again.
+    arguments.force = arguments.force or arguments.save_vectors is not None
 
 
 def draw(arguments: argparse.Namespace, results: list[xarray.Dataset]) -> list[Path]:
@@ -137,8 +139,10 @@ def draw(arguments: argparse.Namespace, results: list[xarray.Dataset]) -> list[P
     return [arguments.plot]
 
 
-def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def settings(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, Any]:
     """What decides the result besides checkpoint, data, protocol and seed."""
+    if arguments.measurement is not None:
+        return {"measurement": arguments.measurement.flag, **arguments.measurement.settings(arguments)}
     return {
         "top": arguments.top,
         "which": arguments.which,
@@ -152,28 +156,26 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Journal) -> xarray.Dataset:
+    """The spectrum, or another measurement, and how well the network fits the examples."""
+    chosen = arguments.measurement
+    function = command.objective(arguments, subject, sharded=chosen is None or chosen.sharded)
+
+    def keep(pairs: Eigenpairs) -> None:
+        if arguments.save_vectors is not None and compute.distributed.is_main():
+            save_vectors(function, pairs, vectors_path(arguments, subject))
+
+    how = {"seed": arguments.seed, "quiet": arguments.quiet, "journal": journal}
+    if chosen is None:
+        result = hessian.spectrum(function, **settings(arguments, subject), **how, keep_vectors=keep)
+    else:
+        result = chosen.run(function, chosen.settings(arguments), how)
+    return result.assign_attrs(objective.fit.fit(function).attributes())
+
+
 def measured(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
-    """The result of one subject, from the cache when it is there."""
-    if arguments.measurement is not None:
-        return hessian.measurements.measured(arguments, subject, arguments.measurement)
-    chosen = settings(arguments)
-    question = command.question(arguments, NAME, subject, chosen)
-
-    def measure(journal: Journal) -> xarray.Dataset:
-        function = command.objective(arguments, subject, sharded=True)
-
-        def keep(pairs: Eigenpairs) -> None:
-            if arguments.save_vectors is not None and compute.distributed.is_main():
-                save_vectors(function, pairs, vectors_path(arguments, subject))
-
-        how = {"seed": arguments.seed, "quiet": arguments.quiet, "journal": journal}
-        result = hessian.spectrum(function, **chosen, **how, keep_vectors=keep)
-        return result.assign_attrs(objective.fit.fit(function).attributes())
-
-    # Results hold no vectors: --save-vectors computes them again.
-    result = command.journaled(question, measure, force=arguments.force or arguments.save_vectors is not None)
-    command.caution_about_fit(result.attrs)
-    return result
+    """The result of one subject, whose examples some measurements arrange."""
+    return INSTRUMENT.answer(arguments, hessian.measurements.arranged(subject, arguments))
 
 
 def save_vectors(function: Objective, pairs: Eigenpairs, path: Path) -> None:
@@ -192,8 +194,7 @@ def vectors_path(arguments: argparse.Namespace, subject: command.Subject) -> Pat
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Products, seconds and memory that the measurement will cost, estimated from the product of one micro-batch."""
     if arguments.measurement is not None:
-        return hessian.measurements.plan(arguments, subject, arguments.measurement)
-    chosen = settings(arguments)
+        return hessian.measurements.plan(arguments, subject)
     function = command.objective(arguments, subject, sharded=True)
     operator = objective.CurvatureOperator(function, arguments.operator)
     # On spectra of trained classifiers Lanczos takes about three products per pair, the search for copies among them,
@@ -204,7 +205,9 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
         "trace": arguments.trace_products,
         "density": arguments.probes * arguments.steps,
     }
-    return hessian.measurements.cost(subject.name, operator, sum(products[part] for part in chosen["only"]))
+    return hessian.measurements.cost(
+        subject.name, operator, sum(products[part] for part in settings(arguments, subject)["only"])
+    )
 
 
 def to_json(result: xarray.Dataset) -> dict[str, Any]:
@@ -322,6 +325,8 @@ INSTRUMENT = command.Instrument(
     description=DESCRIPTION,
     add_arguments=add_arguments,
     check=check,
+    settings=settings,
+    measure=measure,
     measured=measured,
     plan=plan,
     table=lambda arguments, results: (

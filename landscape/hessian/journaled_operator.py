@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from landscape.compute import distributed
-from landscape.eigen.operator import Operator, SymmetricOperator, together
+from landscape.eigen.operator import Operator
+from landscape.hessian.wrapping import Wrapping
 from landscape.store.journal import Journal
 
 # Seconds. Cheaper products are taken again sooner than a person notices, and would only fill the disk.
 WORTH_KEEPING = 1.0
 
 
-class JournaledOperator(SymmetricOperator):
+class JournaledOperator(Wrapping):
     """An operator whose expensive products are written to a journal and read from there when the work is done again.
 
     The solvers are deterministic: started again, they ask for the same products in the same order. Each piece holds
@@ -39,21 +40,11 @@ class JournaledOperator(SymmetricOperator):
     """
 
     def __init__(self, operator: Operator, journal: Journal) -> None:
-        self.operator = operator
-        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
+        super().__init__(operator)
         self.restored = 0
         self.restored_seconds = 0.0
         self._journal = journal
         self._calls = 0
-
-    @property
-    def relative_rounding(self) -> float:
-        """The operator's own, see `CurvatureOperator.relative_rounding`."""
-        return float(getattr(self.operator, "relative_rounding", 0.0))
-
-    def together(self, rows: int = 0) -> int:
-        """As many as the operator itself."""
-        return together(self.operator, rows)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Product with one vector (n,) or with the columns of (n, k), from the journal where it is there."""

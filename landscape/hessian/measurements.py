@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,12 @@ from landscape.hessian import (
 )
 from landscape.hessian.diagonal import diagonal, table as diagonal_table
 from landscape.objective import CurvatureOperator, Objective
-from landscape.objective.fit import fit
 from landscape.objective.operators import MATRICES
 from landscape.objective.preparation import examples
 from landscape.store.files import sha256
 from landscape.store.journal import Journal
 from landscape.surface import saved_directions
 
-INSTRUMENT = "landscape.hessian"
 Settings = dict[str, Any]
 
 
@@ -72,6 +70,11 @@ class Measurement:
     draw: Callable[[Sequence[xarray.Dataset], Path], Figure] | None = None
     sharded: bool = True
 
+    def run(self, objective: Objective, settings: Settings, how: Mapping[str, Any]) -> xarray.Dataset:
+        """Measure an objective, with those of seed, quiet and journal (`how`) that `measure` takes."""
+        accepted = inspect.signature(self.measure).parameters
+        return self.measure(objective, **settings, **{name: how[name] for name in how if name in accepted})
+
 
 def selected(arguments: argparse.Namespace) -> Measurement | None:
     """The measurement that a command line selects, or None for the plain spectrum; also completes its defaults.
@@ -98,28 +101,9 @@ def selected(arguments: argparse.Namespace) -> Measurement | None:
     return chosen[0]
 
 
-def measured(arguments: argparse.Namespace, subject: command.Subject, chosen: Measurement) -> xarray.Dataset:
-    """One subject's result, from the cache when it is there; finished pieces are saved in a journal until then."""
-    subject = arranged(subject, arguments, chosen)
-    settings = chosen.settings(arguments)
-    question = command.question(arguments, INSTRUMENT, subject, {"measurement": chosen.flag, **settings})
-
-    def measure(journal: Journal) -> xarray.Dataset:
-        objective = command.objective(arguments, subject, sharded=chosen.sharded)
-        more = {"seed": arguments.seed, "quiet": arguments.quiet, "journal": journal}
-        accepted = inspect.signature(chosen.measure).parameters
-        more = {name: value for name, value in more.items() if name in accepted}
-        result = chosen.measure(objective, **settings, **more)
-        return result.assign_attrs(fit(objective).attributes())
-
-    result = command.journaled(question, measure, force=arguments.force)
-    command.caution_about_fit(result.attrs)
-    return result
-
-
-def arranged(subject: command.Subject, arguments: argparse.Namespace, chosen: Measurement) -> command.Subject:
+def arranged(subject: command.Subject, arguments: argparse.Namespace) -> command.Subject:
     """The subject with examples in the order of its mini-batches, epoch by epoch, where mini-batches are measured."""
-    if chosen is not MINI_BATCHES or arguments.consecutive:
+    if arguments.measurement is not MINI_BATCHES or arguments.consecutive:
         return subject
     protocol = subject.protocol
     count = arguments.per_batch * arguments.batches
@@ -129,10 +113,11 @@ def arranged(subject: command.Subject, arguments: argparse.Namespace, chosen: Me
     return dataclasses.replace(subject, data=ordered, protocol=protocol.replace(images=count))
 
 
-def plan(arguments: argparse.Namespace, subject: command.Subject, chosen: Measurement) -> str:
+def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Products, seconds and memory that the measurement will cost, estimated from the product of one micro-batch."""
+    chosen = arguments.measurement
     settings = chosen.settings(arguments)
-    objective = command.objective(arguments, arranged(subject, arguments, chosen), sharded=chosen.sharded)
+    objective = command.objective(arguments, arranged(subject, arguments), sharded=chosen.sharded)
     if chosen.flag == "--at":
         return f"{subject.name}: {activations.cost(objective, **settings)}"
     size = settings.get("per_batch")

@@ -13,34 +13,25 @@ from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
 from landscape.eigen.estimate import mean_of
-from landscape.eigen.operator import SymmetricOperator
 from landscape.errors import LandscapeError
 from landscape.hessian.sharpness import ScaledOperator, filter_norms
+from landscape.hessian.wrapping import Wrapping
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 
 
-class MeanOperator(SymmetricOperator):
+class MeanOperator(Wrapping):
     r"""The mean of several symmetric operators, :math:`v \mapsto \frac1M \sum_m A_m v`.
 
     Parameters
     ----------
     parts
-        Operators on the same space.
+        Operators on the same space, whose graphs share one budget: the first answers for all.
     """
 
     def __init__(self, parts: Sequence[CurvatureOperator]) -> None:
+        super().__init__(parts[0])
         self.parts = parts
-        self.size, self.dtype, self.device = parts[0].size, parts[0].dtype, parts[0].device
-
-    @property
-    def relative_rounding(self) -> float:
-        """Rounding of a product relative to the norm: that of the first operator."""
-        return self.parts[0].relative_rounding
-
-    def together(self, rows: int = 0) -> int:
-        """As many as the first operator: all share one budget."""
-        return self.parts[0].together(rows)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply a vector (P,) or columns (P, k)."""

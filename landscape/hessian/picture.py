@@ -54,9 +54,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         else:
             figure = plotting.figure(plotting.ONE_COLUMN, 2.6)
             _ranks(figure.add_subplot(), results)
-    if path is not None:
-        plotting.save(figure, path, plotting.provenance(results))
-    return figure
+    return plotting.finished(figure, path, results)
 
 
 def densities(axes: Axes, results: Sequence[xarray.Dataset]) -> None:

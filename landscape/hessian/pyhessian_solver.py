@@ -79,7 +79,7 @@ def pyhessian_spectrum(
     Raises
     ------
     LandscapeError
-        When PyHessian is not installed, `only` has density, the loss is no mean over examples, or the objective is
+        When PyHessian is not installed, `only` has density, the loss is not a mean over examples, or the objective is
         sharded.
 
     References
@@ -127,7 +127,7 @@ def _module(objective: Objective, only: Sequence[Part]) -> Any:
         raise LandscapeError(NO_DENSITY)
     if objective.loss.needs_network or len({objective.count(n, n + 1) for n in range(objective.images)}) > 1:
         raise LandscapeError(
-            f"PyHessian takes means over examples, {objective.loss.name} is none: use --solver lanczos"
+            f"PyHessian takes means over examples, {objective.loss.name} is not one: use --solver lanczos"
         )
     if objective.sharded:
         raise LandscapeError("PyHessian runs on one process: start it without torchrun")

@@ -11,9 +11,10 @@ from landscape import tables
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
-from landscape.eigen.operator import Operator, SymmetricOperator, together
+from landscape.eigen.operator import Operator
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import show_on
+from landscape.hessian.wrapping import Wrapping
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.protocol import Protocol
@@ -28,7 +29,7 @@ def filter_norms(objective: Objective) -> Tensor:
     One-dimensional tensors count as one filter with ``one_dimensional="random"``, and get 0 with ``"zero"``: they do
     not move.
     """
-    weights = objective.space.split(objective.point)
+    weights = objective.weights().parameters
     return objective.space.flatten(_norms(weight.double(), objective.protocol) for weight in weights).to(
         objective.point
     )
@@ -45,7 +46,7 @@ def _norms(weight: Tensor, protocol: Protocol) -> Tensor:
     return torch.linalg.vector_norm(weight, dim=axes, keepdim=True).expand_as(weight)
 
 
-class ScaledOperator(SymmetricOperator):
+class ScaledOperator(Wrapping):
     r"""The curvature in other units, :math:`v \mapsto D A D v` with a diagonal *D* >= 0.
 
     Coordinates where *D* is zero do not move; they add zero eigenvalues.
@@ -59,17 +60,8 @@ class ScaledOperator(SymmetricOperator):
     """
 
     def __init__(self, operator: Operator, scale: Tensor) -> None:
-        self.operator, self.scale = operator, scale
-        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
-
-    @property
-    def relative_rounding(self) -> float:
-        """Of the curvature in its own units."""
-        return float(getattr(self.operator, "relative_rounding", 0.0))
-
-    def together(self, rows: int = 0) -> int:
-        """As many as the curvature itself."""
-        return together(self.operator, rows)
+        super().__init__(operator)
+        self.scale = scale
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Multiply a vector (P,) or columns (P, k)."""

@@ -168,7 +168,8 @@ def _trace_variables(
     with Progress(products, "trace", unit="product", quiet=quiet) as bar:
         space = None if pairs is None else pairs.space
         estimate = trace(source, products=products, seed=seed, space=space, callback=_count_on(bar, source))
-    l2 = l2_trace(curvature.objective) if curvature.kind != "fisher" else 0.0
+    objective = curvature.objective
+    l2 = objective.l2.trace(objective.weights().parameters) if curvature.kind != "fisher" else 0.0
     return {"trace": ((), estimate.value), "trace_stderr": ((), estimate.stderr), "l2_trace": ((), l2)}
 
 
@@ -222,18 +223,6 @@ def _advance(bar: Progress, source: Operator | None) -> Callable[..., None]:
         before = now
 
     return advance
-
-
-def l2_trace(objective: Objective) -> float:
-    r"""The part of the trace from the L2 term: :math:`wd\,P`, or for unsquared norms, tensor by tensor,
-    :math:`wd\,(P_t - 1) / \lVert w_t\rVert`.
-    """
-    if objective.protocol.l2 == "none":
-        return 0.0
-    if objective.protocol.l2 == "exact":
-        return objective.weight_decay * objective.size
-    tensors = objective.space.split(objective.point)
-    return objective.weight_decay * sum((tensor.numel() - 1) / float(tensor.norm()) for tensor in tensors)
 
 
 def density_of(result: xarray.Dataset) -> SpectralDensity:

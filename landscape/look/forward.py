@@ -20,15 +20,15 @@ from landscape.objective.losses import called
 from landscape.objective.network import Network, ranges
 from landscape.objective.preparation import examples
 from landscape.store.journal import Journal
-from landscape.store.pieces import Arrays, pieces
+from landscape.store.pieces import Arrays, joined, pieces
 from landscape.store.protocol import Protocol
 
 # Largest feature map of a batch in bytes: with its running sums it stays in the last-level cache of a core or two
 # (benchmarks/feature_maps.py).
 _CACHE_BYTES = 4 * 2**20
 
-# At most so many shares of the images, each a piece of the journal.
-SHARES = 20
+# Pieces of the journal that the images are cut into, at most.
+PIECES = 20
 
 Range = tuple[int, int]
 Visit = Callable[[int, Tensor], None]
@@ -213,30 +213,36 @@ def _counted(data: Data) -> dict[int, tuple[int, int]]:
     return counted
 
 
-def by_share(
+def in_pieces(
     runs: Passes, compute: Callable[[Sequence[Range]], Arrays], *, journal: Journal | None, what: str, quiet: bool
 ) -> list[Arrays]:
-    """What `compute` gives for the batches of each share of the images, in order; a share is a piece of the journal."""
+    """What `compute` gives for the batches of each piece of the images, in order; at most `PIECES` of them."""
     batches = runs.batches(0, len(runs))
-    parts = min(SHARES, len(batches))
-    shares = {
-        f"share {part}": batches[len(batches) * part // parts : len(batches) * (part + 1) // parts]
-        for part in range(parts)
+    count = min(PIECES, len(batches))
+    batches_of = {
+        f"share {piece}": batches[len(batches) * piece // count : len(batches) * (piece + 1) // count]
+        for piece in range(count)
     }
     computed = dict(
         pieces(
-            list(shares),
-            lambda key: compute(shares[key]),
+            list(batches_of),
+            lambda key: compute(batches_of[key]),
             journal=journal,
             what=what,
             unit="image",
-            steps=[some[-1][1] - some[0][0] for some in shares.values()],
+            steps=[some[-1][1] - some[0][0] for some in batches_of.values()],
             quiet=quiet,
         )
     )
-    return [computed[key] for key in shares]
+    return [computed[key] for key in batches_of]
 
 
-def joined(parts: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """Arrays of consecutive images as one, by name."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def of_images(
+    runs: Passes, compute: Callable[[int, int], Arrays], *, journal: Journal | None, what: str, quiet: bool
+) -> dict[str, np.ndarray]:
+    """Arrays over all images, by name, of what ``compute(start, stop)`` gives for the images of a batch."""
+
+    def of_batches(batches: Sequence[Range]) -> Arrays:
+        return joined([compute(*batch) for batch in batches])
+
+    return joined(in_pieces(runs, of_batches, journal=journal, what=what, quiet=quiet))

@@ -13,6 +13,7 @@ from landscape.metrics import confidence, definitions
 from landscape.metrics.choices import Binning
 from landscape.metrics.definitions import BINS, CUTOFF, METRICS
 from landscape.metrics.examples import Examples
+from landscape.metrics.metric_set import bin_indicators
 from landscape.metrics.resampling import sums_of
 
 # Draws of the gaps' errors that the calibration error's interval is read off.
@@ -158,11 +159,8 @@ def of_groups(terms: Tensor, batch: Examples) -> Tensor:
 
 def gap_terms(batch: Examples, binning: Binning = "right") -> Tensor:
     """What each example adds to the sum of confidence minus correctness of each bin (N, B), float64."""
-    bin_index = definitions.bin_of(batch.rounded, BINS)
-    adds = bin_index if binning == "right" else definitions.authors_bin_of(batch.rounded, BINS)
-    numbers = torch.arange(BINS, device=bin_index.device)
-    correct = (bin_index[:, None] == numbers).double() * batch.correct.double()[:, None]
-    return (adds[:, None] == numbers).double() * batch.confidence[:, None] - correct
+    member, adds = bin_indicators(batch, binning)
+    return adds * batch.confidence[:, None] - member * batch.correct.double()[:, None]
 
 
 def linear_terms(batch: Examples, binning: Binning = "right") -> dict[str, Tensor]:

@@ -89,9 +89,8 @@ class MetricSet:
         self._confusion.index_add_(0, entry, torch.ones_like(entry))
         self._in_top += batch.in_top.sum()
         # Products with indicator matrices add in a fixed order on every device, which atomic additions do not.
-        member = _indicator(definitions.bin_of(rounded, BINS))
+        member, adds = bin_indicators(batch, self.binning)
         self._bins += torch.stack([member.sum(0), (member * correct[:, None]).sum(0)]).long()
-        adds = member if self.binning == "right" else _indicator(definitions.authors_bin_of(rounded, BINS))
         self._bin_confidence += batch.confidence @ adds
         gap = batch.confidence - correct.double()
         terms = torch.stack([batch.nll, batch.brier, gap])
@@ -201,9 +200,14 @@ def require_probabilities(excess: float) -> None:
 _STATE = ("_confusion", "_in_top", "_bins", "_bin_confidence", "_moments", "_excess")
 
 
-def _indicator(bin_index: Tensor) -> Tensor:
-    """(N, B) float64, 1 where an example is in a bin."""
-    return (bin_index[:, None] == torch.arange(BINS, device=bin_index.device)).double()
+def bin_indicators(batch: Examples, binning: Binning) -> tuple[Tensor, Tensor]:
+    """Which bin each example counts in, and which its confidence is added to: (N, B) float64 of 0 and 1 each."""
+
+    def indicator(bin_index: Tensor) -> Tensor:
+        return (bin_index[:, None] == torch.arange(BINS, device=bin_index.device)).double()
+
+    member = indicator(definitions.bin_of(batch.rounded, BINS))
+    return member, member if binning == "right" else indicator(definitions.authors_bin_of(batch.rounded, BINS))
 
 
 def _of_mean(mean: float, square: float, count: float) -> float:

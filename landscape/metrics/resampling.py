@@ -9,10 +9,10 @@ from torch import Tensor
 from landscape.compute.randomness import generator
 from landscape.metrics import definitions
 from landscape.metrics.choices import Binning
-from landscape.metrics.confidence import LEVEL, tails
+from landscape.metrics.confidence import tails
 from landscape.metrics.definitions import BINS, CUTOFF, Sums
 from landscape.metrics.examples import Examples
-from landscape.metrics.metric_set import MetricSet, require_probabilities
+from landscape.metrics.metric_set import MetricSet, bin_indicators, require_probabilities
 
 REPLICATES = 1000
 # Of more classes, as the words of a language, an intersection over union says nothing and its counts fill memory.
@@ -68,13 +68,7 @@ def weighted_sums(batch: Examples, weights: Tensor, *, binning: Binning = "right
 
 def _binned(batch: Examples, binning: Binning) -> Tensor:
     """What each example adds to the counts, the correct ones and the confidences of the bins, (N, 3 B) float64."""
-    rounded = batch.rounded
-    numbers = torch.arange(BINS)
-    bin_index = definitions.bin_of(rounded, BINS)
-    member = (bin_index[:, None] == numbers).double()
-    if binning == "authors":
-        bin_index = definitions.authors_bin_of(rounded, BINS)
-    adds = (bin_index[:, None] == numbers).double()
+    member, adds = bin_indicators(batch, binning)
     return torch.cat([member, member * batch.correct.double()[:, None], adds * batch.confidence[:, None]], dim=1)
 
 
@@ -135,11 +129,11 @@ def bootstrap(batch: Examples, weights: Tensor, *, binning: Binning = "right") -
     return {name: value.numpy() for name, value in definitions.values(sums).items()}
 
 
-def interval(replicates: np.ndarray, *, level: float = LEVEL, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of the percentile interval over `axis` (Efron 1979).
+def interval(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of the 95 % percentile interval over the first axis (Efron 1979).
 
     For statistics whose law is shifted but not biased. What is biased on few examples, as calibration errors are, is
     biased a second time in its replicates: `Intervals` are for these.
     """
-    low, high = np.quantile(replicates, tails(level), axis=axis)
+    low, high = np.quantile(replicates, tails(), axis=0)
     return low, high

@@ -69,9 +69,9 @@ class Deferred:
         self.hidden, self.weight, self.bias = hidden, weight, bias
         self.shape = torch.Size([*hidden.shape[:-1], len(weight)])
 
-    def __getitem__(self, place: Any) -> "Deferred":
+    def __getitem__(self, rows: Any) -> "Deferred":
         """Some of the tokens."""
-        return Deferred(self.hidden[place], self.weight, self.bias)
+        return Deferred(self.hidden[rows], self.weight, self.bias)
 
     def cross_entropy(self, classes: Tensor, *, ignored: int, smoothing: float = 0.0) -> Tensor:
         """Sum of the cross-entropies over all tokens that count; twice differentiable."""
@@ -84,13 +84,13 @@ class Deferred:
     def losses(self, classes: Tensor, *, ignored: int, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of each token, float64, zero where it is ignored, in the shape of the classes."""
         hidden, flat = self.hidden.flatten(0, -2), classes.flatten()
-        found = torch.empty(len(flat), dtype=torch.float64, device=hidden.device)
-        for place in _chunks(len(flat), self.weight):
-            scores = functional.linear(hidden[place], self.weight, self.bias).double()
-            found[place] = functional.cross_entropy(
-                scores, flat[place], ignore_index=ignored, label_smoothing=smoothing, reduction="none"
+        losses = torch.empty(len(flat), dtype=torch.float64, device=hidden.device)
+        for rows in _chunks(len(flat), self.weight):
+            scores = functional.linear(hidden[rows], self.weight, self.bias).double()
+            losses[rows] = functional.cross_entropy(
+                scores, flat[rows], ignore_index=ignored, label_smoothing=smoothing, reduction="none"
             )
-        return found.view(classes.shape)
+        return losses.view(classes.shape)
 
     @torch.no_grad()
     def curvature(
@@ -123,27 +123,27 @@ class Deferred:
         """
         hidden = self.hidden.flatten(0, -2)
         of_hidden, of_weight, of_bias = _targets(hidden, self.weight, self.bias, (True, True, True))
-        for place in _chunks(len(classes), self.weight):
-            probabilities = functional.linear(hidden[place], self.weight, self.bias).softmax(-1)
-            moved = _moved(hidden[place], self.weight, place, tangents)
+        for rows in _chunks(len(classes), self.weight):
+            probabilities = functional.linear(hidden[rows], self.weight, self.bias).softmax(-1)
+            moved = _moved(hidden[rows], self.weight, rows, tangents)
             if moved is None:
                 continue
             if kind == "ggn":
                 mean = torch.einsum("tv,tv->t", probabilities, moved)[:, None]
-                bent = (moved - mean).mul_(probabilities).mul_((classes[place] != ignored)[:, None])
+                bent = (moved - mean).mul_(probabilities).mul_((classes[rows] != ignored)[:, None])
             else:
-                residual = _residual(probabilities, classes[place], ignored, smoothing)
+                residual = _residual(probabilities, classes[rows], ignored, smoothing)
                 bent = residual * torch.einsum("tv,tv->t", residual, moved)[:, None]
-            _add(of_hidden, of_weight, of_bias, place, bent.mul_(scale), hidden, self.weight)
+            _add(of_hidden, of_weight, of_bias, rows, bent.mul_(scale), hidden, self.weight)
         return [of_hidden, of_weight, of_bias]  # type: ignore[list-item]
 
     @torch.no_grad()
     def right(self, classes: Tensor) -> tuple[Tensor, Tensor]:
         """How many tokens have their class as the highest score, and how many have finite scores; hidden (T, d)."""
         right, finite = (torch.zeros((), dtype=torch.int64, device=self.hidden.device) for _ in range(2))
-        for place in _chunks(len(classes), self.weight):
-            scores = functional.linear(self.hidden[place], self.weight, self.bias)
-            right += (scores.argmax(1) == classes[place]).sum()
+        for rows in _chunks(len(classes), self.weight):
+            scores = functional.linear(self.hidden[rows], self.weight, self.bias)
+            right += (scores.argmax(1) == classes[rows]).sum()
             finite += scores.isfinite().all(1).sum()
         return right, finite
 
@@ -154,12 +154,12 @@ def _chunks(tokens: int, weight: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + rows, tokens))
 
 
-def _moved(hidden: Tensor, weight: Tensor, place: slice, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _moved(hidden: Tensor, weight: Tensor, rows: slice, tangents: Sequence[Tensor | None]) -> Tensor | None:
     """What tangents of hidden states, weight and bias move some tokens' scores by."""
     hidden_tangent, weight_tangent, bias_tangent = tangents
     tangent: Tensor | None = None
     if hidden_tangent is not None:
-        tangent = functional.linear(hidden_tangent[place], weight)
+        tangent = functional.linear(hidden_tangent[rows], weight)
     if weight_tangent is not None:
         second = functional.linear(hidden, weight_tangent)
         tangent = second if tangent is None else tangent.add_(second)
@@ -186,10 +186,10 @@ class _CrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias, classes)
         ctx.settings = (ignored, smoothing)
         total = hidden.new_zeros(())
-        for place in _chunks(len(hidden), weight):
-            scores = functional.linear(hidden[place], weight, bias)
+        for rows in _chunks(len(hidden), weight):
+            scores = functional.linear(hidden[rows], weight, bias)
             total += functional.cross_entropy(
-                scores, classes[place], ignore_index=ignored, label_smoothing=smoothing, reduction="sum"
+                scores, classes[rows], ignore_index=ignored, label_smoothing=smoothing, reduction="sum"
             )
         return total
 
@@ -197,8 +197,8 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, bias, classes = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        found = _Gradient.apply(gradient, hidden, weight, bias, classes, ctx.settings, wanted)
-        return (*found, None, None, None)
+        gradients = _Gradient.apply(gradient, hidden, weight, bias, classes, ctx.settings, wanted)
+        return (*gradients, None, None, None)
 
 
 class _Gradient(torch.autograd.Function):
@@ -219,10 +219,10 @@ class _Gradient(torch.autograd.Function):
         ctx.save_for_backward(gradient, hidden, weight, bias, classes)
         ctx.settings = settings
         of_hidden, of_weight, of_bias = _targets(hidden, weight, bias, wanted)
-        for place in _chunks(len(hidden), weight):
-            scores = functional.linear(hidden[place], weight, bias)
-            residual = _residual(scores.softmax(-1), classes[place], *settings).mul_(gradient)
-            _add(of_hidden, of_weight, of_bias, place, residual, hidden, weight)
+        for rows in _chunks(len(hidden), weight):
+            scores = functional.linear(hidden[rows], weight, bias)
+            residual = _residual(scores.softmax(-1), classes[rows], *settings).mul_(gradient)
+            _add(of_hidden, of_weight, of_bias, rows, residual, hidden, weight)
         return of_hidden, of_weight, of_bias
 
     @staticmethod
@@ -233,23 +233,23 @@ class _Gradient(torch.autograd.Function):
         gradient, hidden, weight, bias, classes = ctx.saved_tensors
         of_hidden, of_weight, of_bias = _targets(hidden, weight, bias, ctx.needs_input_grad[1:4])
         of_gradient = torch.zeros_like(gradient) if ctx.needs_input_grad[0] else None
-        for place in _chunks(len(hidden), weight):
-            probabilities = functional.linear(hidden[place], weight, bias).softmax(-1)
-            tangent = _moved(hidden[place], weight, place, (hidden_tangent, weight_tangent, bias_tangent))
+        for rows in _chunks(len(hidden), weight):
+            probabilities = functional.linear(hidden[rows], weight, bias).softmax(-1)
+            tangent = _moved(hidden[rows], weight, rows, (hidden_tangent, weight_tangent, bias_tangent))
             if tangent is None:
                 continue
-            valid = (classes[place] != ctx.settings[0])[:, None]
+            valid = (classes[rows] != ctx.settings[0])[:, None]
             mean = torch.einsum("tv,tv->t", probabilities, tangent)[:, None]
             bent = (tangent - mean).mul_(probabilities).mul_(valid).mul_(gradient)
-            residual = _residual(probabilities, classes[place], *ctx.settings)
+            residual = _residual(probabilities, classes[rows], *ctx.settings)
             if of_gradient is not None:
                 of_gradient += (residual * tangent).sum()
-            _add(of_hidden, of_weight, of_bias, place, bent, hidden, weight)
+            _add(of_hidden, of_weight, of_bias, rows, bent, hidden, weight)
             residual.mul_(gradient)
             if of_hidden is not None and weight_tangent is not None:
-                of_hidden[place] += residual @ weight_tangent
+                of_hidden[rows] += residual @ weight_tangent
             if of_weight is not None and hidden_tangent is not None:
-                of_weight.addmm_(residual.T, hidden_tangent[place])
+                of_weight.addmm_(residual.T, hidden_tangent[rows])
         return of_gradient, of_hidden, of_weight, of_bias, None, None, None
 
 
@@ -264,15 +264,15 @@ def _add(
     of_hidden: Tensor | None,
     of_weight: Tensor | None,
     of_bias: Tensor | None,
-    place: slice,
+    rows: slice,
     of_scores: Tensor,
     hidden: Tensor,
     weight: Tensor,
 ) -> None:
     """Add what a gradient in some tokens' scores is in hidden states, weight and bias."""
     if of_hidden is not None:
-        of_hidden[place] = of_scores @ weight
+        of_hidden[rows] = of_scores @ weight
     if of_weight is not None:
-        of_weight.addmm_(of_scores.T, hidden[place])
+        of_weight.addmm_(of_scores.T, hidden[rows])
     if of_bias is not None:
         of_bias += of_scores.sum(0)

@@ -29,7 +29,7 @@ def _backward(
     output_gradient: Tensor, images: Tensor, weight: Tensor, geometry: Geometry, wanted: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     stride, padding, dilation, groups = geometry
-    found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+    gradients: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
         output_gradient,
         images,
         weight,
@@ -42,7 +42,7 @@ def _backward(
         groups,
         wanted,
     )
-    return found
+    return gradients
 
 
 class _ConvolutionBackward(torch.autograd.Function):

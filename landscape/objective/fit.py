@@ -27,7 +27,7 @@ class Fit(DataLoss):
         The regularised loss and its terms, as :meth:`Objective.value` gives them.
     accuracy
         Share of terms (images, tokens) whose largest output is that of their label; not a number when outputs are not
-        finite or are no class scores.
+        finite or not class scores.
     chance
         Accuracy of always answering the most frequent label.
     images

@@ -150,7 +150,7 @@ def pairs(model: nn.Module, forward: Callable[[], Any]) -> list[tuple[str, str]]
     more than once are left alone, and so are those with hooks, which may change what passes between the two.
     """
     outputs: dict[int, str] = {}
-    found: list[tuple[str, str, int]] = []
+    candidates: list[tuple[str, str, int]] = []
     calls: Counter[str] = Counter()
     handles = []
 
@@ -166,7 +166,7 @@ def pairs(model: nn.Module, forward: Callable[[], Any]) -> list[tuple[str, str]]
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             calls[name] += 1
             if id(arguments[0]) in outputs:
-                found.append((outputs[id(arguments[0])], name, id(arguments[0])))
+                candidates.append((outputs[id(arguments[0])], name, id(arguments[0])))
 
         return hook
 
@@ -185,7 +185,7 @@ def pairs(model: nn.Module, forward: Callable[[], Any]) -> list[tuple[str, str]]
             handle.remove()
     return [
         (convolution, norm)
-        for convolution, norm, tensor in found
+        for convolution, norm, tensor in candidates
         if calls[convolution] == calls[norm] == 1 and counter.uses[tensor] == 1
     ]
 

@@ -36,7 +36,7 @@ class _FoldedConvolution(folding.StandIn):
         layout = layout if weight.dim() == 4 else torch.contiguous_format
         weight = weight.detach().clone(memory_format=layout)
         super().__init__(source.convolution, weight=weight, bias=bias.detach().clone())
-        # In a tuple, so that the originals are no submodule: they keep full precision when this module is converted.
+        # In a tuple, so that it does not become a submodule: the originals keep full precision in a conversion.
         self._source = (source,)
 
     def refresh(self) -> None:
@@ -171,5 +171,5 @@ class Inference:
     @measurement
     def all_outputs(self, ranges: Sequence[tuple[int, int]], *, sample: int = 0) -> Tensor:
         """Outputs of several micro-batches, one below the other, shared out over the cores."""
-        found = workers.each(lambda bounds: self.outputs(*bounds, sample=sample), ranges, self.objective.device)
-        return torch.cat(list(found))
+        outputs = workers.each(lambda bounds: self.outputs(*bounds, sample=sample), ranges, self.objective.device)
+        return torch.cat(list(outputs))

@@ -113,18 +113,16 @@ class Classification(Loss):
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
         """The mean over the terms of a batch."""
         scores, classes = self.aligned(outputs, targets)
-        options: dict[str, Any] = {"ignore_index": self.ignored, "label_smoothing": self.smoothing}
         if isinstance(scores, Deferred):
             count = int((classes != self.ignored).sum())
             return scores.cross_entropy(classes, ignored=self.ignored, smoothing=self.smoothing) / max(count, 1)
-        return functional.cross_entropy(scores, classes, **options)
+        return functional.cross_entropy(scores, classes, ignore_index=self.ignored, label_smoothing=self.smoothing)
 
     def sums(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
         """Sum and number of the terms of every example, (n,) float64 each, from outputs of any precision."""
         scores, classes = self.aligned(outputs, targets)
-        options: dict[str, Any] = {"ignored": self.ignored, "smoothing": self.smoothing}
         if isinstance(scores, Deferred):
-            losses = scores.losses(classes, **options)
+            losses = scores.losses(classes, ignored=self.ignored, smoothing=self.smoothing)
         else:
             losses = functional.cross_entropy(
                 scores.double(), classes, ignore_index=self.ignored, label_smoothing=self.smoothing, reduction="none"
@@ -133,8 +131,7 @@ class Classification(Loss):
 
     def counts(self, targets: Any, examples: int) -> Tensor:
         """Number of targets of every example that are not ignored, (n,)."""
-        classes = targets[:, 1:] if self.shifted else targets
-        return _by_example((classes != self.ignored).double())
+        return _by_example(self._valid(targets).double())
 
     def rows(self, outputs: Any, targets: Any) -> tuple[Any, Tensor]:
         """Scores (T, K), deferred ones as such, and classes (T,) of the terms."""
@@ -146,8 +143,11 @@ class Classification(Loss):
 
     def examples_of(self, targets: Tensor) -> Tensor:
         """Index (T,) of the example that each term belongs to."""
-        classes = targets[:, 1:] if self.shifted else targets
-        return (classes != self.ignored).nonzero()[:, 0]
+        return self._valid(targets).nonzero()[:, 0]
+
+    def _valid(self, targets: Tensor) -> Tensor:
+        """Which targets count, of those that scores belong to."""
+        return (targets[:, 1:] if self.shifted else targets) != self.ignored
 
     def term_sums(self, products: Tensor) -> Tensor:
         """Summed over classes."""
@@ -222,7 +222,7 @@ class Elementwise(Loss):
             raise LandscapeError(f"bce: targets of {title} are not all in 0..1: give probabilities, or {_OTHERS}")
 
 
-class Own(Loss):
+class UserLoss(Loss):
     """A function of the user's own.
 
     Of (outputs, targets); or, when its first parameter is called ``network``, of (network, inputs, targets), for losses
@@ -248,7 +248,8 @@ class Own(Loss):
         # Terms of every example, where targets determine them: one each, unless the trial finds otherwise.
         self._counts: Callable[[Any, int], Tensor | None] = _one_each
         if self.needs_network:
-            self.no_gauss_newton = self.no_fisher = "it runs the network itself and is no function of its outputs alone"
+            reason = "it runs the network itself and is not a function of its outputs alone"
+            self.no_gauss_newton = self.no_fisher = reason
 
     def run(self, *arguments: Any) -> Any:
         """What the function returns for (outputs, targets) or (network, inputs, targets)."""
@@ -257,7 +258,7 @@ class Own(Loss):
 
     def __call__(self, *arguments: Any) -> Tensor:
         """The mean over the terms of a batch."""
-        total, terms = self._parts(self.run(*arguments))
+        total, terms = self._total_and_terms(self.run(*arguments))
         if terms is None:
             return total.mean()
         count = float(torch.as_tensor(terms).detach().sum())
@@ -266,15 +267,15 @@ class Own(Loss):
     def sums(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         """Sum and number of the terms of every example, (n,) float64 each; evaluated singly where it adds them up."""
         examples = _length(arguments[-2])
-        total, terms = self._parts(self.run(*arguments))
+        total, terms = self._total_and_terms(self.run(*arguments))
         if total.dim() == 1 and len(total) == examples:
             counts = torch.ones_like(total) if terms is None else torch.as_tensor(terms, device=total.device)
             return total.detach().double(), counts.detach().double().expand(examples)
         sums, numbers = [], []
         for index in range(examples):
-            one = [_only(argument, index) for argument in arguments]
+            one = [_one_example(argument, index) for argument in arguments]
             value = self(*one).detach().double()
-            _, terms = self._parts(self.run(*one)) if self._counts is _evaluated else (value, None)
+            _, terms = self._total_and_terms(self.run(*one)) if self._counts is _evaluated else (value, None)
             known = self._counts(one[-1], 1)
             number = float(torch.as_tensor(terms).sum()) if known is None else float(known)
             sums.append(value * number if number else torch.zeros_like(value))
@@ -285,7 +286,7 @@ class Own(Loss):
         """Number of terms of every example, or None where it is known only from evaluating."""
         return self._counts(targets, examples)
 
-    def _parts(self, result: Any) -> tuple[Tensor, Any]:
+    def _total_and_terms(self, result: Any) -> tuple[Tensor, Any]:
         pair = isinstance(result, (tuple, list)) and len(result) == 2
         total, terms = result if pair else (result, None)
         if not isinstance(total, Tensor) or total.dim() > 1:
@@ -293,23 +294,21 @@ class Own(Loss):
             raise LandscapeError(f"the loss {self.name} returns a {kind}: {_RETURNS}")
         return total, terms
 
-    def settle(self, *arguments: Any) -> None:
+    def determine_terms(self, *arguments: Any) -> None:
         """Find out, on a few examples, what the terms are that the function takes the mean of.
 
         Raises
         ------
         LandscapeError
-            When the loss of all examples is no weighted mean of those of single examples.
+            When the loss of all examples is not a weighted mean of those of single examples.
         """
         examples = _length(arguments[-2])
-        _, terms = self._parts(self.run(*arguments))
+        _, terms = self._total_and_terms(self.run(*arguments))
         if terms is not None:
             self._counts = _evaluated
-        alone = [[_only(argument, index) for argument in arguments] for index in range(examples)]
-        together, single = (
-            float(self(*arguments).detach()),
-            torch.stack([self(*one).detach() for one in alone]).double(),
-        )
+        alone = [[_one_example(argument, index) for argument in arguments] for index in range(examples)]
+        together = float(self(*arguments).detach())
+        single = torch.stack([self(*one).detach() for one in alone]).double()
         known = single.nan_to_num()
         scale, spread = max(abs(together), float(known.abs().max()), 1e-12), float(known.max() - known.min())
         # Where all examples have nearly the same loss, as in an untrained network, any weighting is close.
@@ -317,7 +316,7 @@ class Own(Loss):
         best = math.inf
         for guess in [_evaluated] if terms is not None else [_one_each, _not_ignored, _not_ignored_next]:
             if guess is _evaluated:
-                numbers = [self._parts(self.run(*one))[1] for one in alone]
+                numbers = [self._total_and_terms(self.run(*one))[1] for one in alone]
                 counts: Tensor | None = torch.tensor([float(torch.as_tensor(one).sum()) for one in numbers]).double()
             else:
                 counts = guess(arguments[-1], examples)
@@ -332,12 +331,12 @@ class Own(Loss):
         if best <= allowed:
             return
         raise LandscapeError(
-            f"the loss {self.name} is no mean over examples: of {examples} together it is {together:.6g}, alone they "
-            f"are {', '.join(f'{value:.4g}' for value in single[:4].tolist())}, ...: {_RETURNS}"
+            f"the loss {self.name} is not a mean over examples: of {examples} together it is {together:.6g}, alone "
+            f"they are {', '.join(f'{value:.4g}' for value in single[:4].tolist())}, ...: {_RETURNS}"
         )
 
 
-class OfModel(Own):
+class ModelLoss(UserLoss):
     """The loss that the network itself returns, given its targets among its inputs."""
 
     def __init__(self) -> None:
@@ -392,7 +391,7 @@ def _by_example(values: Tensor) -> Tensor:
     return values.double() if values.dim() == 1 else values.double().flatten(1).sum(1)
 
 
-def _only(argument: Any, index: int) -> Any:
+def _one_example(argument: Any, index: int) -> Any:
     """One example of a tree; None and functions as they are."""
     if argument is None or (callable(argument) and not isinstance(argument, Tensor)):
         return argument
@@ -424,7 +423,7 @@ def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
         squared differences; ``bce``, binary cross-entropy of scores and probabilities; ``model``, what the network
         itself returns when it is given ``labels``. Terms are classes, tokens or entries; those with target -100 do not
         count. Parameters follow after commas: ``causal_lm,ignore_index=0,label_smoothing=0.1``. Or
-        ``FILE.py:FUNCTION``, or a function, see `Own`.
+        ``FILE.py:FUNCTION``, or a function, see `UserLoss`.
 
     Raises
     ------
@@ -435,7 +434,7 @@ def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
         return loss
     if not isinstance(loss, str):
         name = _FUNCTIONS.get(loss)  # type: ignore[call-overload]
-        return Own(loss, _own_name(loss)) if name is None else resolved(name)
+        return UserLoss(loss, _own_name(loss)) if name is None else resolved(name)
     name, *options = loss.split(",")
     if ":" in loss:
         function = named_object(loss)
@@ -443,7 +442,7 @@ def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
             raise LandscapeError(f"--loss {loss} is a {type(function).__name__}: name a function")
         file = source_file(loss)
         content = b"" if file is None else file.read_bytes()
-        return Own(function, f"{printable(loss)}@{hashlib.sha256(content).hexdigest()[:12]}")
+        return UserLoss(function, f"{printable(loss)}@{hashlib.sha256(content).hexdigest()[:12]}")
     if name not in NAMES:
         raise LandscapeError(f"unknown loss {name!r}: choose one of {', '.join(NAMES)}, or give FILE.py:FUNCTION")
     if name in ("cross_entropy", "causal_lm", "masked_lm"):
@@ -460,7 +459,7 @@ def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
     if options:
         raise LandscapeError(f"--loss {name} has no parameters: leave out {','.join(options)}")
     if name == "model":
-        return OfModel()
+        return ModelLoss()
     if name == "mse":
         return Elementwise(name, functional.mse_loss)
     return Elementwise(name, functional.binary_cross_entropy_with_logits, unit="nats")

@@ -33,7 +33,7 @@ class Network:
 
     The user's network is not changed. Hooks that only watch it are not copied. Those that are part of it are:
     ``torch.nn.utils``' (weight and spectral norm, pruning), our own smoothing's, and any whose attribute
-    ``part_of_network`` is true. Parametrizations are no hooks, and are copied, too.
+    ``part_of_network`` is true. Parametrizations are not hooks; they are copied, too.
 
     Convolutions are fastest channels-last; a network that cannot be run that way (``x.view(...)`` wants contiguous
     memory) is run in the contiguous layout. Which of the two is decided once, by trying.

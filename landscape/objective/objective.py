@@ -1,34 +1,29 @@
 """The scalar function of the weights that everything else measures."""
 
-import math
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from landscape.compute import distributed, workers
-from landscape.compute.masks import Masks
+from landscape.compute import workers
 from landscape.compute.memory import total_memory
-from landscape.compute.randomness import generator
 from landscape.compute.settings import measurement, outside_inference
-from landscape.data import Data, Images, as_examples
-from landscape.data.examples import Tree, leaves, mapped
+from landscape.data import as_examples
 from landscape.errors import LandscapeError
 from landscape.objective import folding, losses, recomputing
-from landscape.objective.chunked import SMALLEST, Deferred, deferring
+from landscape.objective.l2 import L2Term
 from landscape.objective.losses import called
-from landscape.objective.network import ALL, Network, frozen_randomness, ranges
+from landscape.objective.mean_loss import MeanLoss, sum_of_outputs
+from landscape.objective.network import frozen_randomness, ranges
 from landscape.objective.parameters import ParameterSpace, selection
-from landscape.objective.preparation import examples, loss_of_protocol, micro_batch_size, trial_rows, with_labels
+from landscape.objective.preparation import loss_of_protocol, micro_batch_size
 from landscape.objective.recalibration import Recalibration, tracked
 from landscape.objective.terms import Terms, Weights
 from landscape.store.protocol import Protocol
-
-if TYPE_CHECKING:
-    from xarray import Dataset
 
 # Largest activation of a micro-batch below which nobody asks whether its graph fits the memory.
 _SHORT_BYTES = 16 * 2**20
@@ -36,7 +31,7 @@ _SHORT_BYTES = 16 * 2**20
 _GRAPH_PER_FORWARD = 4
 
 
-class Objective:
+class Objective(MeanLoss):
     r"""Mean loss plus L2 term over a fixed set of examples, as a function of a flat parameter vector.
 
     .. math:: L(w) = \frac1T \sum_{t=1}^T \ell_t(f_w(x)) + \mathrm{L2}(w)
@@ -89,6 +84,8 @@ class Objective:
         Number of terms of the loss *T*: the examples' own number, unless an example has several terms or none.
     population
         Number of examples that they are a sample of; infinity when unknown, see :class:`landscape.data.Images`.
+    l2
+        The L2 term.
 
     Raises
     ------
@@ -123,30 +120,21 @@ class Objective:
         checkpointing: bool | None = None,
     ) -> None:
         protocol = protocol or Protocol()
-        self.loss = loss_of_protocol(protocol.loss) if loss is None else losses.resolved(loss)
+        chosen_loss = loss_of_protocol(protocol.loss) if loss is None else losses.resolved(loss)
         output = protocol.output if output is None else str(output)
-        self.protocol = protocol = protocol.replace(loss=self.loss.name, output=output)
-        self.device = torch.device(device or protocol.device)
-        self.dtype: torch.dtype = getattr(torch, protocol.dtype)
+        protocol = protocol.replace(loss=chosen_loss.name, output=output)
+        on = torch.device(device or protocol.device)
+        super().__init__(model, as_examples(data), loss=chosen_loss, protocol=protocol, device=on, sharded=sharded)
         self.memory = memory
         self.weight_decay = weight_decay
-        self.sharded = sharded
-
-        self._take_examples(as_examples(data))
-        self._take_network(model, output)
         # Before batch norm is folded: the folded network has fewer modules.
         weight_bytes = sum(value.numel() * value.element_size() for value in self.network.module.parameters())
         largest = self.network.activation_bytes
-        self.micro_batch = micro_batch or micro_batch_size(self.data, protocol, self.device, largest, weight_bytes)
+        self.micro_batch = micro_batch or micro_batch_size(self.data, protocol, on, largest, weight_bytes)
         self._take_coordinates(checkpointing)
         # Rounding of curvature products, measured on first use.
         self.roundings: dict[str, float] = {}
-        self._counts = self._count_terms()
-        total = float(self._counts.sum()) if self._counts is not None else float(self.images)
-        # An integer where it is one: then sums are divided by the same number as without counting terms.
-        self.terms: float = int(total) if total == int(total) else total
-        if not self.terms > 0:
-            raise LandscapeError(f"{self.data.name}: no target counts for {self.loss.name}: all are ignored")
+        self._set_terms(self._count_terms())
 
     def __repr__(self) -> str:
         return (
@@ -158,37 +146,21 @@ class Objective:
 
     # Construction -----------------------------------------------------------------------------------------------------
 
-    def _take_examples(self, data: Data) -> None:
-        """The examples that the protocol selects, and which of them are this process's."""
-        self.population: float = math.inf if data.population is None else data.population
-        self.data = examples(data, self.protocol)
-        if isinstance(self.loss, losses.OfModel):
-            self.data = with_labels(self.data)
-        self.images = len(self.data)
-        self.first, self.last = distributed.shard(self.images) if self.sharded else (0, self.images)
-        self.data = self.data.to(self.device)
-
-    def _take_network(self, model: nn.Module, output: str | None) -> None:
-        """A private copy of the network, which must fit the examples and the loss."""
-        # A network that computes its loss itself, or is differentiated by the loss, returns all its outputs.
-        output = ALL if isinstance(self.loss, losses.OfModel) else output
-        self.defers = False
-        self.network = Network(model, self.data, device=self.device, dtype=self.dtype, masks=self.masks, output=output)
-        self.classifies = self._require_fitting()
-        self._defer_head()
-
     def _take_coordinates(self, checkpointing: bool | None) -> None:
         """Which parameters count, their names before and after batch norm is folded, and the point they are at."""
         module = self.network.module
         parameters = dict(module.named_parameters())
-        chosen = selection(parameters, self.protocol.parameters, self._last_layer)
+        chosen = selection(
+            parameters, self.protocol.parameters, lambda: self.network.last_layer(self.batch(0, 1), self.masks)
+        )
         unused = self._unused({name: value for name, value in parameters.items() if name in chosen})
         self._prepare_batch_norm()
         self.checkpointing = self._prepare_checkpointing(checkpointing)
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         self.inner_names = {name: names[id(parameter)] for name, parameter in parameters.items()}
         self.space = ParameterSpace(parameters.items(), chosen=chosen, unused=unused)
-        self._decayed = {name: value for name, value in parameters.items() if value.requires_grad}
+        trainable = {name: value for name, value in parameters.items() if value.requires_grad}
+        self.l2 = L2Term(self.protocol.l2, self.weight_decay, self.space, trainable)
         self.point = self.space.flatten(parameters[name].detach() for name in self.space.names)
         for parameter in parameters.values():
             parameter.requires_grad_(False)
@@ -238,53 +210,8 @@ class Objective:
             self.network(self.batch(0, 1))
         return _GRAPH_PER_FORWARD * total * self.micro_batch > total_memory(self.device) // 2
 
-    def _require_fitting(self) -> bool:
-        """Check loss and targets against the network's outputs; whether it gives one row of class scores per image."""
-        if isinstance(self.data, Images) and self.loss.name == "cross_entropy":
-            self.network.require_class_scores(self.data)
-            return True
-        if self.data.target(0, 1) is None and not isinstance(self.loss, losses.Own):
-            raise LandscapeError(
-                f"{self.data.title} holds no targets for {self.loss.name}: give (inputs, targets), or a mapping with "
-                "labels, or another --loss"
-            )
-        if self.loss.needs_network and self.protocol.batch_norm == "batch":
-            return False  # what such a network gives for an example depends on the others
-        trial = self.data.select(trial_rows(self.data))
-        network = self._under_masks(self.network.module, start=0, sample=0)
-        inputs, targets = self.network.inputs(trial, 0, len(trial)), trial.target(0, len(trial), self.dtype)
-        with frozen_randomness(self.device):
-            with nullcontext() if self.loss.needs_network else torch.no_grad():
-                arguments = self._arguments(network, inputs, targets)
-            if isinstance(self.loss, losses.Own):
-                self.loss.settle(*arguments)
-                return False
-        targets = self.data.target(0, self.images, self.dtype)
-        self.loss.require(arguments[0], targets, self.data.title)
-        assert isinstance(targets, Tensor)
-        return self.loss.name == "cross_entropy" and targets.dim() == 1 and bool((targets != losses.IGNORED).all())
-
-    @contextmanager
-    def _trial_masks(self) -> Iterator[None]:
-        """The masks of the first examples, for a trial of the network; global generators are restored."""
-        with frozen_randomness(self.device), self.masks() as masks:
-            masks.address(first_example=0, sample=0)
-            yield
-
-    def _defer_head(self) -> None:
-        """Leave the last layer of a large vocabulary to the loss (`landscape.objective.chunked`)."""
-        if not isinstance(self.loss, losses.Classification) or not self.network.output_shape:
-            return
-        last = self.loss.dimension == -1 or len(self.network.output_shape) == 1
-        if last and self.network.output_shape[-1] >= SMALLEST:
-            self.defers = self.network.defer_head(self.batch(0, 1), self.masks) is not None
-
-    def _last_layer(self) -> str:
-        """Name of the last module with parameters of its own that the network calls."""
-        return self.network.last_layer(self.batch(0, 1), self.masks)
-
-    def _count_terms(self) -> Tensor | None:
-        """Terms of every example (N,), float64; None where each is one term."""
+    def _count_terms(self) -> Tensor:
+        """Terms of every example (N,), float64."""
         counts = self.loss.counts(self.data.target(0, self.images, self.dtype), self.images)
         if counts is None:
             counts = torch.zeros(self.images, dtype=torch.float64, device=self.device)
@@ -293,7 +220,7 @@ class Objective:
                 with self._network_at(weights.parameters, start, 0, weights.statistics) as network:
                     counts[start:stop] = self._sums(network, self.batch(start, stop), start, stop)[1]
             counts = self.reduced(counts)
-        return None if bool((counts == 1).all()) else counts.to("cpu")
+        return counts
 
     def _unused(self, parameters: dict[str, nn.Parameter]) -> list[str]:
         """Names of trainable parameters that the outputs do not depend on."""
@@ -305,17 +232,11 @@ class Objective:
             if self.loss.needs_network:
                 total = self.loss(*self._arguments(network, self.batch(0, 2), self.labels(0, 2)))
             else:
-                total = _total(called(network, self.batch(0, 2)))
+                total = sum_of_outputs(called(network, self.batch(0, 2)))
             if not total.requires_grad:
                 return list(trainable)
             gradients = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)
         return [name for name, gradient in zip(trainable, gradients, strict=True) if gradient is None]
-
-    def _changed(self, **attributes: Any) -> "Objective":
-        """A view with some attributes replaced; everything else is shared."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, **attributes)
-        return other
 
     # Coordinates ------------------------------------------------------------------------------------------------------
 
@@ -340,26 +261,8 @@ class Objective:
         tensors = dict(zip(self.space.names, self.space.split(self.point), strict=True))
         space = ParameterSpace([(name, nn.Parameter(tensors[name])) for name in self.space.names if name in chosen])
         point = space.flatten(tensors[name] for name in space.names)
-        return self._changed(space=space, point=point, roundings={})
-
-    def reordered(self, order: Tensor) -> "Objective":
-        """The same function with its examples in another order (N,); shares the network."""
-        counts = None if self._counts is None else self._counts[order.cpu()]
-        return self._changed(data=self.data.select(order), _counts=counts)
-
-    def sampled(self, count: int, *, seed: int = 0) -> "Objective":
-        """The same function of a random sample of its examples; shares the network."""
-        rows = torch.randperm(self.images, generator=generator(seed, "sample"))[:count].sort().values
-        first, last = distributed.shard(count) if self.sharded else (0, count)
-        counts = None if self._counts is None else self._counts[rows]
-        return self._changed(
-            data=self.data.select(rows),
-            images=count,
-            first=first,
-            last=last,
-            _counts=counts,
-            terms=count if counts is None else float(counts.sum()),
-        )
+        l2 = dataclasses.replace(self.l2, space=space)
+        return self._changed(space=space, point=point, l2=l2, roundings={})
 
     def holding_statistics(self) -> "Objective":
         """The same function with batch-norm statistics held at the network's own point; shares the network."""
@@ -374,12 +277,13 @@ class Objective:
         """The same function, computed in float64 at the same weights; copies the network."""
         module = self.private_module().double()
         parameters = dict(module.named_parameters())
+        trainable = {name: parameters[self.inner_names[name]] for name in self.l2.trainable}
         return self._changed(
             protocol=self.protocol.replace(dtype="float64"),
             dtype=torch.float64,
             network=self.network.holding(module, torch.float64),
             point=self.point.double(),
-            _decayed={name: parameters[self.inner_names[name]] for name in self._decayed},
+            l2=dataclasses.replace(self.l2, trainable=trainable),
             _recalibration=None if self._recalibration is None else self._recalibration.in_double(),
             _replicas=workers.Replicas(module),
             roundings={},
@@ -390,39 +294,6 @@ class Objective:
         return self._replicas.apart()
 
     # Evaluation -------------------------------------------------------------------------------------------------------
-
-    def masks(self) -> Masks:
-        """The dropout masks of the protocol; address them before each pass."""
-        return Masks.off() if self.protocol.dropout == "off" else Masks.addressed(seed=self.protocol.mask_seed)
-
-    def in_unit(self, result: "Dataset") -> "Dataset":
-        """The result with the unit of this loss instead of nats; changed in place."""
-        for variable in result.variables.values():
-            unit = str(variable.attrs.get("units", ""))
-            if unit.endswith("nats") and self.loss.unit != "nats":
-                variable.attrs["units"] = self.loss.unit
-        return result
-
-    @property
-    def kind_of_examples(self) -> str:
-        """``images`` or ``examples``, for messages."""
-        return "images" if isinstance(self.data, Images) else "examples"
-
-    def batch(self, start: int, stop: int) -> Tree:
-        """Examples `start` to `stop`, as the network takes them."""
-        return self.network.inputs(self.data, start, stop)
-
-    def count(self, start: int, stop: int) -> float:
-        """Number of terms of the loss in examples `start` to `stop`."""
-        return stop - start if self._counts is None else float(self._counts[start:stop].sum())
-
-    def micro_batches(
-        self, first: int | None = None, last: int | None = None, *, size: int | None = None
-    ) -> list[tuple[int, int]]:
-        """Ranges (start, stop) of the micro-batches between two examples, those of this process unless given."""
-        first = self.first if first is None else first
-        last = self.last if last is None else last
-        return ranges(first, last, size or self.micro_batch)
 
     @measurement
     def outputs(
@@ -465,20 +336,6 @@ class Objective:
                     return functional_call(module, tensors, arguments, named)
 
             yield self._under_masks(run, start=start, sample=sample)
-
-    def _under_masks(self, module: Callable[..., Any], *, start: int, sample: int) -> Callable[..., Any]:
-        """The selected output of a module, as a function of its inputs; every call draws the same masks."""
-
-        def run(*arguments: Any, **named: Any) -> Any:
-            with self.masks() as masks:
-                masks.address(first_example=start, sample=sample)
-                return self.network.select(module(*arguments, **named))
-
-        return run
-
-    def labels(self, start: int, stop: int) -> Any:
-        """Targets of some examples: labels (n,) of images; None where there are none."""
-        return self.data.target(start, stop, self.dtype)
 
     @measurement
     def weights(self, point: Tensor | None = None, *, sample: int = 0) -> Weights:
@@ -535,40 +392,6 @@ class Objective:
             return self._contributions(self._sums(network, self.batch(start, stop), start, stop)[0])
 
     @measurement
-    def example_losses_of(self, module: nn.Module, inputs: Tree, start: int, stop: int, *, sample: int = 0) -> Tensor:
-        """What each of some examples contributes (n,), float64, with another copy of the network."""
-        network = self._under_masks(module, start=start, sample=sample)
-        return self._contributions(self._sums(network, inputs, start, stop)[0])
-
-    def _contributions(self, sums: Tensor) -> Tensor:
-        return sums if self._counts is None else sums * (self.images / self.terms)
-
-    def _sums(self, network: Callable[..., Any], inputs: Tree, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Sum and number of the loss's terms in each of some examples."""
-        with torch.set_grad_enabled(self.loss.needs_network):
-            return self.loss.sums(*self._arguments(network, inputs, self.labels(start, stop)))
-
-    def _arguments(self, network: Callable[..., Any], inputs: Tree, targets: Any) -> tuple[Any, ...]:
-        """What the loss is called with: outputs and targets, or the network, inputs and targets."""
-        if self.loss.needs_network:
-            # Losses that differentiate in the inputs make leaves of them.
-            return network, mapped(Tensor.detach, inputs), targets
-        with self.deferring():
-            return called(network, inputs), targets
-
-    def deferring(self) -> AbstractContextManager[None]:
-        """Within it, outputs of a large vocabulary are `Deferred` ones."""
-        return deferring() if self.defers else nullcontext()
-
-    def example_losses(self, outputs: Any, labels: Any) -> Tensor:
-        """What each example contributes (n,), float64, from outputs of any precision; without the L2 term.
-
-        Sums of each example's terms times N / T: their mean over all examples is the mean over terms. Where each
-        example is one term, its loss.
-        """
-        return self._contributions(self.loss.sums(outputs, labels)[0])
-
-    @measurement
     def gradient(self, point: Tensor | None = None, *, sample: int = 0) -> Tensor:
         """Gradient (P,) of the regularised loss at a point."""
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
@@ -601,71 +424,3 @@ class Objective:
             return torch.stack([value.sum() for value in parameters]).sum() * 0
         with self._network_at(parameters, start, sample, statistics) as network:
             return self._batch_loss(network, self.batch(start, stop), start, stop)
-
-    def batch_loss_of(self, module: Callable[..., Any], inputs: Tree, start: int, stop: int) -> Tensor:
-        """What examples `start` to `stop`, given as `inputs`, add to the mean loss, by another copy of the network."""
-        return self._batch_loss(self._under_masks(module, start=start, sample=0), inputs, start, stop)
-
-    def _batch_loss(self, network: Callable[..., Any], inputs: Tree, start: int, stop: int) -> Tensor:
-        arguments = self._arguments(network, inputs, self.labels(start, stop))
-        if self.loss.needs_network:
-            return self.loss(*arguments) * self.fraction(start, stop)
-        return self.mean_loss(arguments[0], start, stop)
-
-    def mean_loss(self, outputs: Any, start: int, stop: int) -> Tensor:
-        """What examples `start` to `stop` add to the mean loss, from their outputs."""
-        fraction = self.fraction(start, stop)
-        if not fraction:
-            return _total(outputs) * 0
-        return self.loss(outputs, self.labels(start, stop)) * fraction
-
-    def fraction(self, start: int, stop: int) -> float:
-        """Fraction of the loss's terms that belong to examples `start` to `stop`."""
-        return self.count(start, stop) / self.terms
-
-    def l2(self, parameters: Sequence[Tensor]) -> Tensor:
-        """The L2 term as the protocol defines it, over every trainable parameter, coordinate or not."""
-        if self.protocol.l2 == "none" or self.weight_decay == 0:
-            return torch.zeros((), dtype=self.dtype, device=self.device)
-        tensors = self.decayed(parameters)
-        if self.protocol.l2 == "exact":
-            return self.weight_decay / 2 * torch.stack([value.double().square().sum() for value in tensors]).sum()
-        return self.weight_decay * torch.stack([value.double().norm() for value in tensors]).sum()
-
-    def decayed(self, parameters: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Every trainable parameter, coordinate or not; coordinates as given, or at the network's point."""
-        chosen = self.space.split(self.point) if parameters is None else parameters
-        given = dict(zip(self.space.names, chosen, strict=True))
-        return [given.get(name, value) for name, value in self._decayed.items()]
-
-    def l2_product(self, parameters: Sequence[Tensor], vectors: Tensor) -> Tensor:
-        r"""Hessian of the L2 term times flat vectors (P, k): wd v where the protocol's L2 term is exact.
-
-        Where it is unsquared, tensor by tensor, :math:`wd\,(v - \hat w \hat w^\top v) / \lVert w\rVert`; zero for a
-        tensor of zeros, whose norm has no derivative there, and whose gradient is taken as zero, too.
-        """
-        if self.protocol.l2 == "none" or self.weight_decay == 0:
-            return torch.zeros_like(vectors)
-        if self.protocol.l2 == "exact":
-            return self.weight_decay * vectors
-        products = torch.empty_like(vectors)
-        for entries, value in zip(self.space.slices().values(), parameters, strict=True):
-            weights, part = value.reshape(-1), vectors[entries]
-            length = weights.norm()
-            if length == 0:
-                products[entries] = 0
-                continue
-            unit = weights / length
-            products[entries] = self.weight_decay * (part - unit[:, None] * (unit @ part)) / length
-        return products
-
-    def reduced(self, tensor: Tensor) -> Tensor:
-        """Sum over processes when the examples are sharded."""
-        return distributed.all_reduce(tensor) if self.sharded else tensor
-
-
-def _total(outputs: Any) -> Tensor:
-    """Sum of all floating-point outputs, for a derivative in which only zero or not counts."""
-    if isinstance(outputs, Deferred):
-        return outputs.hidden.sum() + outputs.weight.sum()
-    return torch.stack([leaf.sum() for _, leaf in leaves(outputs) if leaf.is_floating_point()]).sum()

@@ -218,7 +218,7 @@ class CurvatureOperator(SymmetricOperator):
         total = self.objective.reduced(self._sum_of_batches(columns))
         self.products += columns.shape[1]
         if self.kind != "fisher":
-            total += self.objective.l2_product([leaf.detach() for leaf in self._leaves], columns)
+            total += self.objective.l2.product([leaf.detach() for leaf in self._leaves], columns)
         return total if vectors.dim() == 2 else total[:, 0]
 
     def _sum_of_batches(self, columns: Tensor) -> Tensor:
@@ -249,8 +249,8 @@ class CurvatureOperator(SymmetricOperator):
                 result[:, index] = space.flatten(product(part))
             return result if self._scale == 1.0 else result.mul_(self._scale)
 
-        def one(place: int) -> Tensor:
-            return through(self._kept[place] if place < len(self._kept) else self._graph(place))
+        def one(index: int) -> Tensor:
+            return through(self._kept[index] if index < len(self._kept) else self._graph(index))
 
         at_once = self._at_once()
         count, alone = len(self._ranges), self._one_core_each()
@@ -492,19 +492,19 @@ def _deferred_graph(batch: _Batch, kind: Literal["ggn", "fisher"]) -> Product:
     assert isinstance(loss, Classification)
     scores, classes = loss.aligned(outputs, objective.labels(batch.start, batch.stop))
     parts = [scores.hidden.flatten(0, -2), scores.weight, scores.bias]
-    moving = [place for place, part in enumerate(parts) if part is not None and part.requires_grad]
-    sources = [parts[place] for place in moving]
+    moving = [index for index, part in enumerate(parts) if part is not None and part.requires_grad]
+    sources = [parts[index] for index in moving]
     dummies = [torch.zeros_like(part).requires_grad_() for part in sources]
     pulled = torch.autograd.grad(sources, leaves, dummies, create_graph=True, materialize_grads=True)
 
     def product(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
         tangents: list[Tensor | None] = [None, None, None]
-        for place, tangent in zip(moving, _differentiate(pulled, dummies, vectors), strict=True):
-            tangents[place] = tangent
-        found = scores.curvature(
+        for index, tangent in zip(moving, _differentiate(pulled, dummies, vectors), strict=True):
+            tangents[index] = tangent
+        moved = scores.curvature(
             classes.flatten(), tangents, kind, ignored=loss.ignored, smoothing=loss.smoothing, scale=1 / objective.terms
         )
-        return _differentiate(sources, leaves, [found[place] for place in moving])
+        return _differentiate(sources, leaves, [moved[index] for index in moving])
 
     return product
 

@@ -99,21 +99,21 @@ def selection(parameters: Mapping[str, Tensor], wanted: str, last_layer: Callabl
     names: set[str] = set()
     for part in wanted.split(","):
         if part in ("all", "trainable"):
-            found = set(parameters)
+            matches = set(parameters)
         elif part == "weights":
-            found = {name for name, value in parameters.items() if value.dim() >= 2}
+            matches = {name for name, value in parameters.items() if value.dim() >= 2}
         elif part == "lora":
-            found = {name for name in parameters if "lora_" in name}
+            matches = {name for name in parameters if "lora_" in name}
         elif part == "last-layer":
             layer = last_layer()
-            found = {name for name in parameters if name.rpartition(".")[0] == layer}
+            matches = {name for name in parameters if name.rpartition(".")[0] == layer}
         else:
-            found = set(fnmatch.filter(parameters, part))
-        if not found and len(parameters):
+            matches = set(fnmatch.filter(parameters, part))
+        if not matches and len(parameters):
             some = ", ".join(list(parameters)[:4])
             hint = "no parameter has lora_ in its name; " if part == "lora" else ""
             raise LandscapeError(f"--parameters {part} selects none of {len(parameters)}: {hint}they are {some}, ...")
-        names |= found
+        names |= matches
     return names
 
 

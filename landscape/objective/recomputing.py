@@ -105,7 +105,7 @@ class _Call:
         self._block = copy.deepcopy(block, {id(tensor): tensor for tensor in shared})
         self._block.__class__ = type(block).__mro__[2]
         self._constants = [None if isinstance(one, Tensor) else one for one in given]
-        self._places = [place for place, one in enumerate(given) if isinstance(one, Tensor)]
+        self._positions = [position for position, one in enumerate(given) if isinstance(one, Tensor)]
         self._spec = spec
         self._masks: Callable[[], AbstractContextManager[Any]] = masks.replaying()
         self._of_output: tuple[list[Any], list[int], TreeSpec] | None = None
@@ -115,15 +115,15 @@ class _Call:
 
     def tensors_of(self, given: Sequence[Any]) -> list[Tensor]:
         """The tensors among what the block is given."""
-        return [given[place] for place in self._places]
+        return [given[position] for position in self._positions]
 
     def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Tensors that the block returns for others of its inputs and parameters."""
         given = list(self._constants)
-        for place, tensor in zip(self._places, tensors, strict=False):
-            given[place] = tensor
+        for position, tensor in zip(self._positions, tensors, strict=False):
+            given[position] = tensor
         arguments, named = tree_unflatten(given, self._spec)
-        parameters = dict(zip(self.names, tensors[len(self._places) :], strict=True))
+        parameters = dict(zip(self.names, tensors[len(self._positions) :], strict=True))
         token = _recomputing.set(False)
         try:
             with self._running, self._masks() as used:
@@ -132,20 +132,20 @@ class _Call:
         finally:
             _recomputing.reset(token)
         leaves, spec = tree_flatten(result)
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        positions = [position for position, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         if self._of_output is None:
-            self._of_output = ([None if isinstance(leaf, Tensor) else leaf for leaf in leaves], places, spec)
+            self._of_output = ([None if isinstance(leaf, Tensor) else leaf for leaf in leaves], positions, spec)
         # What is given back as it came would be two things to autograd.
-        found = [leaves[place] for place in places]
-        return [leaf.view_as(leaf) if any(leaf is one for one in tensors) else leaf for leaf in found]
+        returned = [leaves[position] for position in positions]
+        return [leaf.view_as(leaf) if any(leaf is one for one in tensors) else leaf for leaf in returned]
 
     def result(self, tensors: Sequence[Tensor]) -> Any:
         """What the block returns, from its tensors."""
         assert self._of_output is not None
-        constants, places, spec = self._of_output
+        constants, positions, spec = self._of_output
         leaves = list(constants)
-        for place, tensor in zip(places, tensors, strict=True):
-            leaves[place] = tensor
+        for position, tensor in zip(positions, tensors, strict=True):
+            leaves[position] = tensor
         return tree_unflatten(leaves, spec)
 
 
@@ -179,8 +179,8 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         wanted = ctx.needs_input_grad[1:]
-        found = _Backward.apply(ctx.call, wanted, len(cotangents), *cotangents, *ctx.saved_tensors)
-        return (None, *found)
+        gradients = _Backward.apply(ctx.call, wanted, len(cotangents), *cotangents, *ctx.saved_tensors)
+        return (None, *gradients)
 
 
 class _Backward(torch.autograd.Function):
@@ -213,20 +213,22 @@ class _Backward(torch.autograd.Function):
                 if one is not None and tangent is not None and one.requires_grad
             ]
             sources = [*cotangents, *leaves]
-            places = [
-                place for place, one in enumerate(sources) if needed[place] and one is not None and one.requires_grad
+            positions = [
+                position
+                for position, one in enumerate(sources)
+                if needed[position] and one is not None and one.requires_grad
             ]
-            found: list[Tensor | None] = [None] * len(sources)
-            if pairs and places:
+            gradients: list[Tensor | None] = [None] * len(sources)
+            if pairs and positions:
                 results = torch.autograd.grad(
                     [one for one, _ in pairs],
-                    [sources[place] for place in places],  # type: ignore[arg-type]
+                    [sources[position] for position in positions],  # type: ignore[arg-type]
                     [tangent for _, tangent in pairs],
                     allow_unused=True,
                 )
-                for place, result in zip(places, results, strict=True):
-                    found[place] = result
-        return (None, None, None, *found)
+                for position, result in zip(positions, results, strict=True):
+                    gradients[position] = result
+        return (None, None, None, *gradients)
 
 
 def _pulled(
@@ -246,7 +248,7 @@ def _pulled(
     sources = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
     if not pairs:
         return [torch.zeros_like(leaf) if want else None for leaf, want in zip(leaves, wanted, strict=True)]
-    found = iter(
+    gradients = iter(
         torch.autograd.grad(
             [output for output, _ in pairs],
             sources,
@@ -255,4 +257,4 @@ def _pulled(
             materialize_grads=True,
         )
     )
-    return [next(found) if want else None for want in wanted]
+    return [next(gradients) if want else None for want in wanted]

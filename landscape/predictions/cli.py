@@ -36,7 +36,7 @@ def sizes_of(text: str) -> tuple[int, ...]:
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Add the arguments of this instrument alone."""
+    """Add its flags: passes, and the sizes of ensembles made of them."""
     # The paper's curves are on test images, with masks drawn anew in every pass.
     parser.set_defaults(split="test", dropout="fresh")
     group = parser.add_argument_group("predictions")
@@ -73,10 +73,17 @@ def check(arguments: argparse.Namespace) -> None:
 
 def measured(arguments: argparse.Namespace, subject: command.Subject) -> tuple[xarray.Dataset | None, xarray.Dataset]:
     """Passes and curves of one subject; for predictions of every token, only curves."""
-    if predictions.several(subject.data, subject.protocol.loss):
-        return None, per_term(arguments, subject)
-    passes = passed(arguments, subject)
-    return passes, curved(arguments, subject, passes)
+    several = predictions.several(subject.data, subject.protocol.loss)
+    passes = None if several else passed(arguments, subject)
+    choices = _choices(arguments)
+    question = command.question(arguments, NAME, subject, {"passes": arguments.passes, **choices})
+
+    def begin(journal: Journal) -> xarray.Dataset:
+        if passes is None:
+            return _measured(predictions.per_term, arguments, subject, journal, **choices)
+        return predictions.curves(passes, **choices)
+
+    return passes, command.answer(question, begin, force=arguments.force)
 
 
 def combined(arguments: argparse.Namespace, results: list[tuple[xarray.Dataset | None, xarray.Dataset]]) -> Outcome:
@@ -126,10 +133,8 @@ def _measured(
     return measure(
         subject.checkpoint.model,
         subject.data,
-        protocol=subject.protocol,
         passes=arguments.passes,
-        batch=arguments.batch,
-        device=command.device(arguments),
+        **command.pass_settings(arguments, subject),
         journal=journal,
         quiet=arguments.quiet,
         **choices,
@@ -145,34 +150,15 @@ def passed(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Da
     def begin(journal: Journal) -> xarray.Dataset:
         return _measured(predictions.measure, arguments, subject, journal)
 
-    return command.journaled(question, begin, force=arguments.force)
-
-
-def per_term(arguments: argparse.Namespace, subject: command.Subject) -> xarray.Dataset:
-    """The curves of a network that predicts every token, from the cache when they are there."""
-    settings = {"passes": arguments.passes, **_choices(arguments)}
-    question = command.question(arguments, NAME, subject, settings)
-
-    def begin(journal: Journal) -> xarray.Dataset:
-        return _measured(predictions.per_term, arguments, subject, journal, **_choices(arguments))
-
-    return command.journaled(question, begin, force=arguments.force)
-
-
-def curved(arguments: argparse.Namespace, subject: command.Subject, passes: xarray.Dataset) -> xarray.Dataset:
-    """The curves of one subject, from the cache when they are there."""
-    settings = {"passes": arguments.passes, **_choices(arguments)}
-    question = command.question(arguments, NAME, subject, settings)
-    return command.answer(question, lambda: predictions.curves(passes, **_choices(arguments)), force=arguments.force)
+    return command.answer(question, begin, force=arguments.force)
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Passes, seconds and memory that the measurement will cost, estimated by timing a batch."""
-    chosen = objective.objective.examples(subject.data, subject.protocol)
+    chosen = objective.preparation.examples(subject.data, subject.protocol)
     several = predictions.several(chosen, subject.protocol.loss)
-    how = {"protocol": subject.protocol, "batch": arguments.batch, "device": command.device(arguments)}
     kind = predictions.terms.TermPredictor if several else predictions.Predictor
-    predictor = kind(subject.checkpoint.model, chosen, **how)
+    predictor = kind(subject.checkpoint.model, chosen, **command.pass_settings(arguments, subject))
     start, stop = predictor.batches(0, len(chosen))[0]
     images = predictor.images(chosen, start, stop)
     predictor.outputs(images, start, range(1))

@@ -12,9 +12,7 @@ from landscape.predictions.passes import require_same_images
 COMPARED = tuple(name for name, metric in METRICS.items() if metric.better != "neither")
 
 
-def effective_size(
-    of: xarray.Dataset, against: xarray.Dataset, *, metrics: Sequence[str] = COMPARED, level: float = LEVEL
-) -> xarray.Dataset:
+def effective_size(of: xarray.Dataset, against: xarray.Dataset, *, metrics: Sequence[str] = COMPARED) -> xarray.Dataset:
     r"""Passes of one network that are as good as *N* passes of another.
 
     The effective size is the smallest number of passes of `of` at which its metric is at least as good as that of
@@ -27,16 +25,15 @@ def effective_size(
         What `curves` gives, on the same images, with the same seed.
     metrics
         Names of metrics with a better and a worse.
-    level
-        Of the interval: percentiles over bootstrap samples of the images, the same for both networks (paired), shifted
-        so that their mean is the metric itself: a bias of few images is in both networks, and in the samples once more.
 
     Returns
     -------
     xarray.Dataset
-        Over ``(metric, size)``, *N* of `against` being the size: ``effective_size``, ``low``, ``high``, and ``gain``,
-        *N* divided by the effective size. 1 means one pass or less; infinite, that no number of passes of `of` that
-        was measured is as good.
+        Over ``(metric, size)``, *N* of `against` being the size: ``effective_size`` with the 95 % interval ``low`` to
+        ``high``, and ``gain``, *N* divided by the effective size. 1 means one pass or less; infinite, that no number of
+        passes of `of` that was measured is as good. The interval is of percentiles over bootstrap samples of the
+        images, the same for both networks (paired), shifted so that their mean is the metric itself: a bias of few
+        images is in both networks, and in the samples once more.
 
     Raises
     ------
@@ -47,7 +44,7 @@ def effective_size(
     sizes, targets = of["size"].values, against["size"].values
     shape = (len(metrics), len(targets))
     value, low, high = np.empty(shape), np.empty(shape), np.empty(shape)
-    lower, upper = tails(level)
+    lower, upper = tails()
     for row, name in enumerate(metrics):
         sign = 1.0 if METRICS[name].better == "lower" else -1.0
         curve, target = sign * of[name].values, sign * against[name].values
@@ -67,7 +64,7 @@ def effective_size(
             "gain": (dimensions, targets[None, :] / value),
         },
         coords={"metric": list(metrics), "size": targets},
-        attrs={"of": str(of.attrs.get("name", "")), "against": str(against.attrs.get("name", "")), "level": level},
+        attrs={"of": str(of.attrs.get("name", "")), "against": str(against.attrs.get("name", "")), "level": LEVEL},
     )
 
 

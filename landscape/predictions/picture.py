@@ -42,9 +42,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None, *, metrics
         plotting.below(above, curves[0], title=plotting.explained(results, "bands: 95 % over images and passes"))
         # Below, where no bar can lie under it.
         plotting.below(below, confidence)
-    if path is not None:
-        plotting.save(figure, path, plotting.provenance(results))
-    return figure
+    return plotting.finished(figure, path, results)
 
 
 def size_curve(axes: Axes, results: Sequence[xarray.Dataset], name: str) -> None:
@@ -81,14 +79,14 @@ def size_curve(axes: Axes, results: Sequence[xarray.Dataset], name: str) -> None
     axes.set_ylabel(f"{metric.label} ({unit})")
 
 
-def reliability(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | None = None) -> None:
-    """Accuracy against mean confidence in each bin, of ensembles of `size` (default: the largest of each result).
+def reliability(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
+    """Accuracy against mean confidence in each bin, of the largest ensemble of each result.
 
     Bins with fewer than `FEWEST` predictions are left out: their accuracy is chance.
     """
     axes.plot([0, 100], [0, 100], color=plotting.PUBLISHED, linestyle=":", linewidth=1)
     for result, look in zip(results, plotting.labels(results), strict=True):
-        bins = _bins(result, size)
+        bins = result.sel(size=result["size"].max())
         predictions = float(result.attrs.get("terms", result.attrs.get("images", np.inf)))
         enough = bins["bin_share"].values * predictions >= FEWEST
         axes.plot(
@@ -104,11 +102,11 @@ def reliability(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | No
     axes.text(3, 90, "underconfident", fontsize="small", color=plotting.PUBLISHED)
 
 
-def histogram(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | None = None) -> None:
-    """Share of predictions in each bin of confidence, of ensembles of `size` (default: the largest of each result)."""
+def histogram(axes: Axes, results: Sequence[xarray.Dataset]) -> None:
+    """Share of predictions in each bin of confidence, of the largest ensemble of each result."""
     width = 10 / (len(results) + 0.5)
     for index, (result, look) in enumerate(zip(results, plotting.labels(results), strict=True)):
-        bins = _bins(result, size)
+        bins = result.sel(size=result["size"].max())
         left = 100 * bins["bin"].values - 5 + (index + 0.25) * width
         axes.bar(
             left,
@@ -120,7 +118,3 @@ def histogram(axes: Axes, results: Sequence[xarray.Dataset], *, size: int | None
         )
     axes.set(xlim=(0, 100), xlabel="confidence (%)", ylabel="predictions (%)")
     axes.set_title("confidence")
-
-
-def _bins(result: xarray.Dataset, size: int | None) -> xarray.Dataset:
-    return result.sel(size=int(np.max(result["size"])) if size is None else size)

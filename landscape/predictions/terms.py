@@ -16,7 +16,7 @@ from torch.nn import functional
 from landscape import metrics
 from landscape.compute.masks import Masks
 from landscape.compute.settings import measurement
-from landscape.data import Data, Images
+from landscape.data import Data, Images, as_examples
 from landscape.errors import LandscapeError
 from landscape.metrics import Examples
 from landscape.metrics.choices import Binning
@@ -167,8 +167,6 @@ def per_term(
     LandscapeError
         As `TermPredictor`, and when no target counts.
     """
-    from landscape.data import as_examples
-
     data = as_examples(data)
     chosen = examples(data, protocol)
     predictor = TermPredictor(model, chosen, protocol=protocol, batch=batch, device=device)

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import xarray
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from landscape.predictions import Predictor
 from landscape.robustness import cells
 from landscape.robustness.choices import ATTACKS, EPSILONS, AttackKind
 from landscape.store.journal import Journal
-from landscape.store.pieces import Arrays, pieces
+from landscape.store.pieces import Arrays, joined, pieces
 from landscape.store.protocol import Protocol
 
 # Draws of masks numbered from here on are the attacker's: other ones than those that are attacked.
@@ -225,10 +224,9 @@ def measure(
         return cells.predicted(torch.cat(averages), chosen.labels[first:last])
 
     whole = dict(pieces(list(work), compute, journal=journal, what="attacks", quiet=quiet))
-    parts = [[whole[key] for key, (row, _, _) in work.items() if row == wanted] for wanted in range(len(rows))]
-    joined = [{name: np.concatenate([part[name] for part in of_row]) for name in of_row[0]} for of_row in parts]
+    of_rows = [joined([whole[key] for key, (owner, _, _) in work.items() if owner == row]) for row in range(len(rows))]
     return (
-        cells.dataset(joined, chosen.labels, predictor.classes, ["attack"], [len(rows)])
+        cells.dataset(of_rows, chosen.labels, predictor.classes, ["attack"], [len(rows)])
         .assign_coords(
             kind=("attack", ["none" if attack is None else attack.kind for attack in rows]),
             epsilon=("attack", [0.0 if attack is None else attack.epsilon for attack in rows]),

@@ -55,7 +55,7 @@ def radii_of(text: str) -> tuple[float, ...]:
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Those of this instrument alone."""
+    """Add its flags: corruptions, attacks and the files of CIFAR-C and CIFAR-P."""
     parser.set_defaults(split="test", dropout="fresh")
     group = parser.add_argument_group("robustness")
     group.add_argument(
@@ -163,20 +163,15 @@ def part_measured(arguments: argparse.Namespace, subject: command.Subject, part:
         out = out.with_name(f"{out.stem}-{part}{out.suffix}")
     named = argparse.Namespace(**{**vars(arguments), "out": out})
     question = command.question(named, NAME, subject, {"part": part, "passes": arguments.passes, **settings})
-    return command.journaled(question, measure, force=arguments.force)
+    return command.answer(question, measure, force=arguments.force)
 
 
 Part = tuple[dict[str, Any], Callable[["Journal"], "xarray.Dataset"]]
 
 
 def _common(arguments: argparse.Namespace, subject: command.Subject) -> dict[str, Any]:
-    return {
-        "protocol": subject.protocol,
-        "passes": arguments.passes,
-        "batch": arguments.batch,
-        "device": command.device(arguments),
-        "quiet": arguments.quiet,
-    }
+    settings = command.pass_settings(arguments, subject)
+    return settings | {"passes": arguments.passes, "quiet": arguments.quiet}
 
 
 def _corruptions(arguments: argparse.Namespace, subject: command.Subject) -> Part:
@@ -185,10 +180,8 @@ def _corruptions(arguments: argparse.Namespace, subject: command.Subject) -> Par
         source = robustness.CifarC(arguments.cifar_c, subject.images, protocol=subject.protocol)
         files = source.identity()
     else:
-        source, files = (
-            robustness.Computed(objective.objective.examples(subject.images, subject.protocol), seed=arguments.seed),
-            "computed",
-        )
+        images = objective.preparation.examples(subject.images, subject.protocol)
+        source, files = robustness.Computed(images, seed=arguments.seed), "computed"
     chosen = {
         "corruptions": arguments.corruptions,
         "severities": arguments.severities,

@@ -173,7 +173,8 @@ def _decay(objective: Objective, decayed: Objective, seed: int) -> Iterator[Chec
     )
     # Frozen and unused parameters decay, too, but are not coordinates.
     rise = decayed.value().l2 - objective.value().l2
-    squares = sum(float(value.double().square().sum()) for value in objective.decayed())
+    trainable = objective.l2.tensors(objective.weights().parameters)
+    squares = sum(float(value.double().square().sum()) for value in trainable)
     yield Check(
         "weight decay 1 raises the loss by |w|^2 / 2",
         relative(abs(rise - squares / 2), max(squares / 2, objective.value().l2)),
@@ -233,7 +234,7 @@ def plain_checks(model: nn.Module, exact: Objective, *, seed: int = 0) -> list[C
             rows = torch.autograd.grad(gradients, wanted, exact.space.split(vector), materialize_grads=True)
         truth = exact.space.flatten(rows)
         ours = CurvatureOperator(exact, point=point, first=start, last=stop)(vector)
-        ours = ours - exact.l2_product(exact.space.split(point), vector[:, None]).squeeze(-1)
+        ours = ours - exact.l2.product(exact.space.split(point), vector[:, None]).squeeze(-1)
         best = min(best, relative(float((ours - truth).norm()), float(truth.norm())))
         if best <= 1e-8:
             break

@@ -26,7 +26,7 @@ number in their name. Each solve starts from the eigenvectors of the checkpoint 
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Those of this instrument alone."""
+    """Add its flags: what is measured along a training, and how precisely."""
     group = parser.add_argument_group("series")
     command.add_parts(group, PARTS, USUAL)
     group.add_argument("--top", type=command.positive, default=1, metavar="K", help="top eigenvalues (default: 1)")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from landscape import plotting
@@ -62,14 +63,8 @@ QUANTITIES = {
 PATH = "path"
 
 
-def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
-    """Draw what was measured over time, and the trajectories in their principal planes.
-
-    Raises
-    ------
-    LandscapeError
-        For a file name that does not end in .pdf, .png or .svg.
-    """
+def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
+    """Draw what was measured over time, and the trajectories in their principal planes."""
     groups = plotting.groups([result.assign_attrs(name=result.attrs.get("series", "")) for result in results])
     names = [name for name in (*QUANTITIES, PATH) if any(name in result for result in results)]
     rows = math.ceil(len(names) / 3)
@@ -87,7 +82,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path) -> Path:
         plotting.letter(list(panels[: len(names)]))
         title = plotting.seeds_explained([len(group.results) for group in groups], "")
         plotting.below(figure, panels[0], columns=min(len(groups), 3), title=title or None)
-        return plotting.save(figure, path, plotting.provenance(results))
+    return plotting.finished(figure, path, results)
 
 
 def over_time(axes: Axes, groups: Sequence[plotting.Group], quantity: Quantity) -> None:

@@ -76,6 +76,11 @@ def beside(path: Path, what: str) -> Path:
     return path.with_name(file_name(f"{path.stem}-{what}", path.suffix))
 
 
+def stem(name: str) -> str:
+    """``name`` of ``folder/name.and.endings``."""
+    return Path(name).name.split(".")[0]
+
+
 def require_file_name(path: Path) -> None:
     """Raise LandscapeError unless `path` is free or a regular file: folders, devices and pipes are not written over."""
     try:
@@ -229,7 +234,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     DamagedFile
-        When the checksum is missing or does not match, or when the file is no JSON object.
+        When the checksum is missing or does not match, or when the file is not a JSON object.
     LandscapeError
         When the file cannot be read.
     """

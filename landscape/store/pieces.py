@@ -88,6 +88,11 @@ def pieces(
         yield from part.items()
 
 
+def joined(parts: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Arrays of consecutive examples as one, by name."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def _gathered(mine: Any) -> list[Any]:
     """What every process gives, by rank; empty for a single process."""
     received: list[Any] = [None] * distributed.world_size()

@@ -27,7 +27,7 @@ class Cells:
     passes
         Draws of the dropout masks per cell, under ``fresh`` masks. Loss is their mean; metrics are of the averaged
         prediction.
-    precision, micro_batch
+    precision
         See :class:`landscape.objective.Inference`.
     keep_losses
         Whether `measure` gives the losses of single examples too.
@@ -40,7 +40,6 @@ class Cells:
         *,
         passes: int = 1,
         precision: Precision = "full",
-        micro_batch: int | None = None,
         keep_losses: bool = False,
     ) -> None:
         self.objective = objective
@@ -48,11 +47,11 @@ class Cells:
         self.keep_losses = keep_losses
         self.fresh = objective.protocol.dropout == "fresh"
         self.passes = passes if self.fresh else 1
-        self.inference = Inference(objective, precision=precision, micro_batch=micro_batch)
+        self.inference = Inference(objective, precision=precision)
         self.classifies = objective.classifies
 
-    def go(self, coordinates: Sequence[float], sample: int) -> Tensor:
-        """Write the parameters of a cell and return them, flat."""
+    def move_to(self, coordinates: Sequence[float], sample: int) -> Tensor:
+        """Write the parameters of a cell and return them, flat (P,)."""
         point = self.directions.at(self.objective.point, coordinates)
         self.inference.write(point, sample=sample)
         return point
@@ -88,7 +87,7 @@ class Cells:
             mask draw; with `keep_losses`, ``losses`` (n,) float32; every metric with its ``_stderr``.
         """
         count = images or self.objective.images
-        point = self.go(coordinates, self._sample(number, 0))
+        point = self.move_to(coordinates, self._sample(number, 0))
         totals = torch.zeros(5 + controls.shape[1], dtype=torch.float64, device=self.objective.device)
         of_pass = torch.zeros(self.passes, dtype=torch.float64, device=self.objective.device)
         metrics: MetricSet | None = None
@@ -129,7 +128,7 @@ class Cells:
     @torch.no_grad()
     def losses(self, coordinates: Sequence[float], *, number: int, images: int | None = None) -> Tensor:
         """Losses (n,) of the single examples at a cell, mean over mask draws, float64."""
-        self.go(coordinates, self._sample(number, 0))
+        self.move_to(coordinates, self._sample(number, 0))
         ignored = torch.zeros(self.passes, dtype=torch.float64, device=self.objective.device)
         chunks = self._chunks(images or self.objective.images)
         return torch.cat([self._chunk(ranges, number, ignored)[0] for ranges in chunks])

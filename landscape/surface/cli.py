@@ -16,6 +16,7 @@ from landscape.surface.choices import VIEWS
 
 if TYPE_CHECKING:
     import xarray
+    from torch import Tensor
 
     from landscape.objective import Objective
     from landscape.store.journal import Journal
@@ -29,7 +30,7 @@ DIRECTIONS = ("random", "hessian")
 
 
 def add_arguments(parser: command.Parser) -> None:
-    """Those of this instrument alone."""
+    """Add its flags: where the cells lie, how each is measured, and what is drawn."""
     where = parser.add_argument_group("where: points w + a d1 + b d2")
     where.add_argument("--points", type=command.positive, metavar="N", help="cells along each axis (default: 21)")
     where.add_argument("--span", type=float, metavar="S", help="the square [-S, S]^2 (default: 1)")
@@ -139,12 +140,7 @@ def surfaces(arguments: argparse.Namespace, subject: command.Subject) -> list[xa
         seed = arguments.seed
         if arguments.frames > 1 and index:
             mask_seed = subject.protocol.mask_seed + index
-            one = command.Subject(
-                checkpoint=subject.checkpoint,
-                data=subject.data,
-                protocol=subject.protocol.replace(mask_seed=mask_seed),
-                weight_decay=subject.weight_decay,
-            )
+            one = dataclasses.replace(subject, protocol=subject.protocol.replace(mask_seed=mask_seed))
         elif arguments.planes > 1:
             seed += index
         label = "" if index == 0 else f"{'plane' if arguments.planes > 1 else 'frame'}-{index + 1}"
@@ -226,7 +222,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
             )
         return result
 
-    result = command.journaled(question, measure, force=arguments.force)
+    result = command.answer(question, measure, force=arguments.force)
     command.caution_about_fit(result.attrs)
     return result
 
@@ -234,12 +230,12 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
 def chosen_directions(arguments: argparse.Namespace, objective: Objective, *, seed: int) -> Directions:
     """The directions that the command line asks for."""
     count = 1 if arguments.line else 2
-    own = _stem(arguments.checkpoints[0]) if arguments.checkpoints else "network"
+    own = store.files.stem(arguments.checkpoints[0]) if arguments.checkpoints else "network"
     if arguments.between:
         (other,) = _others(arguments, objective, [arguments.between])
-        return surface.directions.between(objective, other, names=(own, _stem(arguments.between)))
+        return surface.directions.between(objective, other, names=(own, store.files.stem(arguments.between)))
     if arguments.through:
-        names = [own, *map(_stem, arguments.through)]
+        names = [own, *map(store.files.stem, arguments.through)]
         return surface.directions.through(objective, _others(arguments, objective, arguments.through), names=names)
     if arguments.trajectory:
         return surface.directions.trajectory(objective, _others(arguments, objective, arguments.trajectory))
@@ -255,27 +251,24 @@ def chosen_directions(arguments: argparse.Namespace, objective: Objective, *, se
     return surface.directions.random_directions(objective, count, seed=seed)
 
 
-def _others(arguments: argparse.Namespace, objective: Objective, names: Sequence[str]) -> list[Any]:
-
-    points = []
-    for name in names:
-        loaded = command.load_checkpoint(arguments, name)
-        points.append(surface.directions.point_of(objective, dict(loaded.model.named_parameters()), name))
-    return points
-
-
-def _stem(name: str) -> str:
-    return Path(name).name.split(".")[0]
+def _others(arguments: argparse.Namespace, objective: Objective, names: Sequence[str]) -> list[Tensor]:
+    """Flat weights (P,) of other checkpoints."""
+    return [
+        surface.directions.point_of(
+            objective, dict(command.load_checkpoint(arguments, name).model.named_parameters()), name
+        )
+        for name in names
+    ]
 
 
 def _span(arguments: argparse.Namespace, axes: Directions) -> Any:
     """[-S, S] along each axis, or what holds all marks and the path with a margin."""
     if arguments.span is not None:
         return arguments.span
-    places = list(axes.marks.values()) + ([] if axes.path is None else axes.path.tolist())
-    if not places:
+    points = list(axes.marks.values()) + ([] if axes.path is None else axes.path.tolist())
+    if not points:
         return 1.0
-    low, high = map(min, zip(*places, strict=True)), map(max, zip(*places, strict=True))
+    low, high = map(min, zip(*points, strict=True)), map(max, zip(*points, strict=True))
     # A line runs from network to network; around a plane, a quarter more shows what lies behind them.
     margin = 0.0 if len(axes) == 1 else 0.25
     return [(float(a - margin * (b - a)), float(b + margin * (b - a))) for a, b in zip(low, high, strict=True)]

@@ -12,7 +12,7 @@ import xarray
 from landscape import pages, plotting
 from landscape.errors import printable
 from landscape.store.files import write_whole
-from landscape.surface.pictures import scale
+from landscape.surface.pictures import label, scale
 
 
 def write(
@@ -35,13 +35,11 @@ def write(
         if not np.isfinite(pooled).any():
             continue
         norm, _ = scale(surfaces, name, level if name == variable else None)
-        facts = surfaces[0][name].attrs
-        unit = facts.get("units", "1")
         variables[name] = {
             "low": norm.vmin,
             "high": norm.vmax,
             "log": type(norm).__name__ == "LogNorm",
-            "label": printable(facts.get("long_name", name)) + ("" if unit in ("", "1") else f" ({printable(unit)})"),
+            "label": printable(label(surfaces[0], name)),
         }
     data = {
         "colors": [f"rgb({r},{g},{b})" for r, g, b in (colors * 255).round().astype(int).tolist()],

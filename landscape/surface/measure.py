@@ -195,7 +195,7 @@ def grid(points: int | tuple[int, ...], span: Span, axes: int) -> list[np.ndarra
     coordinates = []
     for count, (low, high) in zip(counts, ranges, strict=True):
         if count < 2:
-            raise LandscapeError(f"{count} points make no axis: give --points 2 or more")
+            raise LandscapeError(f"{count} points do not make an axis: give --points 2 or more")
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise LandscapeError(f"the range {low:g} to {high:g} is empty or not finite: give a positive --span")
         steps = np.arange(count)
@@ -226,10 +226,12 @@ def _measure(
         raise LandscapeError("losses of single images are kept of whole lattices: leave --tolerance and --stderr out")
     wanted = None if stderr is None else _wanted(stderr)
     if wanted is not None:
-        objective = _shuffled(objective, seed)
+        # In random order, so that the first n examples are a random sample.
+        order = torch.randperm(objective.images, generator=generator(seed, "surface", "sample"))
+        objective = objective.reordered(order)
     cells = Cells(objective, directions, passes=passes, precision=precision, keep_losses=keep_losses)
     worker = Worker(cells, coordinates, journal, quiet)
-    variables, facts = _filled_until(worker, tolerance, wanted, seed)
+    variables, facts = _on_enough_images(worker, tolerance, wanted, seed)
     if precision != "full":
         facts["precision_error"] = _precision_error(worker, facts.get("images_sampled", objective.images))
     dimensions = AXES[:axes]
@@ -306,7 +308,7 @@ def _controls(worker: Worker, *, corners: bool) -> Tensor:
     return controls[:, usable]
 
 
-def _filled_until(
+def _on_enough_images(
     worker: Worker, tolerance: float | None, wanted: tuple[float, bool] | None, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All variables over the lattice, on as many images as the wanted standard error needs; and facts about that."""
@@ -314,7 +316,7 @@ def _filled_until(
     controls = _controls(worker, corners=wanted is not None)
     sample, target = (total, math.nan) if wanted is None else _sample_size(worker, controls, wanted, seed)
     while True:
-        variables, facts = _filled(worker, controls, sample, tolerance, seed, sampled=wanted is not None)
+        variables, facts = _over_lattice(worker, controls, sample, tolerance, seed, sampled=wanted is not None)
         reached = float(np.nanmax(np.where(variables["evaluated"] == 1, variables["loss_stderr"], np.nan)))
         if wanted is None:
             return variables, facts
@@ -323,7 +325,7 @@ def _filled_until(
         sample = min(total, math.ceil(sample * (reached / target) ** 2 * _MARGIN))
 
 
-def _filled(
+def _over_lattice(
     worker: Worker, controls: Tensor, sample: int, tolerance: float | None, seed: int, *, sampled: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All variables over the lattice: measured everywhere, or where the tolerance asks for it; and facts about that."""
@@ -332,11 +334,13 @@ def _filled(
     ranges = worker.cells.inference.ranges(0, worker.objective.images)
     at_origin = controls[:, 0].contiguous()
     origin_mean = sum(float(at_origin[start:stop].sum()) for start, stop in ranges) / worker.objective.images
-    zero = float(worker.objective.l2(worker.objective.space.split(worker.objective.point)))
+    zero = float(worker.objective.l2(worker.objective.weights().parameters))
     variables: dict[str, np.ndarray] = {}
+    known = np.zeros(worker.shape, dtype=bool)
 
     def evaluate(indices: Sequence[adaptive.Index]) -> None:
         for index, arrays in worker.measure(indices, controls[:sample], sample):
+            known[index] = True
             for name, value in _cell(arrays, origin_mean, zero, sample, regression).items():
                 if name not in variables:
                     variables[name] = np.full(worker.shape, np.nan)
@@ -351,13 +355,7 @@ def _filled(
         variables["evaluated"] = np.ones(worker.shape)
         return variables, {}
     variables["loss"] = np.full(worker.shape, np.nan)
-    known = np.zeros(worker.shape, dtype=bool)
-
-    def evaluate_and_mark(indices: Sequence[adaptive.Index]) -> None:
-        evaluate(indices)
-        known[tuple(np.array(indices).T)] = True
-
-    refinement = adaptive.refine(variables["loss"], evaluate_and_mark, tolerance, seed=seed)
+    refinement = adaptive.refine(variables["loss"], evaluate, tolerance, seed=seed)
     rest = [tuple(int(part) for part in index) for index in np.argwhere(~known)]
     for values in variables.values():
         values[~known] = adaptive.interpolated(values, known, rest)
@@ -421,11 +419,6 @@ def _wanted(stderr: float | str) -> tuple[float, bool]:
     return value, relative
 
 
-def _shuffled(objective: Objective, seed: int) -> Objective:
-    """The same objective with its examples in random order, so that its first n are a random sample."""
-    return objective.reordered(torch.randperm(objective.images, generator=generator(seed, "surface", "sample")))
-
-
 def _sample_size(worker: Worker, controls: Tensor, wanted: tuple[float, bool], seed: int) -> tuple[int, float]:
     """How many images every cell needs, and the wanted standard error in nats."""
     total = worker.objective.images
@@ -455,14 +448,14 @@ def _precision_error(worker: Worker, images: int) -> float:
     """Largest |loss - loss in full precision| over the first images, at the origin and the corners, nats."""
     objective, cells = worker.objective, worker.cells
     exact = Cells(objective, cells.directions, passes=cells.passes, precision="full")
-    places = [worker.origin(), *[(worker.at(index), worker.number(index)) for index in worker.corners()]]
+    points = [worker.origin(), *[(worker.at(index), worker.number(index)) for index in worker.corners()]]
 
     def compute(key: str) -> Arrays:
-        coordinates, number = places[int(key.rpartition("/")[2])]
+        coordinates, number = points[int(key.rpartition("/")[2])]
         rough, full = (of.losses(coordinates, number=number, images=images).mean() for of in (cells, exact))
         return {"off": (rough - full if bool(full.isfinite()) else full - full).abs().cpu().numpy()}
 
-    keys = [f"precision/{images}/{cell}" for cell in range(len(places))]
+    keys = [f"precision/{images}/{cell}" for cell in range(len(points))]
     done = dict(worker.pieces(keys, compute, images=2 * images, what="error of the precision"))
     errors = np.array([done[key]["off"].item() for key in keys])
     return float(np.nanmax(errors)) if np.isfinite(errors).any() else math.nan

@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -19,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape import plotting
 from landscape.errors import LandscapeError
 from landscape.metrics.confidence import Z
+from landscape.store.files import write_whole
 from landscape.surface.choices import View
 
 _LEVELS = 12
@@ -99,16 +101,16 @@ def _planes(
     norm, levels = scale(surfaces, variable, level)
     mappable = matplotlib.cm.ScalarMappable(norm=norm, cmap=plotting.SEQUENTIAL)
     panels = []
-    for place, surface in enumerate(surfaces):
+    for number, surface in enumerate(surfaces):
         kind = {"projection": "3d"} if three_dimensional else {}
-        axes = figure.add_subplot(rows, columns, place + 1, **kind)
+        axes = figure.add_subplot(rows, columns, number + 1, **kind)
         panels.append(axes)
         if three_dimensional:
             _sheet(axes, surface, variable, norm)
         else:
             _contours(axes, surface, variable, norm, levels)
         if len(surfaces) > 1 or "name" in surface.attrs:
-            axes.set_title(_title(names[place].label))
+            axes.set_title(_title(names[number].label))
     plotting.letter(panels)
     bar = figure.colorbar(
         mappable,
@@ -120,7 +122,7 @@ def _planes(
     if isinstance(norm, LogNorm):
         bar.set_ticks(levels[::2].tolist(), labels=[f"{height:.3g}" for height in levels[::2]], minor=False)
         bar.minorticks_off()
-    bar.set_label(_label(surfaces[0], variable))
+    bar.set_label(label(surfaces[0], variable))
     if not three_dimensional:
         notes = ["+ the network itself"] if any(_marked_origin(surface) for surface in surfaces) else []
         notes += ["line: the path of the training"] if any("path" in surface for surface in surfaces) else []
@@ -141,7 +143,8 @@ def _extend(surfaces: Sequence[xarray.Dataset], variable: str, norm: Normalize) 
     return "max" if norm.vmax is not None and top > norm.vmax * (1 + 1e-9) else "neither"
 
 
-def _label(surface: xarray.Dataset, variable: str) -> str:
+def label(surface: xarray.Dataset, variable: str) -> str:
+    """What a variable is, with its unit in brackets."""
     facts = surface[variable].attrs
     unit = facts.get("units", "")
     return facts.get("long_name", variable) + (f" ({unit})" if unit not in ("", "1") else "")
@@ -176,8 +179,8 @@ def _level_labels(axes: Axes, drawn: ContourSet, heights: Sequence[float]) -> No
     """Heights on the lines, dark around so that they show on any colour; none that the frame would cut."""
     texts = axes.clabel(drawn, heights, fmt=lambda height: f"{height:.3g}", fontsize="x-small", inline=False)
     for text in texts:
-        place = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
-        if np.abs(place - 0.5).max() > 0.43:
+        position = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
+        if np.abs(position - 0.5).max() > 0.43:
             text.remove()
         text.set_path_effects(_OUTLINE)
 
@@ -188,10 +191,10 @@ def _marks(axes: Axes, surface: xarray.Dataset) -> None:
         axes.plot(path[:, 0], path[:, 1], "o-", color="#D55E00", markersize=2.5, linewidth=1.0)
     if "mark_place" in surface:
         # Names are too long to stand beside their points.
-        for letter, place in zip(ascii_uppercase, surface["mark_place"].values, strict=False):
-            axes.plot(*place[:2], "o", color="white", markeredgecolor="black", markersize=4)
+        for letter, point in zip(ascii_uppercase, surface["mark_place"].values, strict=False):
+            axes.plot(*point[:2], "o", color="white", markeredgecolor="black", markersize=4)
             axes.annotate(
-                letter, place[:2], xytext=(4, 4), textcoords="offset points", color="white", path_effects=_OUTLINE
+                letter, point[:2], xytext=(4, 4), textcoords="offset points", color="white", path_effects=_OUTLINE
             )
         names = [
             f"{letter} {plotting.plain(name)}"
@@ -244,16 +247,16 @@ def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
     for column, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), column + 1, sharey=first)
         first = first or axes
-        for place, surface in enumerate(surfaces):
-            color = looks[place].color
+        for number, surface in enumerate(surfaces):
+            color = looks[number].color
             cut = surface
             for other in set(surface[variable].dims) - {name}:
                 cut = cut.isel({other: int(np.abs(surface[other].values).argmin())})
-            places, values = cut[name].values, np.ma.masked_invalid(cut[variable].values)
-            axes.plot(places, values, color=color, label=looks[place].label)
+            coordinates, values = cut[name].values, np.ma.masked_invalid(cut[variable].values)
+            axes.plot(coordinates, values, color=color, label=looks[number].label)
             if f"{variable}_stderr" in cut:
                 error = Z * cut[f"{variable}_stderr"].values
-                axes.fill_between(places, values - error, values + error, color=color, alpha=0.18, linewidth=0)
+                axes.fill_between(coordinates, values - error, values + error, color=color, alpha=0.18, linewidth=0)
             if name == "alpha" and "mark_place" in surface and surface[variable].ndim == 1:
                 for mark, at in zip(surface["mark"].values, surface["mark_place"].values, strict=True):
                     axes.axvline(float(at[0]), color=plotting.PUBLISHED, linewidth=0.8)
@@ -268,7 +271,7 @@ def _profiles(surfaces: Sequence[xarray.Dataset], variable: str) -> Figure:
                     )
         axes.set_xlabel(rf"$\{name}$")
     assert first is not None
-    first.set_ylabel(_label(surfaces[0], variable))
+    first.set_ylabel(label(surfaces[0], variable))
     plotting.letter(figure.axes)
     banded = any(f"{variable}_stderr" in surface for surface in surfaces)
     plotting.below(figure, first, columns=2, title="band: 95 % over images" if banded else None)
@@ -279,11 +282,7 @@ def animate(
     frames: Sequence[xarray.Dataset], path: Path, *, variable: str = "loss", level: float | None = None
 ) -> Path:
     """A GIF of one surface under redrawn masks, as 3D sheets on one scale."""
-    from io import BytesIO
-
     from PIL import Image
-
-    from landscape.store.files import write_whole
 
     norm, _ = scale(frames, variable, level)
     pictures = []

@@ -188,26 +188,26 @@ class _Header:
         if not isinstance(entries, dict):
             raise self._error("marks")
         return {
-            printable(name, _LONGEST_NAME): tuple(self._places([position], axes, "marks")[0])
+            printable(name, _LONGEST_NAME): tuple(self._positions([position], axes, "marks")[0])
             for name, position in entries.items()
         }
 
     def path(self, axes: int) -> np.ndarray | None:
         """Coordinates (T, k) of a trajectory."""
         value = self._json("path", None)
-        return None if value is None else np.array(self._places(value, axes, "path"))
+        return None if value is None else np.array(self._positions(value, axes, "path"))
 
-    def _places(self, places: Any, axes: int, name: str) -> list[list[float]]:
-        if not isinstance(places, list) or not places:
+    def _positions(self, positions: Any, axes: int, name: str) -> list[list[float]]:
+        if not isinstance(positions, list) or not positions:
             raise self._error(name)
-        for position in places:
+        for position in positions:
             if (
                 not isinstance(position, list)
                 or len(position) != axes
                 or not all(_is_number(entry) for entry in position)
             ):
                 raise self._error(name)
-        return [[float(entry) for entry in position] for position in places]
+        return [[float(entry) for entry in position] for position in positions]
 
 
 def _is_number(value: Any) -> bool:

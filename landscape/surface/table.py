@@ -1,9 +1,8 @@
 """The numbers of surfaces side by side as text, with what they mean below."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import xarray
@@ -18,10 +17,9 @@ Text = Callable[[xarray.Dataset, Summary], str]
 
 def table(
     results: Sequence[xarray.Dataset],
-    differences: Sequence[str] = (),
     planes: Sequence[Sequence[xarray.Dataset]] = (),
 ) -> str:
-    """The numbers side by side, with what they mean below."""
+    """The numbers side by side, with what they mean below; with several planes of each network, their spread."""
     head = ["", *[str(result.attrs.get("name", "")) for result in results]]
     summaries = [summarize(result) for result in results]
     rows = [
@@ -41,7 +39,7 @@ def table(
     notes[0] += ", of several planes the standard deviation between them." if planes else "."
     for result, summary in zip(results, summaries, strict=True):
         notes += _notes(result, summary)
-    return "\n".join([command.columns(head, rows), *notes, *_reading(results, summaries), *differences])
+    return "\n".join([command.columns(head, rows), *notes, *_reading(results, summaries)])
 
 
 def _reading(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> list[str]:
@@ -80,7 +78,7 @@ def _rows(results: Sequence[xarray.Dataset], summaries: Sequence[Summary]) -> li
         rows.append((f"mean rise at radius {radius:g}", partial(_rise, radius)))
     rows.append(("curvature along the axes", lambda _, s: _pair(s.curvature)))
     if any("axis_curvature" in result for result in results):
-        rows.append(("the same, Hessian products", lambda r, _: _hessian_pair(r)))
+        rows.append(("the same, Hessian products", _hessian_pair))
         rows.append(("Rayleigh quotients", lambda _, s: _pair(s.rayleigh)))
     rows += [
         ("anisotropy", lambda _, s: _pair([s.anisotropy])),
@@ -138,7 +136,7 @@ def _pair(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values if not math.isnan(value)) or "-"
 
 
-def _hessian_pair(result: xarray.Dataset) -> str:
+def _hessian_pair(result: xarray.Dataset, summary: Summary) -> str:
     return _pair(np.diag(result["axis_curvature"].values).tolist()) if "axis_curvature" in result else "-"
 
 
@@ -149,26 +147,22 @@ def _at_origin(name: str, result: xarray.Dataset, summary: Summary) -> str:
         return "-"
 
 
-def _sample(attributes: Mapping[str, Any]) -> str:
-    return f"{attributes['images']} images of {attributes['data']}"
-
-
 def _notes(result: xarray.Dataset, summary: Summary) -> list[str]:
     attributes, name = result.attrs, str(result.attrs.get("name", "surface"))
     notes = []
     if "protocol_hash" in attributes:
+        sample = attributes.get("sample") or f"{attributes['images']} images of {attributes['data']}"
         notes.append(
-            f"{name}: {attributes.get('sample') or _sample(attributes)}, protocol {attributes['protocol_hash']}, "
-            f"{attributes['direction_kind']} directions."
+            f"{name}: {sample}, protocol {attributes['protocol_hash']}, {attributes['direction_kind']} directions."
         )
     fits = command.fit_in_words(attributes)
     if fits and not math.isfinite(summary.origin):
         notes.append(f"{name}: {fits} at the network's own weights, which are not a cell.")
     if summary.nonfinite:
-        places = np.argwhere(~np.isfinite(result["loss"].values))
+        cells = np.argwhere(~np.isfinite(result["loss"].values))
         first = ", ".join(
-            f"{axis} = {float(result[axis][place]):.3g}"
-            for axis, place in zip(result["loss"].dims, places[0], strict=True)
+            f"{axis} = {float(result[axis][index]):.3g}"
+            for axis, index in zip(result["loss"].dims, cells[0], strict=True)
         )
         notes.append(
             f"{name}: {summary.nonfinite} of {result['loss'].size} cells are not finite, the first at {first}; "

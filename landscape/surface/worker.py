@@ -36,10 +36,10 @@ class Worker:
 
     def origin(self) -> tuple[tuple[float, ...], int]:
         """Coordinates of the origin and its number: that of the cell there, if there is one."""
-        places = [np.flatnonzero(axis == 0) for axis in self.coordinates]
-        if all(len(place) for place in places):
-            return (0.0,) * len(places), self.number(tuple(int(place[0]) for place in places))
-        return (0.0,) * len(places), math.prod(self.shape)
+        zeros = [np.flatnonzero(axis == 0) for axis in self.coordinates]
+        there = all(len(indices) for indices in zeros)
+        number = self.number(tuple(int(indices[0]) for indices in zeros)) if there else math.prod(self.shape)
+        return (0.0,) * len(zeros), number
 
     def corners(self) -> list[adaptive.Index]:
         """The corners of the lattice."""
@@ -55,14 +55,14 @@ class Worker:
         self.image_passes += images * self.cells.passes * len(keys)
         return pieces(keys, compute, journal=self.journal, what=what, unit="cell", quiet=self.quiet)
 
-    def controls(self, places: Sequence[tuple[tuple[float, ...], int]]) -> Tensor:
-        """Losses (N, c) of all examples at some places, given as coordinates and number."""
+    def controls(self, points: Sequence[tuple[tuple[float, ...], int]]) -> Tensor:
+        """Losses (N, c) of all examples at some points, given as coordinates and number."""
 
         def compute(key: str) -> Arrays:
-            coordinates, number = places[int(key.partition("/")[2])]
+            coordinates, number = points[int(key.partition("/")[2])]
             return {"losses": self.cells.losses(coordinates, number=number).cpu().numpy()}
 
-        keys = [f"control/{place}" for place in range(len(places))]
+        keys = [f"control/{point}" for point in range(len(points))]
         done = dict(self.pieces(keys, compute, images=self.objective.images, what="reference cells"))
         return torch.from_numpy(np.stack([done[key]["losses"] for key in keys], axis=1)).to(self.objective.device)
 
