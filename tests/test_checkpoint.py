@@ -21,6 +21,8 @@ def make(num_classes=5):
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, num_classes))
 def no_network():
     return 3
+def wants_width(width):
+    return nn.Linear(width, width)
 def fails():
     raise RuntimeError("first\\nsecond")
 class Wrapped(nn.Module):
@@ -209,6 +211,8 @@ class TestBadFiles:
         for name, words in {"no_network": ["returned a int"], "fails": ["first second"], "absent": ["has no"]}.items():
             with refused(*words):
                 checkpoint.load(tmp_path / "net.pt", model=f"{factory}:{name}")
+        with refused("TypeError", "called without arguments"):
+            checkpoint.load(tmp_path / "net.pt", model=f"{factory}:wants_width")
         with refused("no convolution"):
             checkpoint.load(tmp_path / "net.pt", model="resnet_dnn_18")
         with refused("2.weight", r"\(5, 4\)", r"\(6, 4\)", "--num-classes"):

@@ -49,7 +49,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         raise LandscapeError(NO_PICTURE)
     with plotting.style():
         if any("node" in result for result in results):
-            figure = plotting.figure(plotting.TWO_COLUMNS, 2.9)
+            figure = plotting.figure(plotting.TWO_COLUMNS, 3.1)
             densities(figure.add_subplot(), results)
         else:
             figure = plotting.figure(plotting.ONE_COLUMN, 2.6)
@@ -121,7 +121,8 @@ def _legend(axes: Axes, results: Sequence[xarray.Dataset], *, band: bool) -> Non
     if band:
         handles.append(Patch(color=plotting.ink(), alpha=0.18, linewidth=0))
         names.append("95 % over random vectors")
-    axes.legend(handles, names, loc="upper right")
+    # Above the panel: bands may reach its upper edge anywhere.
+    axes.legend(handles, names, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
 
 
 def _ticks(axes: Axes, knee: float, low: float, high: float) -> None:

@@ -26,8 +26,9 @@ from landscape.surface.choices import View
 _LEVELS = 12
 # Ticks that meet the ends of a symmetric range.
 _STEPS = [1, 2.5, 5, 10]
-# Around white letters, so that they show on any colour.
-_OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=1.2, foreground="#333333")]
+# Around letters, so that they show on any colour.
+_DARK: list[AbstractPathEffect] = [withStroke(linewidth=1.2, foreground="#333333")]
+_LIGHT: list[AbstractPathEffect] = [withStroke(linewidth=2.2, foreground="white")]
 
 
 def draw(
@@ -86,7 +87,9 @@ def scale(
     share = surfaces[0][variable].attrs.get("units") == "1"
     if not share and low > 0 and high / low > 10:
         return LogNorm(low, high), np.geomspace(low, high, _LEVELS)
-    return Normalize(low, high), np.linspace(low, high, _LEVELS)
+    # Round heights between the ends.
+    inside = MaxNLocator(_LEVELS, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return Normalize(low, high), np.array([low, *inside[(inside > low) & (inside < high)], high])
 
 
 def _planes(
@@ -159,7 +162,8 @@ def _contours(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normaliz
     inside = [height for height in levels[1:-1] if masked.min() < height < masked.max()]
     if inside:
         drawn = axes.contour(alpha, beta, masked, levels=inside, colors="white", linewidths=0.6, alpha=0.8)
-        _level_labels(axes, drawn, inside[::2])
+        # The same heights in every panel.
+        _level_labels(axes, drawn, [height for height in levels[1:-1:2] if height in inside])
     if masked.mask.any():
         rows, columns = np.nonzero(~np.isfinite(values))
         axes.plot(alpha[rows], beta[columns], "x", color="#666666", markersize=3, markeredgewidth=0.7, clip_on=False)
@@ -176,13 +180,13 @@ def _contours(axes: Axes, surface: xarray.Dataset, variable: str, norm: Normaliz
 
 
 def _level_labels(axes: Axes, drawn: ContourSet, heights: Sequence[float]) -> None:
-    """Heights on the lines, dark around so that they show on any colour; none that the frame would cut."""
-    texts = axes.clabel(drawn, heights, fmt=lambda height: f"{height:.3g}", fontsize="x-small", inline=False)
+    """Heights on the lines; none that the frame would cut."""
+    texts = axes.clabel(drawn, heights, fmt="{:.3g}".format, fontsize="small", colors="black", inline=False)
     for text in texts:
         position = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
         if np.abs(position - 0.5).max() > 0.43:
             text.remove()
-        text.set_path_effects(_OUTLINE)
+        text.set_path_effects(_LIGHT)
 
 
 def _marks(axes: Axes, surface: xarray.Dataset) -> None:
@@ -194,7 +198,7 @@ def _marks(axes: Axes, surface: xarray.Dataset) -> None:
         for letter, point in zip(ascii_uppercase, surface["mark_place"].values, strict=False):
             axes.plot(*point[:2], "o", color="white", markeredgecolor="black", markersize=4)
             axes.annotate(
-                letter, point[:2], xytext=(4, 4), textcoords="offset points", color="white", path_effects=_OUTLINE
+                letter, point[:2], xytext=(4, 4), textcoords="offset points", color="white", path_effects=_DARK
             )
         names = [
             f"{letter} {plotting.plain(name)}"
