@@ -444,6 +444,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cells(claim: Mapping[str, Any], seeds: int) -> list[str]:
+    from analyses.audit.report import probability
+
     effect = claim["effect"]
     known = math.isfinite(effect["low"])
     bounds = f"{effect['low']:+.3g}, {effect['high']:+.3g}" if known else "unknown"
@@ -456,7 +458,7 @@ def _cells(claim: Mapping[str, Any], seeds: int) -> list[str]:
         f"{claim['baseline']:.3g}",
         f"{claim['variant']:.3g}",
         f"{effect['estimate']:+.3g} [{bounds}]",
-        "-" if said == "no verdict" else f"{claim['p_holm']:.3g}",
+        "-" if said == "no verdict" else probability(claim["p_holm"]),
         f"{said}: two networks" if seeds == 1 else f"{said}: {seeds} pairs" if said == "no verdict" else said,
     ]
 

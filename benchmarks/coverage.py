@@ -445,8 +445,11 @@ def row_masks(study: Study, counts: Counts) -> None:
         for label, values in study.recorded(name, record).items():
             for draws in (5, 20):
                 for rows in study.samples(len(values), draws, name, replace=True):
-                    mean = mean_of(values[rows], 0)
-                    counts.about(label, EASY, draws, mean.value, mean.stderr, values.mean())
+                    if name == "planes":
+                        counts.add(label, EASY, draws, confidence.of_mean(values[rows]), values.mean())
+                    else:
+                        mean = mean_of(values[rows], 0)
+                        counts.about(label, EASY, draws, mean.value, mean.stderr, values.mean())
 
 
 def row_feature_maps(study: Study, counts: Counts) -> None:

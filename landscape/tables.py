@@ -47,7 +47,7 @@ def digits(value: float, error: float) -> str:
         return f"{value:.5g}"
     places = 1 - math.floor(math.log10(error))
     # A number much smaller than its error is as good as zero, and is shown to the error's own digits all the same.
-    return f"{round(value, places):.{max(0, places)}f}"
+    return f"{round(value, places) + 0.0:.{max(0, places)}f}"  # no minus before a zero
 
 
 def with_error(value: float, error: float) -> str:

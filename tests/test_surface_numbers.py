@@ -14,6 +14,7 @@ import xarray
 from nets_for_tests import Dense, small_images, small_net
 
 from landscape.errors import LandscapeError
+from landscape.metrics import confidence
 from landscape.objective import Objective
 from landscape.store.protocol import Protocol
 from landscape.surface import adaptive, curvature, directions, html, line, pictures, plane, saved_directions, vtp
@@ -285,3 +286,6 @@ def test_spread_over_planes() -> None:
     means = [one.rises[-1].mean for one in found]
     assert table["rise at 1"]["mean"] == pytest.approx(np.mean(means))
     assert table["rise at 1"]["deviation"] == pytest.approx(np.std(means, ddof=1))
+    low, high = confidence.of_mean(np.array(means))
+    assert (table["rise at 1"]["low"], table["rise at 1"]["high"]) == (low, high)
+    assert low < np.mean(means) < high

@@ -24,6 +24,11 @@ def number(value: float) -> str:
     return f"{value if abs(value) > 1e-12 else 0:.3g}" if math.isfinite(value) else "-"
 
 
+def probability(value: float) -> str:
+    """A p value: its digits below 0.0001 say nothing that the model behind it could know."""
+    return "< 0.0001" if value < 1e-4 else number(value)
+
+
 def interval(effect: Effect) -> str:
     """An effect with its 95 % interval."""
     if not math.isfinite(effect.low):
@@ -132,7 +137,7 @@ def cells(row: Row) -> list[str]:
         value_of(row.claim, row.baseline),
         value_of(row.claim, row.variant),
         change(row.claim, row.effect),
-        number(row.adjusted),
+        probability(row.adjusted),
         row.verdict if row.decided_at is None else f"{row.verdict} at {row.decided_at} pairs",
     ]
 

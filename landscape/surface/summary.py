@@ -9,8 +9,8 @@ import numpy as np
 import xarray
 from scipy.interpolate import CubicSpline, RectBivariateSpline, RegularGridInterpolator
 
-from landscape.eigen.estimate import mean_of
 from landscape.errors import LandscapeError
+from landscape.metrics import confidence
 from landscape.surface.persistence import barcode
 
 # Radii in shares of the largest circle that fits the surface.
@@ -343,7 +343,7 @@ def barrier(surface: xarray.Dataset, variable: str = "loss") -> float:
 
 
 def spread(summaries: Sequence[Summary]) -> dict[str, dict[str, float]]:
-    """Mean over several planes of each number, its standard error (widened for few, `mean_of`) and their deviation."""
+    """Mean over several planes of each number, its 95 % interval corrected for skewness, and their deviation."""
     rows: dict[str, list[float]] = {}
     for summary in summaries:
         facts = summary.to_dict()
@@ -355,14 +355,15 @@ def spread(summaries: Sequence[Summary]) -> dict[str, dict[str, float]]:
             rows.setdefault(f"curvature {index + 1}", []).append(value)
     statistics = {}
     for name, entries in rows.items():
+        values = np.array(entries)
         # A ratio of curvatures may be infinite on some plane; its spread then is undefined, and said so by NaN.
         with np.errstate(invalid="ignore"):
-            deviation = float(np.std(entries, ddof=1)) if len(entries) > 1 else math.nan
-            mean = mean_of(np.array(entries), products=0)
-        statistics[name] = {
-            "mean": mean.value,
-            "deviation": deviation,
-            "stderr": mean.stderr,
-            "planes": float(len(entries)),
-        }
+            low, high = confidence.of_mean(values)
+            statistics[name] = {
+                "mean": float(values.mean()),
+                "low": float(low),
+                "high": float(high),
+                "deviation": float(values.std(ddof=1)) if len(values) > 1 else math.nan,
+                "planes": float(len(values)),
+            }
     return statistics

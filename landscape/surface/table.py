@@ -29,14 +29,18 @@ def table(
     if planes:
         every = [spread([summarize(one) for one in surfaces]) for surfaces in planes]
         for name in every[0]:
-            entries = [tables.with_error(one[name]["mean"], one[name]["deviation"]) for one in every if name in one]
+            entries = [
+                tables.with_interval(one[name]["mean"], one[name]["low"], one[name]["high"])
+                for one in every
+                if name in one
+            ]
             rows.append([f"{name}, {len(planes[0])} planes", *entries, *[""] * (len(results) - len(entries))])
     heights = ", heights in nats" if with_unit("", results) else ""
     notes = [
         f"Lengths are in units of the directions{heights}; in brackets, the 95 % interval for the choice of "
         "images (± one standard error where there is none that holds)"
     ]
-    notes[0] += ", of several planes the standard deviation between them." if planes else "."
+    notes[0] += ", of means over several planes that for the choice of planes." if planes else "."
     for result, summary in zip(results, summaries, strict=True):
         notes += _notes(result, summary)
     return "\n".join([command.columns(head, rows), *notes, *_reading(results, summaries)])
