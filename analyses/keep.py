@@ -1,7 +1,7 @@
 """Keep what the studies of a preset have listed beside its reference checkpoints, where every clone finds it.
 
 What only serves to pair networks, moments of single images and bootstrap replicates, is left out: it is most of the
-bytes, and figures do not draw it.
+bytes, and figures do not draw it. Of a study whose figure draws its conclusion, results leave their provenance alone.
 
 ``python -m analyses.keep --preset digits|cifar100-small|paper``
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses import studies
+from analyses.catalogue import STUDIES
 from analyses.kinds import PRESETS
 from landscape import command, store
 from landscape.errors import LandscapeError
@@ -48,15 +49,20 @@ def main(argv: Sequence[str]) -> int:
     size = 0
     for listing in listings:
         facts = store.files.read_json(listing)
+        concluded = STUDIES[facts["study"]].conclude is not None
         for entry in facts["entries"]:
             source = studies.listed(entry["file"], arguments.results)
             if not source.is_file():
                 raise LandscapeError(f"{listing} names {source}, which is not there: run the study again")
-            target = studies.listed(entry["file"], out)
             dataset = store.result.load(source)
+            travels = dataset.assign_attrs(command=anonymous(str(dataset.attrs["command"])))
+            if concluded:
+                del entry["file"]
+                entry["provenance"] = studies.provenance(travels)
+                continue
+            target = studies.listed(entry["file"], out)
             left_out = [name for name in dataset.variables if str(name).endswith(LEFT_OUT)]
-            travels = dataset.drop_vars(left_out).assign_attrs(command=anonymous(str(dataset.attrs["command"])))
-            store.result.save(travels, target)
+            store.result.save(travels.drop_vars(left_out), target)
             size += target.stat().st_size
         store.files.write_json(out / "studies" / listing.name, facts)
     print(f"{len(listings)} studies, {size / 2**20:.1f} MiB in {out}")

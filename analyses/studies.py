@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 MASKS = "masks"
 # Trained networks, results and reports that come with the repository.
 REFERENCE = Path("reference")
+_PROVENANCE = (
+    "instrument",
+    "protocol_hash",
+    "checkpoint_sha256",
+    "data_sha256",
+    "settings",
+    "landscape_version",
+    "command",
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,11 @@ def listed(name: str, results: Path) -> Path:
     """A file that a listing in `results` names, also where that folder has been moved since."""
     path = Path(name)
     return results / Path(*path.parts[1:]) if path.parts[:1] == ("results",) else path
+
+
+def provenance(dataset: "xarray.Dataset") -> dict[str, Any]:
+    """Where a result comes from: the network, the data, the protocol, the program, each as far as it is known."""
+    return {name: dataset.attrs[name] for name in _PROVENANCE if name in dataset.attrs}
 
 
 def parser(chosen: Study) -> command.Parser:

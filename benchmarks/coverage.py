@@ -24,7 +24,7 @@ from torch import Tensor
 
 from landscape import checkpoint, data, metrics, training
 from landscape.compute.randomness import numpy_generator
-from landscape.eigen import dense, eigenpairs, mean_of, trace
+from landscape.eigen import dense, eigenpairs, trace
 from landscape.feature_maps import uncertainty
 from landscape.fourier import amplitude
 from landscape.frequency_noise import robustness
@@ -445,11 +445,7 @@ def row_masks(study: Study, counts: Counts) -> None:
         for label, values in study.recorded(name, record).items():
             for draws in (5, 20):
                 for rows in study.samples(len(values), draws, name, replace=True):
-                    if name == "planes":
-                        counts.add(label, EASY, draws, confidence.of_mean(values[rows]), values.mean())
-                    else:
-                        mean = mean_of(values[rows], 0)
-                        counts.about(label, EASY, draws, mean.value, mean.stderr, values.mean())
+                    counts.add(label, EASY, draws, confidence.of_mean(values[rows]), values.mean())
 
 
 def row_feature_maps(study: Study, counts: Counts) -> None:

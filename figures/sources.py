@@ -39,7 +39,7 @@ class Entry:
     instrument, variant
         What was measured, and under which named protocol.
     dataset
-        The result.
+        The result, or its provenance alone (`analyses.keep`).
     """
 
     kind: str
@@ -113,15 +113,21 @@ def read(study: str, preset: str, results: Path, published: Path | None = None) 
         raise LandscapeError(f"no results at {path}: run python -m analyses {study} --preset {preset} first")
     facts = files.read_json(path)
     try:
-        listed = [(_known(each), studies.listed(each["file"], results)) for each in facts["entries"]]
+        entries = [Entry(**_known(each), dataset=_result(each, results)) for each in facts["entries"]]
     except (KeyError, TypeError, AttributeError):
         raise LandscapeError(f"{path} is no listing of a study: run python -m analyses {study} again") from None
-    entries = [Entry(**known, dataset=result.load(file)) for known, file in listed]
     return Drawing(entries, preset, published, facts)
 
 
 def _known(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry[name] for name in ("kind", "label", "seed", "instrument", "variant")}
+
+
+def _result(entry: Mapping[str, Any], results: Path) -> xarray.Dataset:
+    """What was measured; of a kept study that is drawn from its conclusion, the provenance alone."""
+    if "provenance" in entry:
+        return xarray.Dataset(attrs=dict(entry["provenance"]))
+    return result.load(studies.listed(entry["file"], results))
 
 
 def provenance(drawing: Drawing, figure: str, command: str) -> dict[str, Any]:
@@ -135,16 +141,5 @@ def provenance(drawing: Drawing, figure: str, command: str) -> dict[str, Any]:
 
 
 def _sources(entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
-    kept = (
-        "instrument",
-        "protocol_hash",
-        "checkpoint_sha256",
-        "data_sha256",
-        "settings",
-        "landscape_version",
-        "command",
-    )
     for entry in entries:
-        yield {"network": entry.name, "protocol": entry.variant} | {
-            name: entry.dataset.attrs[name] for name in kept if name in entry.dataset.attrs
-        }
+        yield {"network": entry.name, "protocol": entry.variant, **studies.provenance(entry.dataset)}

@@ -134,6 +134,11 @@ def value(name: str, spec: str = ".5g", error: str | None = None, error_spec: st
     return cell
 
 
+def estimate(name: str) -> Cell:
+    """A variable as text, with its interval ``NAME_low`` to ``NAME_high`` behind it."""
+    return lambda result: with_interval(*(float(result[each]) for each in (name, f"{name}_low", f"{name}_high")))
+
+
 def attribute(name: str, spec: str = ",.0f") -> Cell:
     """A number among the attributes of a result as text; a count by default."""
     return lambda result: f"{float(result.attrs[name]):{spec}}"

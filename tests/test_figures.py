@@ -103,6 +103,16 @@ def test_kept_results_are_drawn_where_there_are_no_others(measured, tmp_path, mo
     assert {file.name for file in (tmp_path / "reference" / "digits" / "results" / "studies").iterdir()} == names
     assert command.run("figures.cli", ["fig2", "--preset", "digits"]) == 0
     assert (tmp_path / "figures" / "out" / "fig2-digits.pdf").is_file()
+    # The sweep is drawn from its table; of its many results only the provenance is kept.
+    results = {file.name for file in (tmp_path / "reference" / "digits" / "results" / "surface").iterdir()}
+    swept = json.loads((measured / "results" / "studies" / "protocol_sweep-digits.json").read_text())
+    alone = {Path(each["file"]).name for each in swept["entries"] if each["variant"] != "default"}
+    assert alone
+    assert results.isdisjoint(alone)
+    assert command.run("figures.cli", ["sweep", "--preset", "digits"]) == 0
+    drawn = explain.provenance(tmp_path / "figures" / "out" / "sweep-digits.pdf")
+    assert len(drawn["results"]) == len(swept["entries"])
+    assert all(len(source["checkpoint_sha256"]) == 64 for source in drawn["results"])
     assert command.run("analyses.keep", ["--preset", "paper", "--results", str(measured / "results")]) == 2
     assert "no study of paper" in capsys.readouterr().err
 

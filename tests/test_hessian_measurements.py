@@ -15,6 +15,7 @@ from landscape.errors import LandscapeError
 from landscape.hessian import mini_batches
 from landscape.hessian.blocks import named_blocks
 from landscape.hessian.sharpness import filter_norms, rayleigh_quotient
+from landscape.metrics import confidence
 from landscape.nets import MCDropout
 from landscape.objective import CurvatureOperator, Objective
 from landscape.store.journal import Journal
@@ -185,19 +186,20 @@ def test_eigenvalues_over_masks_and_of_the_mean_hessian() -> None:
     mean = descending(torch.stack(matrices).mean(0))[:2]
     assert found["mean_hessian_eigenvalue"].values == pytest.approx(mean, rel=1e-6)
     assert float(found["mean_hessian_eigenvalue"][0]) < float(found["eigenvalue"][0])
-    assert np.all(found["eigenvalue_stderr"].values > found["eigenvalue_spread"].values / 2)
+    assert found["eigenvalue_stderr"].values == pytest.approx(own.std(0, ddof=1) / 2, rel=1e-4)
+    for rank in range(2):
+        ends = found["eigenvalue_low"][rank], found["eigenvalue_high"][rank]
+        assert [float(end) for end in ends] == pytest.approx(confidence.of_mean(own[:, rank]), rel=1e-4)
+    low, high = found["mean_hessian_eigenvalue_low"].values, found["mean_hessian_eigenvalue_high"].values
+    assert np.all((low < mean) & (mean < high))
 
 
 def test_the_mean_over_masks_covers_the_expectation() -> None:
     function = measured(perceptron(dropout=0.4), little_images(), protocol=EXACT.replace(dropout="fixed"))
     values = [descending(matrix_of(CurvatureOperator(function, sample=mask)))[0] for mask in range(200)]
-    truth = np.mean(values)
-    groups = np.array(values).reshape(40, 5)
-    from landscape.eigen.estimate import mean_of
-
-    covered = [abs(mean_of(group, 0).value - truth) <= 1.96 * mean_of(group, 0).stderr for group in groups]
-    # 40 trials of 95 %: at least 34 with probability 0.997. Without Student's t, 35 would be expected of 5 masks.
-    assert sum(covered) >= 34
+    low, high = confidence.of_mean(np.array(values).reshape(40, 5))
+    # 40 trials of 95 %: at least 34 with probability 0.997.
+    assert np.sum((low <= np.mean(values)) & (np.mean(values) <= high)) >= 34
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from landscape.compute.memory import available_memory
 from landscape.compute.progress import Progress
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs, trace
-from landscape.eigen.estimate import mean_of
 from landscape.errors import LandscapeError
 from landscape.hessian.sharpness import ScaledOperator, filter_norms
 from landscape.hessian.wrapping import Wrapping
+from landscape.metrics import confidence
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 
@@ -82,11 +82,11 @@ def mask_spectra(
     Returns
     -------
     xarray.Dataset
-        ``mask_eigenvalue`` (mask, rank) with ``mask_residual``; ``eigenvalue`` (rank), their mean over masks, with
-        ``eigenvalue_stderr`` (widened for few masks by Student's t, so that ± 1.96 of it holds the expectation in
-        95 % of cases) and ``eigenvalue_spread`` (standard deviation over masks); ``trace``, ``trace_stderr``,
-        ``trace_spread``; ``mean_hessian_eigenvalue`` (rank) with ``mean_hessian_residual`` and
-        ``mean_hessian_stderr`` (rank), the first-order standard error from the masks' Rayleigh quotients.
+        ``mask_eigenvalue`` (mask, rank) with ``mask_residual``, and ``mask_trace`` (mask). Means over masks with their
+        standard errors and 95 % intervals, corrected for skewness (from three masks on): ``eigenvalue`` (rank) with
+        ``eigenvalue_stderr``, ``eigenvalue_low``, ``eigenvalue_high`` and ``eigenvalue_spread`` (standard deviation
+        over masks); ``trace`` likewise; ``mean_hessian_eigenvalue`` (rank) likewise, to first order, from the masks'
+        Rayleigh quotients, and with ``mean_hessian_residual``.
 
     Raises
     ------
@@ -118,26 +118,30 @@ def mask_spectra(
     vectors = of_mean.vectors
     quotients = np.array([(vectors * part(vectors)).sum(0, dtype=torch.float64).tolist() for part in parts])
     values, residuals = (np.array(rows) for rows in zip(*spectra, strict=True))
-    means = [mean_of(column, 0) for column in values.T]
-    trace_mean = mean_of(np.array(traces), 0)
     return xarray.Dataset(
         {
             "mask_eigenvalue": (("mask", "rank"), values),
             "mask_residual": (("mask", "rank"), residuals),
             "mask_trace": ("mask", np.array(traces)),
-            "eigenvalue": ("rank", np.array([mean.value for mean in means])),
-            "eigenvalue_stderr": ("rank", np.array([mean.stderr for mean in means])),
+            **_over_masks("eigenvalue", values, ("rank",)),
             "eigenvalue_spread": ("rank", values.std(axis=0, ddof=1)),
-            "trace": ((), trace_mean.value),
-            "trace_stderr": ((), trace_mean.stderr),
+            **_over_masks("trace", np.array(traces), ()),
             "trace_spread": ((), float(np.std(traces, ddof=1))),
+            # Centred on what the eigensolver found, of which the mean quotient is the first order.
+            **_over_masks("mean_hessian_eigenvalue", quotients - quotients.mean(0) + of_mean.values, ("rank",)),
             "mean_hessian_eigenvalue": ("rank", of_mean.values),
             "mean_hessian_residual": ("rank", of_mean.residuals),
-            "mean_hessian_stderr": ("rank", np.array([mean_of(column, 0).stderr for column in quotients.T])),
         },
         {"mask": np.arange(masks), "rank": np.arange(1, values.shape[1] + 1)},
         attrs=parts[0].attributes(products=sum(part.products for part in parts)),
     )
+
+
+def _over_masks(name: str, values: np.ndarray, dims: tuple[str, ...]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Mean over masks (mask, ...), its standard error, and its 95 % interval."""
+    low, high = confidence.of_mean(values.T)
+    estimates = {"": values.mean(0), "_stderr": confidence.standard_error(values, axis=0), "_low": low, "_high": high}
+    return {name + ending: (dims, np.asarray(numbers)) for ending, numbers in estimates.items()}
 
 
 @measurement
@@ -202,9 +206,9 @@ def has_dropout(objective: Objective) -> bool:
 def table(results: Sequence[xarray.Dataset]) -> str:
     """Eigenvalues over masks, side by side."""
     kinds = (
-        tables.by_rank(results, "eigenvalue", tables.value("eigenvalue", ".5g", "eigenvalue_stderr", ".2g")),
+        tables.by_rank(results, "eigenvalue", tables.estimate("eigenvalue")),
         tables.by_rank(results, "", tables.value("eigenvalue_spread", ".3g")),
-        tables.by_rank(results, "", tables.value("mean_hessian_eigenvalue", ".5g", "mean_hessian_stderr", ".2g")),
+        tables.by_rank(results, "", tables.estimate("mean_hessian_eigenvalue")),
     )
     rows: list[tables.Row] = []
     for (label, own), (_, spread), (_, mean) in zip(*kinds, strict=True):
@@ -214,10 +218,10 @@ def table(results: Sequence[xarray.Dataset]) -> str:
             ("  of the mean Hessian", mean),
         ]
     rows += [
-        ("trace", tables.value("trace", ".5g", "trace_stderr", ".2g")),
+        ("trace", tables.estimate("trace")),
         ("  its spread over masks", tables.value("trace_spread", ".3g")),
         ("masks", lambda result: str(result.sizes["mask"])),
         ("products", tables.attribute("products")),
     ]
-    note = "± is one standard error over masks, widened for their small number; spread is one standard deviation."
+    note = "In brackets, the 95 % interval over masks; spread is one standard deviation."
     return tables.side_by_side(results, rows, [note])
