@@ -1,6 +1,6 @@
 """Audits whose outcome is known: of a layer that does nothing, of added noise, and of an effect of known size.
 
-``python benchmarks/audit_identity.py --audits 20`` trains the smallest networks on digits over and over. Every audit
+``python -m benchmarks.audit_identity --audits 20`` trains the smallest networks on digits over and over. Every audit
 compares four pairs of networks that differ in their seeds alone ("identity"); wanted: "undecided" everywhere in at
 least 19 of 20. One more compares four pairs with and without added noise, of the size that
 ``python -m analyses.audit`` trains: the smallest ones are too bad to be made worse; wanted: "against" somewhere. Then

@@ -1,6 +1,6 @@
 """The audit's rule errs as often as it says, and finds what it foretells: simulations that show it.
 
-``python benchmarks/type_one_error.py`` draws differences between networks that have no effect, with a known share of
+``python -m benchmarks.type_one_error`` draws differences between networks that have no effect, with a known share of
 variance from seeds and from images, and counts how often `analyses.audit.verdict.effect` calls them significant at
 5 %: wanted 3 to 5.5 %. Images act on all seeds alike ("shared"), on each seed by itself ("own": networks that answer
 each image differently), or half and half. It then does the same for looks at 4, 6, 8, 10 and 12 seeds at 1 % each
