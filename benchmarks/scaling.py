@@ -34,8 +34,8 @@ IMAGES, WIDTH = 256, 16
 PANELS = {
     "images": "images",
     "parameters": "parameters",
-    "vectors": "vectors at once, each",
-    "processes": "processes (one thread each)",
+    "vectors": "vectors at once,\nper vector",
+    "processes": "processes,\none thread each",
 }
 
 
@@ -121,23 +121,26 @@ def measure(repeats: int) -> dict[str, Any]:
 def draw(facts: dict[str, Any], path: Path) -> Path:
     """Seconds per product against each, dotted where it would be proportional (for processes: inversely)."""
     with plotting.style():
-        figure = plotting.figure(plotting.TWO_COLUMNS, 1.9)
+        figure = plotting.figure(plotting.TWO_COLUMNS, 2.3)
         panels = figure.subplots(1, len(PANELS))
         for axes, (name, label) in zip(panels, PANELS.items(), strict=True):
             at, values = np.array([*facts[name]], float), np.array([*facts[name].values()])
-            axes.plot(at, values, "o-", color=plotting.COLORS[0])
+            axes.plot(at, values, "o-", color=plotting.COLORS[0], label="measured")
             if name != "vectors":
                 ideal = at / at[0] if name != "processes" else at[0] / at
-                axes.plot(at, values[0] * ideal, ":", color=plotting.PUBLISHED)
+                axes.plot(at, values[0] * ideal, ":", color=plotting.PUBLISHED, label="proportional")
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.set_xlabel(label)
             axes.set_xticks(at, [f"{value:,.0f}" if value < 1e5 else f"{value / 1e6:.1f}M" for value in at])
             axes.minorticks_off()
-            ticks = np.geomspace(values.min(), values.max(), 3)
-            axes.set_yticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            low, high = axes.get_ylim()
+            steps = (1, 2, 5) if high / low > 5 else (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)
+            ticks = [step * 10.0**power for power in range(-2, 4) for step in steps if low < step * 10.0**power < high]
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         panels[0].set_ylabel("seconds per product")
         plotting.letter(panels)
+        plotting.below(figure, panels[0])
         return plotting.save(figure, path, {"threads": facts["threads"], "command": "benchmarks/scaling.py"})
 
 
@@ -154,7 +157,7 @@ def main() -> None:
     facts = measure(arguments.repeats)
     for name, label in {**PANELS, "surface": "processes: surface of 25 cells"}.items():
         rows = [[str(at), f"{value:.3g}"] for at, value in facts[name].items()]
-        print(f"{command.columns([label, 's'], rows)}\n")
+        print(f"{command.columns([' '.join(label.split()), 's'], rows)}\n")
     print(f"cells the same to the bit: {facts['same_cells']}; products differ by {facts['difference']}")
     if arguments.draw is not None:
         print(draw(facts, arguments.draw))

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from analyses import claims, stage
-from figures import fig8, sources, training_curvature
+from figures import fig8, sources, sweep, training_curvature
 from landscape import (
     feature_maps,
     fourier,
@@ -29,7 +29,7 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 KEPT = REFERENCE / "cifar100-small" / "results"
 OUT = Path(__file__).parent / "pictures"
 STAGES = ("converged", "cifar100-small")
-FIGURES = {"fig8": fig8, "training_curvature": training_curvature}
+FIGURES = {"fig8": fig8, "sweep": sweep, "training_curvature": training_curvature}
 # Picture -> folder of the results, kinds and seeds, variable that they must hold, function.
 PICTURES: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], str, Callable]] = {
     "hessian": ("hessian", ("mcdo", "mcdo-smooth"), (0,), "node", hessian.picture.draw),

@@ -1,12 +1,15 @@
 """Where the landscape claim holds: smooth against plain under every protocol and at every moment (C1, C2, C3)."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from analyses import protocol_sweep
+from analyses.kinds import KINDS
 from figures.sources import Drawing
 from landscape import plotting
 
@@ -45,8 +48,9 @@ def draw(drawing: Drawing) -> Figure:
             axes.axvline(1, color=plotting.ink(), linewidth=0.8)
             axes.set_xscale("log")
             axes.set_title(title)
+            spread = _spread(rows, name)
             axes.xaxis.set_major_locator(
-                LogLocator(subs=(1, 2, 5) if len(rows) and _spread(rows, name) > 2.5 else (1, 1.5, 2))
+                LogLocator(subs=(1, 3) if spread > 15 else (1, 2, 5) if spread > 2.5 else (1, 1.5, 2))
             )
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.minorticks_off()
@@ -57,7 +61,14 @@ def draw(drawing: Drawing) -> Figure:
             for axes in panels if heights[0] else ():
                 axes.axhline(heights[0] - 0.5, color=plotting.ink(), linewidth=0.4)
             across = panels[-1].get_yaxis_transform()
-            panels[-1].text(1.08, sum(heights) / len(heights), moment, transform=across, rotation=-90, va="center")
+            panels[-1].text(
+                1.08,
+                sum(heights) / len(heights),
+                _moment(moment, drawing.facts),
+                transform=across,
+                rotation=-90,
+                va="center",
+            )
         for l2, (marker, fill) in MARKS.items():
             figure.axes[0].plot(
                 [],
@@ -72,6 +83,13 @@ def draw(drawing: Drawing) -> Figure:
         marks = "one mark per pair" if most < 3 else f"small: each of {most} pairs; large: mean, 95 % interval"
         plotting.below(figure, figure.axes[0], title=f"ratio smooth / plain; {marks}; left of 1 the claim holds")
     return figure
+
+
+def _moment(moment: str, facts: Mapping[str, Any]) -> str:
+    """A moment of training with its number of epochs, where the listing says it."""
+    label = KINDS[protocol_sweep.MOMENTS[moment][0]].label
+    epochs = [each["epochs"] for each in facts.get("kinds", ()) if each["network"] == label]
+    return f"{moment}, {epochs[0]} epochs" if epochs else moment
 
 
 def _short(variant: str) -> str:
