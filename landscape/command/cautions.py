@@ -45,8 +45,8 @@ def caution_about_fit(attributes: Mapping[str, Any]) -> None:
             others = "examples that differ from those it was trained on (--data)"
         caution(
             f"{attributes.get('name', 'the network')} has an accuracy of {fit.accuracy:.3g} on "
-            f"{attributes.get('data', 'its images')}, the most frequent class alone gives {fit.chance:.3g}: an untrained "
-            f"network, or {others}"
+            f"{attributes.get('data', 'its images')}, the most frequent class alone gives {fit.chance:.3g}: an "
+            f"untrained network, or {others}"
         )
 
 
