@@ -26,7 +26,6 @@ from landscape import (
 from landscape.store import result
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-KEPT = REFERENCE / "cifar100-small" / "results"
 OUT = Path(__file__).parent / "pictures"
 STAGES = ("converged", "cifar100-small")
 FIGURES = {"fig8": fig8, "sweep": sweep, "training_curvature": training_curvature}
@@ -49,19 +48,18 @@ PICTURES: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], str, Callable]]
 
 
 def kept(folder: str, kinds: Sequence[str], seeds: Sequence[int], variable: str) -> list[xarray.Dataset]:
-    """One result of each kind and seed, on the largest sample of images."""
-    found = []
-    for kind in kinds:
-        for seed in seeds:
-            files = sorted((KEPT / folder).glob(f"*cifar100-small-{kind}-seed{seed}-*.nc"))
-            fit = [
-                each for each in map(result.load, files) if variable in each and "augmented" not in each.attrs["data"]
-            ]
+    """One result of each kind and seed, of the stage that was trained longest among those that have them all."""
+    for preset in STAGES:
+        results = [_kept(preset, folder, kind, seed, variable) for kind in kinds for seed in seeds]
+        if all(results):
             # Studies vary protocols in results of their own: the plainest command comes first.
-            found.append(
-                min(fit, key=lambda each: ("protocol_sweep" in each.attrs["command"], len(each.attrs["command"])))
-            )
-    return found
+            return [min(fit, key=lambda each: len(each.attrs["command"])) for fit in results]
+    raise FileNotFoundError(f"no results of {folder} with {variable} under {REFERENCE}")
+
+
+def _kept(preset: str, folder: str, kind: str, seed: int, variable: str) -> list[xarray.Dataset]:
+    files = sorted((REFERENCE / preset / "results" / folder).glob(f"*{preset}-{kind}-seed{seed}-*.nc"))
+    return [each for each in map(result.load, files) if variable in each and "augmented" not in each.attrs["data"]]
 
 
 def shrink(path: Path) -> None:

@@ -85,11 +85,14 @@ def scale(
         high = low + max(abs(low), 1.0) * 1e-6
     # Shares, as accuracy is, are read on a linear scale.
     share = surfaces[0][variable].attrs.get("units") == "1"
-    if not share and low > 0 and high / low > 10:
-        return LogNorm(low, high), np.geomspace(low, high, _LEVELS)
+    logarithmic = not share and low > 0 and high / low > 10
     # Round heights between the ends.
-    inside = MaxNLocator(_LEVELS, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    return Normalize(low, high), np.array([low, *inside[(inside > low) & (inside < high)], high])
+    if logarithmic:
+        inside = np.unique([float(f"{height:.2g}") for height in np.geomspace(low, high, _LEVELS)])
+    else:
+        inside = np.asarray(MaxNLocator(_LEVELS, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+    levels = np.array([low, *inside[(inside > low) & (inside < high)], high])
+    return (LogNorm if logarithmic else Normalize)(low, high), levels
 
 
 def _planes(
@@ -123,7 +126,7 @@ def _planes(
         extend=_extend(surfaces, variable, norm),
     )
     if isinstance(norm, LogNorm):
-        bar.set_ticks(levels[::2].tolist(), labels=[f"{height:.3g}" for height in levels[::2]], minor=False)
+        bar.set_ticks(levels[1:-1:2].tolist(), labels=[f"{height:.3g}" for height in levels[1:-1:2]], minor=False)
         bar.minorticks_off()
     bar.set_label(label(surfaces[0], variable))
     if not three_dimensional:
