@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses import studies
-from analyses.catalogue import STUDIES
 from analyses.kinds import PRESETS
 from landscape import command, store
 from landscape.errors import LandscapeError
@@ -39,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--reference", type=Path, default=studies.REFERENCE, metavar="DIR", help="where they go")
     arguments = parser.parse_args(argv)
+    from analyses.catalogue import STUDIES
+
     listings = sorted((arguments.results / "studies").glob(f"*-{arguments.preset}.json"))
     if not listings:
         raise LandscapeError(
