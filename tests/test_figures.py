@@ -106,7 +106,7 @@ def test_kept_results_are_drawn_where_there_are_no_others(measured, tmp_path, mo
     # The sweep is drawn from its table; of its many results only the provenance is kept.
     results = {file.name for file in (tmp_path / "reference" / "digits" / "results" / "surface").iterdir()}
     swept = json.loads((measured / "results" / "studies" / "protocol_sweep-digits.json").read_text())
-    alone = {Path(each["file"]).name for each in swept["entries"] if each["variant"] != "default"}
+    alone = {Path(each["file"]).name for each in swept["entries"]}
     assert alone
     assert results.isdisjoint(alone)
     assert command.run("figures.cli", ["sweep", "--preset", "digits"]) == 0
