@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from landscape.training import BY_ADAM
+
 if TYPE_CHECKING:
     from landscape.training import Recipe
 
@@ -30,11 +32,14 @@ class NetworkKind:
         Arguments of `nets.build` that differ from the baseline's.
     fraction
         Of the training's epochs, behind which it is taken from its series: 1 for a finished one.
+    descent
+        Fields of the recipe that differ from the baseline's.
     """
 
     label: str
     model: Mapping[str, Any] = field(default_factory=dict)
     fraction: float = 1.0
+    descent: Mapping[str, Any] = field(default_factory=dict)
 
 
 SMOOTH = "resnet_mcdo_smoothing_18"
@@ -72,8 +77,10 @@ KINDS: dict[str, NetworkKind] = {
         )
         for stage in range(1, 5)
     },
-    "vit": NetworkKind("vision transformer", {"name": "vit_mcdo_6", "width": 64}),
-    "vit-smooth": NetworkKind("vision transformer + blur of tokens", {"name": "vit_mcdo_smoothing_6", "width": 64}),
+    "vit": NetworkKind("vision transformer", {"name": "vit_mcdo_6", "width": 64}, descent=BY_ADAM),
+    "vit-smooth": NetworkKind(
+        "vision transformer + blur of tokens", {"name": "vit_mcdo_smoothing_6", "width": 64}, descent=BY_ADAM
+    ),
     "mcdo-mlp": NetworkKind("MLP head", {"head": "mlp"}),
     "mcdo-gap-mlp": NetworkKind("GAP + MLP head", {"head": "gap-mlp"}),
     "mcdo-max": NetworkKind("global maximum head", {"head": "global-max"}),
@@ -89,7 +96,7 @@ def recipe(kind: str, preset: str) -> "Recipe":
     chosen = KINDS[kind]
     base = training.recipe(BASELINES[preset])
     model = {**base.model, **chosen.model}
-    result = base if model == dict(base.model) else base.replace(name=f"{preset}-{kind}", model=model)
+    result = base if model == dict(base.model) else base.replace(name=f"{preset}-{kind}", model=model, **chosen.descent)
     listed = [*training.RECIPES.values()]
     if preset == "paper" and set(chosen.model) == {"name"}:
         listed.append(training.recipe(f"cifar100-paper-{chosen.model['name']}"))

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from landscape import checkpoint, data, training
+from landscape import checkpoint, data, nets, training
 from landscape.command import STOPPED_IN_TIME
 from landscape.errors import LandscapeError
 from landscape.monitor.record import read_table
@@ -113,6 +113,13 @@ class TestRecipes:
         with pytest.raises(LandscapeError, match="it can stop after 1 to 19, not after 20"):
             training.recipe("digits-plain-after20")
 
+    def test_the_optimizer_is_part_of_the_recipe(self, recipe):
+        by_adam = recipe.replace(optimizer="adam")
+        assert by_adam.header(0)["training"]["optimizer"] == "adam"
+        assert "optimizer" not in recipe.header(0)["training"]
+        with pytest.raises(LandscapeError, match="no optimizer 'lion': choose one of sgd, adam"):
+            recipe.replace(optimizer="lion")
+
 
 class TestTraining:
     def test_header_history_and_seed(self, tmp_path, recipe):
@@ -131,6 +138,17 @@ class TestTraining:
         other = training.train(recipe, tmp_path / "c.safetensors", seed=3, quiet=True)
         assert same_bits(path, again)
         assert not same_bits(path, other)
+
+    def test_adam_takes_adams_steps(self, tmp_path, recipe):
+        # Its first step moves every weight that has a gradient by the rate, whatever the gradient's size.
+        one = recipe.replace(optimizer="adam", batch=52, epochs=1, weight_decay=0.0, schedule=Steps((), 1, 0))
+        path = training.train(one, tmp_path / "a.safetensors", compute="float32", quiet=True)
+        before = {name: value.detach() for name, value in nets.build(**recipe.model, seed=0).named_parameters()}
+        moved = torch.cat(
+            [(value - before[name]).abs().flatten() for name, value in weights(path).items() if name in before]
+        )
+        assert float(moved.max()) == pytest.approx(one.learning_rate, rel=1e-3)
+        assert float((moved > 0.9 * one.learning_rate).double().mean()) > 0.5
 
     def test_a_stopped_training_is_the_whole_one_at_an_earlier_moment(self, tmp_path, recipe):
         early = training.train(recipe.replace(stop_after=2), tmp_path / "early.safetensors", quiet=True)
@@ -164,7 +182,9 @@ class TestTraining:
         torch.rand(3)
         assert same_bits(one, training.train(recipe.replace(epochs=1), tmp_path / "b.safetensors", quiet=True))
 
-    def test_stopped_in_time_and_continued_gives_the_same_bits(self, tmp_path, recipe):
+    @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+    def test_stopped_in_time_and_continued_gives_the_same_bits(self, tmp_path, recipe, optimizer):
+        recipe = recipe.replace(optimizer=optimizer)
         whole = training.train(recipe, tmp_path / "whole.safetensors", quiet=True)
         path = tmp_path / "parts.safetensors"
         calls = [training.train(recipe, path, max_seconds=0, quiet=True) for _ in range(3)]

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
         find_series as find_series,
         parse as parse,
     )
-    from landscape.training.recipes import RECIPES as RECIPES, Recipe as Recipe, recipe as recipe
+    from landscape.training.recipes import (
+        BY_ADAM as BY_ADAM,
+        RECIPES as RECIPES,
+        Recipe as Recipe,
+        recipe as recipe,
+    )
     from landscape.training.schedule import OneCycle as OneCycle, Steps as Steps
     from landscape.training.trainer import PRECISIONS as PRECISIONS, precision as precision, train as train
 

@@ -79,10 +79,7 @@ class _Run:
     def begun(cls, recipe: Recipe, seed: int, train: Images, test: Images, compute: torch.dtype) -> "_Run":
         """A training before its first step, on the device of its images."""
         model = nets.build(**recipe.model, seed=seed).to(train.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
-        )
-        return cls(recipe, seed, model, optimizer, train, test, compute, [])
+        return cls(recipe, seed, model, _optimizer(recipe, model), train, test, compute, [])
 
     @property
     def device(self) -> torch.device:
@@ -190,6 +187,13 @@ class _Run:
         """The L2 term, weight_decay / 2 times the squared norm of all parameters, as it stands."""
         squares = sum(float(parameter.double().square().sum()) for parameter in self.model.parameters())
         return self.recipe.weight_decay / 2 * squares
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {"lr": 0.0, "weight_decay": recipe.weight_decay, "fused": True}
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), betas=(recipe.momentum, 0.999), **settings)
+    return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, **settings)
 
 
 def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
