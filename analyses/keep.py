@@ -1,7 +1,8 @@
 """Keep what the studies of a preset have listed beside its reference checkpoints, where every clone finds it.
 
 What only serves to pair networks, moments of single images and bootstrap replicates, is left out: it is most of the
-bytes, and figures do not draw it. Of a study whose figure draws its conclusion, results leave their provenance alone.
+bytes, and figures do not draw it; what they average over images is kept in single precision. Of a study whose figure
+draws its conclusion, results leave their provenance alone.
 
 ``python -m analyses.keep --preset digits|cifar100-small|paper``
 """
@@ -9,11 +10,15 @@ bytes, and figures do not draw it. Of a study whose figure draws its conclusion,
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analyses import studies
 from analyses.kinds import PRESETS
 from landscape import command, store
 from landscape.errors import LandscapeError
+
+if TYPE_CHECKING:
+    import xarray
 
 LEFT_OUT = (
     "_replicate",
@@ -62,12 +67,17 @@ def main(argv: Sequence[str]) -> int:
                 entry["provenance"] = studies.provenance(travels)
                 continue
             target = studies.listed(entry["file"], out)
-            left_out = [name for name in dataset.variables if str(name).endswith(LEFT_OUT)]
-            store.result.save(travels.drop_vars(left_out), target)
+            store.result.save(_lighter(travels), target)
             size += target.stat().st_size
         store.files.write_json(out / "studies" / listing.name, facts)
     print(f"{len(listings)} studies, {size / 2**20:.1f} MiB in {out}")
     return 0
+
+
+def _lighter(dataset: "xarray.Dataset") -> "xarray.Dataset":
+    of_image = [name for name in dataset.data_vars if str(name).endswith("_of_image")]
+    single = {name: dataset[name].astype("float32") for name in of_image if dataset[name].dtype == "float64"}
+    return dataset.assign(single).drop_vars([name for name in dataset.variables if str(name).endswith(LEFT_OUT)])
 
 
 def anonymous(command_line: str) -> str:
