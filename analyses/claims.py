@@ -91,6 +91,8 @@ STAGES = ("paper", "converged", "cifar100-small", "digits")
 Reports = Mapping[str, Mapping[str, Any]]
 # Comparison whose measured effects those that stand for C12 are held against, beside the paper's directions.
 SMOOTHING = "smooth"
+# What is drawn of a stage, by the networks that are smoothed.
+DRAWN = {SMOOTHING: "MC dropout", "deterministic": "deterministic"}
 
 
 def parser() -> command.Parser:
@@ -160,32 +162,36 @@ def main(argv: Sequence[str]) -> int:
 
 
 def draw(stages: Mapping[str, "Reports"], path: Path) -> Path:
-    """Effects of smoothing at every stage that has them, those that are arithmetic left out."""
+    """Effects of smoothing at every stage that has them, those that are arithmetic left out.
+
+    Without dropout only where there are verdicts: the panels are for what can be told.
+    """
     import numpy as np
 
     from analyses.audit.claims import HIGHER, LOWER
     from analyses.audit.pictures import Bar, forest
-    from analyses.audit.verdict import Effect
+    from analyses.audit.verdict import FEWEST, Effect
     from landscape import plotting
 
     columns = {}
     for preset, reports in stages.items():
-        if SMOOTHING not in reports:
-            continue
-        report = reports[SMOOTHING]
-        about = report["about"]
-        losses = " and ".join(f"{each['training NLL, nats']:#.2g}" for each in about)
-        stage = f"{_fact(about[0]['epochs'])} epochs,\ntraining NLL {losses}" if about else ""
-        columns[f"{preset}, n = {report['seeds']}\n{stage}".rstrip()] = [
-            Bar(
-                f"{claim['claim']} {claim['statement']}",
-                LOWER if claim["claimed"] == "lower" else HIGHER,
-                claim["verdict"],
-                Effect(**{**claim["effect"], "of_seed": np.array(claim["effect"]["of_seed"], float)}),
-            )
-            for claim in report["claims"]
-            if claim["family"] == "network"
-        ]
+        for name, networks in DRAWN.items():
+            if name not in reports or (name != SMOOTHING and reports[name]["seeds"] < FEWEST):
+                continue
+            report = reports[name]
+            about = report["about"]
+            losses = " and ".join(f"{each['training NLL, nats']:#.2g}" for each in about)
+            stage = f"{_fact(about[0]['epochs'])} epochs, training\nNLL {losses}" if about else ""
+            columns[f"{preset}\n{networks}, n = {report['seeds']}\n{stage}".rstrip()] = [
+                Bar(
+                    f"{claim['claim']} {claim['statement']}",
+                    LOWER if claim["claimed"] == "lower" else HIGHER,
+                    claim["verdict"],
+                    Effect(**{**claim["effect"], "of_seed": np.array(claim["effect"]["of_seed"], float)}),
+                )
+                for claim in report["claims"]
+                if claim["family"] == "network"
+            ]
     if not columns:
         raise LandscapeError("no stage has a report of smoothing, so there is nothing to draw: leave --plot out")
     return plotting.save(forest(columns), path, {"stages": {preset: sorted(each) for preset, each in stages.items()}})
