@@ -51,7 +51,7 @@ def draw(drawing: Drawing) -> Figure:
         plotting.letter(panels.tolist())
         for axes in panels:
             axes.set_xlabel("first direction")
-            axes.locator_params(axis="x", nbins=4)
+            axes.locator_params(axis="x", nbins=4 if count < 4 else 2)
     return figure
 
 
