@@ -13,9 +13,9 @@ from landscape.errors import LandscapeError
 from landscape.store import registry
 from landscape.training.schedule import OneCycle, Schedule, Steps
 
+OPTIMIZERS = ("sgd", "adam")
 # Shares of the course behind which a series keeps a checkpoint: close together at the start, where a network changes
 # fast; just before each fall of the paper's learning rate, and between.
-OPTIMIZERS = ("sgd", "adam")
 _SERIES = (0, 0.015, 0.05, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9)
 
 
