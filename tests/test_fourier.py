@@ -130,13 +130,17 @@ def test_refusals():
 
 
 class BlurNet(nn.Module):
-    """Blocks, then a blur: a bias that holds every rectifier open makes the second block linear."""
+    """Two blocks, whose bias holds every rectifier open or shuts it, then a blur."""
 
-    def __init__(self, kernel, padding, stride=1):
+    def __init__(self, kernel, padding, bias=10.0):
         super().__init__()
         self.layers = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(2)))
+        generator = torch.Generator().manual_seed(0)
+        for block in self.layers:
+            nn.init.uniform_(block[0].weight, -0.2, 0.2, generator=generator)
+            nn.init.constant_(block[0].bias, bias)
         self.smooth = nets.Blur(kernel, padding)
-        self.down = nn.MaxPool2d(1, stride)
+        self.down = nn.MaxPool2d(1)
 
     def forward(self, images):
         return self.down(self.smooth(self.layers(images))).mean((2, 3))
@@ -158,6 +162,14 @@ def test_transfer_function_of_a_blur_is_the_theory(kernel, padding):
         np.testing.assert_allclose(gain, theory**power, atol=1e-5)
         # A linear filter sends nothing to other frequencies.
         np.testing.assert_allclose(result["total_gain"].sel(direction=direction), gain, atol=1e-5)
+
+
+def test_relative_gain_is_nan_where_nothing_arrives():
+    result = transfer.measure(BlurNet((1, 1), "grow", bias=-100.0), data(3), images=3).sel(direction="horizontal")
+    dead = result.sel(point="layers.1")
+    assert (dead["gain"] == 0).all()
+    assert np.isnan(dead["relative_gain"]).all()
+    assert (result.sel(point="smooth")["relative_gain"][0] == 1).all()
 
 
 def test_transfer_of_whole_networks():

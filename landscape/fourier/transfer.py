@@ -102,7 +102,9 @@ def measure(
         variables[name] = (dims, root)
         variables[f"{name}_stderr"] = (dims, np.divide(spread, 2 * root, where=root > 0, out=np.zeros_like(root)))
     root = variables["gain"][1]
-    variables["relative_gain"] = (dims, root / root[..., :1])
+    first = root[..., :1]
+    relative = np.divide(root, first, where=first > 0, out=np.full_like(root, np.nan))
+    variables["relative_gain"] = (dims, relative)
     coordinates = runs.depths.coordinates() | {"direction": list(DIRECTIONS), "frequency": list(frequencies)}
     result = xarray.Dataset(variables, coords=coordinates)
     result.attrs |= {"images": count, "passes": 1, "dropout_calls": runs.dropout_calls}
