@@ -91,8 +91,8 @@ STAGES = ("paper", "converged", "cifar100-small", "digits")
 Reports = Mapping[str, Mapping[str, Any]]
 # Comparison whose measured effects those that stand for C12 are held against, beside the paper's directions.
 SMOOTHING = "smooth"
-# What is drawn of a stage, by the networks that are smoothed.
-DRAWN = {SMOOTHING: "MC dropout", "deterministic": "deterministic"}
+# What a picture of effects calls them, and shows unless asked for others.
+DRAWN = {SMOOTHING: "smooth, MC dropout", "deterministic": "smooth, deterministic"}
 
 
 def parser() -> command.Parser:
@@ -106,7 +106,8 @@ def parser() -> command.Parser:
         action="store_true",
         help="train the next pairs too, with looks at 1 %% after 4, 6, 8, 10 and 12, until every claim is decided",
     )
-    parser.add_argument("--only", nargs="+", choices=[each.name for each in COMPARISONS], help="default: all")
+    names = [each.name for each in COMPARISONS]
+    parser.add_argument("--only", nargs="+", choices=names, help="measure these (default: all), draw these")
     parser.add_argument("--cifar-c", type=Path, metavar="DIR", help="published CIFAR-C files, for mCE in C10")
     parser.add_argument(
         "--corruption-baseline",
@@ -125,7 +126,9 @@ def parser() -> command.Parser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     parser.add_argument("--executor", metavar="ENGINE", help=executors.HELP)
     parser.add_argument("--out", type=Path, default=Path("CLAIMS.md"), metavar="FILE", help="the page to write")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the effects of smoothing, stage by stage")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw effects stage by stage; default: those of smoothing"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -155,17 +158,14 @@ def main(argv: Sequence[str]) -> int:
     stages = {preset: kept for preset, each in folders.items() if (kept := reports_in(each))}
     if not stages:
         raise LandscapeError(f"no reports in {folder}: run python -m analyses.claims --measure first")
-    files.write_whole(arguments.out, page(stages).encode())
     if arguments.plot is not None:
-        draw(stages, arguments.plot)
+        draw(stages, arguments.plot, arguments.only or tuple(DRAWN))
+    files.write_whole(arguments.out, page(stages).encode())
     return 0
 
 
-def draw(stages: Mapping[str, "Reports"], path: Path) -> Path:
-    """Effects of smoothing at every stage that has them, those that are arithmetic left out.
-
-    Without dropout only where there are verdicts: the panels are for what can be told.
-    """
+def draw(stages: Mapping[str, "Reports"], path: Path, only: Sequence[str] = tuple(DRAWN)) -> Path:
+    """Effects of these comparisons at every stage that has verdicts of them, those that are arithmetic left out."""
     import numpy as np
 
     from analyses.audit.claims import HIGHER, LOWER
@@ -175,14 +175,14 @@ def draw(stages: Mapping[str, "Reports"], path: Path) -> Path:
 
     columns = {}
     for preset, reports in stages.items():
-        for name, networks in DRAWN.items():
+        for name in only:
             if name not in reports or (name != SMOOTHING and reports[name]["seeds"] < FEWEST):
                 continue
             report = reports[name]
             about = report["about"]
             losses = " and ".join(f"{each['training NLL, nats']:#.2g}" for each in about)
             stage = f"{_fact(about[0]['epochs'])} epochs, training\nNLL {losses}" if about else ""
-            columns[f"{preset}\n{networks}, n = {report['seeds']}\n{stage}".rstrip()] = [
+            columns[f"{preset}\n{DRAWN.get(name, name)}, n = {report['seeds']}\n{stage}".rstrip()] = [
                 Bar(
                     f"{claim['claim']} {claim['statement']}",
                     LOWER if claim["claimed"] == "lower" else HIGHER,
@@ -193,7 +193,7 @@ def draw(stages: Mapping[str, "Reports"], path: Path) -> Path:
                 if claim["family"] == "network"
             ]
     if not columns:
-        raise LandscapeError("no stage has a report of smoothing, so there is nothing to draw: leave --plot out")
+        raise LandscapeError(f"no stage has verdicts of {', '.join(only)}: leave --plot out, there is nothing to draw")
     return plotting.save(forest(columns), path, {"stages": {preset: sorted(each) for preset, each in stages.items()}})
 
 

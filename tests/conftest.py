@@ -17,5 +17,5 @@ def own_registry(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def same_weights_in_any_order():
-    """Modules that a test builds without a generator draw their weights from the global one: not from what ran before."""
+    """Modules that a test builds without a generator take weights from the global one, the same in any order."""
     torch.manual_seed(0)

@@ -324,6 +324,10 @@ def test_claims_are_measured_where_networks_are_trained_and_written_from_reports
     assert "n = 1. Command: `python -m analyses.claims --measure --preset digits --only smooth --seeds 1`" in text
     assert "| C13: deterministic nets gain too | not measured |" in text
     out.unlink()
+    asked_for_more = [*asked, "--plot", str(tmp_path / "claims.svg"), "--only", "relu6"]
+    assert command.run("analyses.claims", asked_for_more) == 2
+    assert "no stage has verdicts of relu6" in capsys.readouterr().err
+    assert not out.exists()
     monkeypatch.setattr(claims_page, "measure", None)
     assert command.run("analyses.claims", asked) == 0
     assert out.read_text() == text
