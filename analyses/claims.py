@@ -273,10 +273,11 @@ def _networks(comparison: Comparison, arguments: Any, seeds: int, device: str, e
 
 
 def chosen_claims(comparison: Comparison) -> "list[Claim]":
-    """The claims of a comparison, as the audit reads them."""
-    from analyses.audit.claims import CLAIMS, OTHERS
+    """The claims of a comparison, as the audit reads them; arithmetic is asked of blurs alone."""
+    from analyses.audit.claims import CLAIMS, NETWORK, OTHERS
 
-    return [claim for claim in (*CLAIMS, *OTHERS) if claim.name in comparison.claims]
+    named = [claim for claim in (*CLAIMS, *OTHERS) if claim.name in comparison.claims]
+    return [claim for claim in named if claim.family == NETWORK or comparison.stands_for != "C12"]
 
 
 _NUMBERS = ("baseline", "variant", "p_holm", "estimate", "low", "high", "stderr", "p")

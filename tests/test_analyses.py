@@ -412,6 +412,11 @@ def test_every_claim_of_the_list_has_a_comparison_that_measures_it():
         speak = [each for each in claims_page.COMPARISONS if name == each.stands_for or name in each.claims]
         assert speak
         assert all(claims_page.chosen_claims(each) for each in speak)
+    families = {
+        each.name: {claim.family for claim in claims_page.chosen_claims(each)} for each in claims_page.COMPARISONS
+    }
+    assert families["smooth"] == families["deterministic"] == {claims.NETWORK, claims.ARITHMETIC}
+    assert families["pre-activation"] == families["gap-head"] == {claims.NETWORK}
 
 
 def test_a_claims_verdict_says_what_all_its_measures_say():
