@@ -54,28 +54,34 @@ PANELS: tuple[tuple[str, str, Callable[[xarray.Dataset], Point]], ...] = (
 
 
 def draw(drawing: Drawing) -> Figure:
-    """One row per network, one panel per measure, with 95 % intervals over images; the dashed line is the baseline."""
+    """One row per kind, one panel per measure, a mark per seed with its 95 % interval over images.
+
+    The dashed line is the baseline's mean over seeds.
+    """
     labels = list(dict.fromkeys(entry.label for entry in drawing.entries))
+    seeds = sorted({entry.seed for entry in drawing.entries})
     with plotting.style():
-        figure = plotting.figure(plotting.TWO_COLUMNS, 0.24 * len(labels) + 1.2)
+        figure = plotting.figure(plotting.TWO_COLUMNS, (0.18 + 0.06 * len(seeds)) * len(labels) + 1.2)
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, (instrument, title, read) in zip(panels, PANELS, strict=True):
+            baseline = []
             for entry in drawing.of(instrument):
                 value, low, high = read(entry.dataset)
-                row = labels.index(entry.label) + 0.15 * entry.seed
+                row = labels.index(entry.label) + 0.2 * (seeds.index(entry.seed) - (len(seeds) - 1) / 2)
                 # The baseline and the paper's own variant have the colours of all pictures, what is changed is black.
                 color = entry.color if entry.color != plotting.PUBLISHED else plotting.ink()
                 axes.plot([low, high], [row, row], color=color)
                 axes.plot(value, row, plotting.MARKERS[entry.seed % len(plotting.MARKERS)], color=color)
-                if entry.kind == "mcdo" and entry.seed == 0:
-                    axes.axvline(value, color=color, linewidth=0.7, linestyle="--")
+                if entry.kind == "mcdo":
+                    baseline.append(value)
+            if baseline:
+                axes.axvline(np.mean(baseline), color=plotting.kind_color("mcdo"), linewidth=0.7, linestyle="--")
             axes.set_xlabel(title)
             axes.locator_params(axis="x", nbins=3)
         plotting.letter(panels)
-        baseline = plotting.mark("MC dropout, the baseline", "", line="--", color=plotting.kind_color("mcdo"))
-        figure.legend(
-            handles=[baseline, plotting.mark("95 % over images", "o", line="-")], loc="outside lower center", ncols=2
-        )
+        average = plotting.mark("MC dropout, the baseline", "", line="--", color=plotting.kind_color("mcdo"))
+        of_seed = plotting.mark("95 % over images, a mark per seed", "o", line="-")
+        figure.legend(handles=[average, of_seed], loc="outside lower center", ncols=2)
         figure.axes[0].set_yticks(range(len(labels)), labels)
         figure.axes[0].set_ylim(len(labels) - 0.5, -0.5)
     return figure
