@@ -181,8 +181,8 @@ def draw(stages: Mapping[str, "Reports"], path: Path, only: Sequence[str] = tupl
             report = reports[name]
             about = report["about"]
             losses = " and ".join(f"{each['training NLL, nats']:#.2g}" for each in about)
-            stage = f"{_fact(about[0]['epochs'])} epochs, training\nNLL {losses}" if about else ""
-            columns[f"{preset}\n{DRAWN.get(name, name)}, n = {report['seeds']}\n{stage}".rstrip()] = [
+            trained = f", {_fact(about[0]['epochs'])} epochs\ntraining NLL\n{losses}" if about else ""
+            columns[f"{preset}\n{DRAWN.get(name, name)}\nn = {report['seeds']}{trained}"] = [
                 Bar(
                     f"{claim['claim']} {claim['statement']}",
                     LOWER if claim["claimed"] == "lower" else HIGHER,
