@@ -176,7 +176,7 @@ def draw(stages: Mapping[str, "Reports"], path: Path, only: Sequence[str] = tupl
     columns = {}
     for preset, reports in stages.items():
         for name in only:
-            if name not in reports or (name != SMOOTHING and reports[name]["seeds"] < FEWEST):
+            if name not in reports or reports[name]["seeds"] < FEWEST:
                 continue
             report = reports[name]
             about = report["about"]
