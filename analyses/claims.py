@@ -86,7 +86,7 @@ COMPARISONS = (
     Comparison("transformer", "vit", "vit-smooth", SMOOTHING_CLAIMS, "ViT"),
 )
 # Presets as the page shows them: networks trained to the end come first, then earlier stages and smaller problems.
-STAGES = ("paper", "converged", "cifar100-small", "digits")
+STAGES = ("paper", "converged", "cifar100-medium", "cifar100-small", "digits")
 # By name of the comparison, what its networks are and its rows.
 Reports = Mapping[str, Mapping[str, Any]]
 # Comparison whose measured effects those that stand for C12 are held against, beside the paper's directions.

@@ -199,6 +199,7 @@ def main(argv: Sequence[str]) -> int:
     program.note(missing=missing)
     if not arguments.no_claims:
         given = ["--measure", "--preset", arguments.preset, "--seeds", str(arguments.seeds), "--quiet", *common]
+        given += ["--executor", f"processes:{arguments.processes}"]
         given += ["--reports", str(arguments.out / "claims"), "--out", str(arguments.out / "CLAIMS.md")]
         claims = Job("claims", ["analyses.claims", *given])
         program.run([claims], 5, late=lambda _: program.left < POLL)

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from landscape.training import Recipe
 
 # Data and length of training that studies, audits and claims are offered for, from minutes to a GPU.
-PRESETS = ("digits", "cifar100-small", "converged", "paper")
+PRESETS = ("digits", "cifar100-small", "cifar100-medium", "converged", "paper")
 # Recipe of the baseline, an MC-dropout ResNet-18, by preset.
 BASELINES = {
     "digits": "digits-plain",
     "cifar100-small": "cifar100-small-mcdo",
+    "cifar100-medium": "cifar100-medium-mcdo",
     "converged": "converged-mcdo",
     "paper": "cifar100-paper-resnet_mcdo_18",
 }

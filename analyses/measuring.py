@@ -68,7 +68,9 @@ class SampleSizes:
 SAMPLE_SIZES: dict[str, SampleSizes] = {
     # Three networks of three seeds in minutes; the error bars say what the small samples cost.
     "digits": SampleSizes(128, 8, 2, 128, 7, 160, 8, 360, 20, 2, 120, 4),
-    "cifar100-small": SampleSizes(256, 96, 2, 128, 21, 256, 8, 2000, 20, 4, 256, 4),
+    **dict.fromkeys(
+        ("cifar100-small", "cifar100-medium"), SampleSizes(256, 96, 2, 128, 21, 256, 8, 2000, 20, 4, 256, 4)
+    ),
     # About 5 minutes of one core per network: more of its 5,000 and 1,000 images than above where they are cheap.
     "converged": SampleSizes(512, 128, 2, 192, 21, 500, 10, 1000, 50, 4, 500, 4),
     "paper": SampleSizes(2000, 200, 5, 2000, 21, 1000, 50, 10_000, 50, 10, 2000, 10, span=1.0),

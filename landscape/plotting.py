@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[str, int]] = {
 }
 # How names of our recipes say the kind of network.
 _RECIPE = re.compile(
-    r"(?P<data>digits|cifar10|cifar100-small|converged|cifar100-paper)-(?P<kind>.+?)"
+    r"(?P<data>digits|cifar10|cifar100-small|cifar100-medium|converged|cifar100-paper)-(?P<kind>.+?)"
     r"(?:-after(?P<epochs>\d+))?(?:-seed(?P<seed>\d+))?"
 )
 # How other names say their seed.

@@ -10,68 +10,18 @@ import torch
 from pseudo_device import pseudo_device, register
 from torch.nn import functional
 
-from landscape import (
-    checkpoint,
-    data,
-    feature_maps,
-    fourier,
-    frequency_noise,
-    hessian,
-    nets,
-    predictions,
-    robustness,
-    surface,
-)
+from landscape import checkpoint, data, feature_maps
 from landscape.compute.masks import Masks
 from landscape.compute.randomness import generator
-from landscape.eigen import eigenpairs, trace
-from landscape.objective import CurvatureOperator, Objective
-from landscape.store.protocol import Protocol
+from landscape.eigen import eigenpairs
+from landscape.objective import CurvatureOperator
 from landscape.training import trainer
 from landscape.training.recipes import RECIPES
 
 register()
+from device_numbers import IMAGES, NETWORK, SAME, numbers, objective, products  # noqa: E402  torch knows the device now
+
 torch.set_num_threads(1)
-IMAGES = data.load("digits", "train").select(torch.arange(16))
-NETWORK = nets.build("resnet_mcdo_smoothing_18", num_classes=10, width=2)
-# Where its dropout is on, the two devices draw other masks.
-PLAIN = nets.build("resnet_dnn_smoothing_18", num_classes=10, width=2)
-
-
-def objective(device: torch.device, **protocol: object) -> Objective:
-    return Objective(NETWORK, IMAGES, weight_decay=5e-4, protocol=Protocol(**protocol), device=device)
-
-
-def products(device: torch.device, count: int = 1) -> torch.Tensor:
-    operator = CurvatureOperator(objective(device))
-    vector = torch.ones(operator.size, device=device)
-    return torch.stack([operator @ vector for _ in range(count)])
-
-
-SAME: dict[str, Callable[[torch.device], object]] = {
-    "loss": lambda device: objective(device).value().loss,
-    "gradient": lambda device: objective(device).gradient().cpu(),
-    "product": lambda device: products(device).cpu(),
-    "GGN": lambda device: eigenpairs(CurvatureOperator(objective(device), "ggn"), 1, tolerance=0.1).values,
-    "trace": lambda device: trace(CurvatureOperator(objective(device)), products=5).value,
-    "spectrum": lambda device: hessian.spectrum(
-        objective(device), top=1, tolerance=0.1, trace_products=4, probes=1, steps=2
-    ),
-    "mini-batches": lambda device: hessian.mini_batch_spectra(objective(device), per_batch=8, top=1, tolerance=0.1),
-    "surface": lambda device: surface.plane(objective(device), points=2),
-    "predictions": lambda device: predictions.measure(PLAIN, IMAGES, passes=1, device=device),
-    "feature maps": lambda device: feature_maps.measure(PLAIN, IMAGES, passes=2, device=device),
-    "Fourier": lambda device: fourier.measure(PLAIN, IMAGES, passes=2, device=device),
-    "band noise": lambda device: frequency_noise.measure(PLAIN, IMAGES, frequencies=(0.5,), passes=1, device=device),
-    "attacks": lambda device: robustness.adversarial.measure(PLAIN, IMAGES, passes=1, device=device),
-}
-
-
-def numbers(found: object) -> dict[str, np.ndarray]:
-    if hasattr(found, "data_vars"):
-        values = {name: found[name].values for name in found.data_vars}
-        return {name: value for name, value in values.items() if value.dtype.kind in "fib" and "second" not in name}
-    return {"": np.asarray(found)}
 
 
 @pytest.mark.parametrize("what", SAME)

@@ -45,6 +45,7 @@ PRESETS: dict[str, Preset] = {
     # Narrow and short, so that nine trainings and their measurements take minutes.
     "digits": Preset("digits-plain", epochs=8, width=8),
     "cifar100-small": Preset("cifar100-small-mcdo"),
+    "cifar100-medium": Preset("cifar100-medium-mcdo"),
     "converged": Preset("converged-mcdo"),
     "paper": Preset("cifar100-paper-resnet_mcdo_18"),
 }

@@ -176,14 +176,25 @@ def _digits(name: str, model: str, summary: str) -> Recipe:
     return _recipe(f"digits-{name}", model, summary, "digits", 10, epochs=20, batch=64, schedule=schedule, width=16)
 
 
-def _small(name: str, model: str, summary: str, **arguments: Any) -> Recipe:
-    short: dict[str, Any] = {"epochs": 8, "schedule": OneCycle(), "width": 16, **arguments}
-    return _recipe(f"cifar100-small-{name}", model, summary, "cifar100", 100, **short)
+def _stage(prefix: str, data: str, classes: int, summary: str, **length: Any) -> list[Recipe]:
+    """The kinds of width 16 that claims are about, on the same data and for the same time."""
+    kinds: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "mcdo": ("resnet_mcdo_18", "MC-dropout ResNet-18", {}),
+        "mcdo-smooth": ("resnet_mcdo_smoothing_18", "the same with spatial smoothing", {}),
+        "dnn": ("resnet_dnn_18", "deterministic ResNet-18", {}),
+        "dnn-smooth": ("resnet_dnn_smoothing_18", "the same with spatial smoothing", {}),
+        "mcdo-relu6": ("resnet_mcdo_18", "MC dropout with ReLU6 before every subsampling", {"smoothing": "relu6"}),
+        "mcdo-preact": ("preresnet_mcdo_18", "pre-activation MC-dropout ResNet-18", {}),
+        "mcdo-mlp": ("resnet_mcdo_18", "MC dropout with an MLP head instead of GAP", {"head": "mlp"}),
+    }
+    return [
+        _recipe(f"{prefix}-{kind}", model, f"{what}, {summary}", data, classes, width=16, **length, **arguments)
+        for kind, (model, what, arguments) in kinds.items()
+    ]
 
 
-def _converged(name: str, model: str, summary: str, **arguments: Any) -> Recipe:
-    # Ten classes, which a CPU can learn to the end.
-    return _recipe(f"converged-{name}", model, summary, "cifar100-10", 10, **{"width": 16, **arguments})
+def _vit(name: str, model: str, summary: str) -> Recipe:
+    return _recipe(f"converged-{name}", model, summary, "cifar100-10", 10, width=64, descent=BY_ADAM)
 
 
 _LISTED = (
@@ -191,20 +202,12 @@ _LISTED = (
     _digits("smooth", "resnet_mcdo_smoothing_18", "the same with spatial smoothing"),
     _digits("deterministic", "resnet_dnn_18", "deterministic ResNet-18 on digits"),
     _digits("deterministic-smooth", "resnet_dnn_smoothing_18", "the same with spatial smoothing"),
-    _small("mcdo", "resnet_mcdo_18", "width-16 MC-dropout ResNet-18 on CIFAR-100, short one-cycle schedule for a CPU"),
-    _small("mcdo-smooth", "resnet_mcdo_smoothing_18", "the same with spatial smoothing"),
-    _small("dnn", "resnet_dnn_18", "width-16 deterministic ResNet-18 on CIFAR-100, short one-cycle schedule"),
-    _small("dnn-smooth", "resnet_dnn_smoothing_18", "the same with spatial smoothing"),
-    _small("mcdo-mlp", "resnet_mcdo_18", "width-16 MC-dropout ResNet-18 with an MLP head instead of GAP", head="mlp"),
-    _converged("mcdo", "resnet_mcdo_18", "width-16 MC-dropout ResNet-18 on ten classes, the paper's 200 epochs"),
-    _converged("mcdo-smooth", "resnet_mcdo_smoothing_18", "the same with spatial smoothing"),
-    _converged("dnn", "resnet_dnn_18", "width-16 deterministic ResNet-18 on ten classes, the paper's 200 epochs"),
-    _converged("dnn-smooth", "resnet_dnn_smoothing_18", "the same with spatial smoothing"),
-    _converged("mcdo-relu6", "resnet_mcdo_18", "MC dropout with ReLU6 before every subsampling", smoothing="relu6"),
-    _converged("mcdo-preact", "preresnet_mcdo_18", "pre-activation MC-dropout ResNet-18"),
-    _converged("mcdo-mlp", "resnet_mcdo_18", "MC dropout with an MLP head instead of GAP", head="mlp"),
-    _converged("vit", "vit_mcdo_6", "vision transformer with MC dropout, by Adam", width=64, descent=BY_ADAM),
-    _converged("vit-smooth", "vit_mcdo_smoothing_6", "the same with a blur of tokens", width=64, descent=BY_ADAM),
+    *_stage("cifar100-small", "cifar100", 100, "CIFAR-100, 8 one-cycle epochs", epochs=8, schedule=OneCycle()),
+    *_stage("cifar100-medium", "cifar100", 100, "CIFAR-100, 30 one-cycle epochs", epochs=30, schedule=OneCycle()),
+    # Ten classes, which a CPU can learn to the end.
+    *_stage("converged", "cifar100-10", 10, "ten classes, the paper's 200 epochs"),
+    _vit("vit", "vit_mcdo_6", "vision transformer with MC dropout, by Adam"),
+    _vit("vit-smooth", "vit_mcdo_smoothing_6", "the same with a blur of tokens"),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _LISTED}
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 EVALUATION_BATCH = 500
 # Images that the curvature on the way is measured on: its course, not its value on all of them, is what is looked for.
 _WATCHED = 256
+# Seconds between states on disk: the small epochs of a fast machine take less than writing one.
+_STATE_EVERY = 10.0
 # Steps between measurements, where they take no more than their share of the time.
 _EVERY = 100
 _BUDGET: float | None = 0.05
@@ -225,9 +228,10 @@ def train(
 ) -> Path | None:
     """Train a network and write its checkpoint.
 
-    After each epoch the state is written beside `path` (``.state``); when this function is called again after an
-    interruption it resumes from there, and on the same machine, with the same number of threads, ends with the same
-    bits as if never interrupted: order, augmentation and masks of a step are functions of (seed, epoch, step).
+    The state is written beside `path` (``.state``) after an epoch, every ten seconds at most. When this function is
+    called again after an interruption it resumes from there, and on the same machine, with the same number of threads,
+    ends with the same bits as if never interrupted: order, augmentation and masks of a step are functions of
+    (seed, epoch, step).
 
     Parameters
     ----------
@@ -273,7 +277,7 @@ def train(
     state = path.with_name(f"{path.name}.state")
     _restore(run, state)
     steps = len(_batches(torch.arange(len(train_images)), recipe.batch))
-    done = len(run.history)
+    done, written = len(run.history), -math.inf
     if monitor:
         run.monitor = _monitor(run, path, done * steps)
     with Progress(recipe.trained_epochs * steps, f"{recipe.name}, seed {seed}", quiet=quiet, done=done * steps) as bar:
@@ -282,10 +286,13 @@ def train(
             if series and number + 1 in recipe.series:
                 stopped = recipe.replace(stop_after=number + 1)
                 run.save(stopped, path.with_name(stopped.file_name(seed)), dtype)
-            write_whole(state, _state(run))
             longest = max(epoch["seconds"] for epoch in run.history[done:])
-            late = max_seconds is not None and time.perf_counter() - began + longest > max_seconds
-            if late and number + 1 < recipe.trained_epochs:
+            now, last = time.perf_counter(), number + 1 == recipe.trained_epochs
+            late = not last and max_seconds is not None and now - began + longest > max_seconds
+            if late or (not last and now - written > _STATE_EVERY):
+                write_whole(state, _state(run))
+                written = now
+            if late:
                 return None
     run.save(recipe, path, dtype)
     state.unlink(missing_ok=True)

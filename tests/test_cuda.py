@@ -1,0 +1,90 @@
+"""What only a GPU can show: every instrument's numbers beside the CPU's, and that a training fits its own steps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from landscape import checkpoint
+from landscape.training import trainer
+from landscape.training.recipes import RECIPES
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+CUDA = torch.device("cuda")
+CPU = torch.device("cpu")
+# Of the largest number of an array: rounding of float32, amplified by a Lanczos recursion.
+ROUNDING = 2e-3
+
+
+def near(there: np.ndarray, here: np.ndarray, name: str) -> None:
+    here, there = np.asarray(here, float), np.asarray(there, float)
+    scale = float(np.abs(here[np.isfinite(here)]).max(initial=0.0))
+    np.testing.assert_allclose(there, here, rtol=ROUNDING, atol=ROUNDING * scale + 1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "loss",
+        "gradient",
+        "product",
+        "GGN",
+        "trace",
+        "spectrum",
+        "mini-batches",
+        "surface",
+        "predictions",
+        "feature maps",
+        "Fourier",
+        "band noise",
+        "attacks",
+    ],
+)
+def test_the_numbers_of_the_cpu(what: str) -> None:
+    from device_numbers import SAME, numbers
+
+    here, there = (numbers(SAME[what](device)) for device in (CPU, CUDA))
+    assert here
+    assert set(here) == set(there)
+    for name, value in here.items():
+        near(there[name], value, name)
+
+
+def test_a_product_leaves_tf32_as_it_was_and_does_not_use_it() -> None:
+    from device_numbers import products
+
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        rough = products(CUDA).cpu()
+        during = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    exact = products(CPU)
+    assert during == (True, True)
+    assert float((rough - exact).norm() / exact.norm()) < 1e-5
+
+
+def test_masks_of_a_seed_are_the_same_on_every_call() -> None:
+    from device_numbers import objective
+
+    drawn = objective(CUDA, dropout="fresh")
+    first, again, other = drawn.value().loss, drawn.value().loss, drawn.value(sample=1).loss
+    assert first == pytest.approx(again, rel=1e-6)
+    assert first != pytest.approx(other, rel=1e-5)
+
+
+def test_an_epoch_of_training(tmp_path: Path) -> None:
+    recipe = RECIPES["digits-plain"].replace(epochs=1)
+    recipe = recipe.replace(model={**recipe.model, "width": 4, "name": "resnet_dnn_18"})
+    paths = [
+        trainer.train(recipe, tmp_path / f"{device}.safetensors", device=device, compute="float32", quiet=True)
+        for device in (CPU, CUDA)
+    ]
+    assert all(paths)
+    here, there = (checkpoint.load(path) for path in paths if path)
+    # The paths part from each other by rounding, step by step; the loss of an epoch hardly does.
+    assert there.history[-1]["train_cross_entropy"] == pytest.approx(here.history[-1]["train_cross_entropy"], rel=0.02)
+    assert there.recipe is not None
+    assert there.recipe["run"]["device"] == "cuda"
