@@ -6,14 +6,26 @@ import numpy as np
 import torch
 
 from landscape import data, feature_maps, fourier, frequency_noise, hessian, nets, predictions, robustness, surface
+from landscape.compute.randomness import generator
 from landscape.eigen import eigenpairs, trace
 from landscape.objective import CurvatureOperator, Objective
 from landscape.store.protocol import Protocol
 
 IMAGES = data.load("digits", "train").select(torch.arange(16))
-NETWORK = nets.build("resnet_mcdo_smoothing_18", num_classes=10, width=2)
+
+
+def built(name: str) -> torch.nn.Module:
+    """A small network that no activation of which is exactly zero: at the kink of a ReLU rounding decides a slope."""
+    network = nets.build(name, num_classes=10, width=2)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.bias, 0.2, 0.5, generator=generator(0, "bias"))
+    return network
+
+
+NETWORK = built("resnet_mcdo_smoothing_18")
 # Where its dropout is on, the two devices draw other masks.
-PLAIN = nets.build("resnet_dnn_smoothing_18", num_classes=10, width=2)
+PLAIN = built("resnet_dnn_smoothing_18")
 
 
 def objective(device: torch.device, **protocol: object) -> Objective:

@@ -13,8 +13,8 @@ from landscape.training.recipes import RECIPES
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 CUDA = torch.device("cuda")
 CPU = torch.device("cpu")
-# Of the largest number of an array: rounding of float32, amplified by a Lanczos recursion.
-ROUNDING = 2e-3
+# Of the largest number of an array: rounding of float32, amplified by a Lanczos recursion, or by a logarithm.
+ROUNDING = 5e-3
 
 
 def near(there: np.ndarray, here: np.ndarray, name: str) -> None:
@@ -72,7 +72,7 @@ def test_masks_of_a_seed_are_the_same_on_every_call() -> None:
     drawn = objective(CUDA, dropout="fresh")
     first, again, other = drawn.value().loss, drawn.value().loss, drawn.value(sample=1).loss
     assert first == pytest.approx(again, rel=1e-6)
-    assert first != pytest.approx(other, rel=1e-5)
+    assert first != pytest.approx(other, rel=2e-6)
 
 
 def test_an_epoch_of_training(tmp_path: Path) -> None:
@@ -88,3 +88,44 @@ def test_an_epoch_of_training(tmp_path: Path) -> None:
     assert there.history[-1]["train_cross_entropy"] == pytest.approx(here.history[-1]["train_cross_entropy"], rel=0.02)
     assert there.recipe is not None
     assert there.recipe["run"]["device"] == "cuda"
+
+
+def stepped(*, recordable: bool, count: int = 24) -> tuple[trainer._Run, list[float]]:
+    from device_numbers import IMAGES
+
+    recipe = RECIPES["digits-plain"].replace(batch=16)
+    recipe = recipe.replace(model={**recipe.model, "width": 4})
+    images = IMAGES.to(CUDA)
+    run = trainer._Run.begun(recipe, 0, images, images, torch.float32)
+    run.recordable = recordable
+    losses = []
+    for step in range(count):
+        run.set_rate(0.01 * (1 + step % 3))
+        loss, _ = run.step(images.images, images.labels, 0, step)
+        losses.append(float(loss))
+    return run, losses
+
+
+def test_recorded_steps_are_the_steps_that_they_stand_for() -> None:
+    (eager, wanted), (recorded, found) = (stepped(recordable=recordable) for recordable in (False, True))
+    assert eager.recording is None
+    assert recorded.recording is not None
+    assert recorded.stepped < eager.stepped
+    assert len({round(loss, 6) for loss in found}) > 20
+    assert found == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_network_that_reads_a_number_on_the_host_is_trained_without_a_recording(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forward = trainer._Run.forward
+
+    def reading(self: trainer._Run, *given: object) -> torch.Tensor:
+        outputs = forward(self, *given)  # type: ignore[arg-type]
+        return outputs * (1 if float(outputs.detach().max()) < 1e9 else 0)
+
+    _, wanted = stepped(recordable=False)
+    monkeypatch.setattr(trainer._Run, "forward", reading)
+    run, found = stepped(recordable=True)
+    assert run.recording is None
+    assert found == pytest.approx(wanted, rel=1e-3)

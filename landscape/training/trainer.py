@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from landscape import checkpoint, data, nets
 from landscape.checkpoint.torch_files import require_plain
 from landscape.compute.masks import Masks
 from landscape.compute.progress import Progress
-from landscape.compute.randomness import generator
+from landscape.compute.randomness import derived_seed, generator
 from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.store import registry
@@ -27,7 +28,11 @@ from landscape.training.recipes import Recipe
 if TYPE_CHECKING:
     from landscape.monitor import Monitor
 
+_log = logging.getLogger(__name__)
+
 EVALUATION_BATCH = 500
+# Steps on a GPU before one is recorded: what libraries and optimizers set up once is behind them.
+_BEFORE_RECORDING = 8
 # Images that the curvature on the way is measured on: its course, not its value on all of them, is what is looked for.
 _WATCHED = 256
 # Seconds between states on disk: the small epochs of a fast machine take less than writing one.
@@ -77,6 +82,9 @@ class _Run:
     compute: torch.dtype
     history: list[dict[str, Any]]
     monitor: "Monitor | None" = None
+    recording: "_Recording | None" = None
+    stepped: int = 0
+    recordable: bool = True
 
     @classmethod
     def begun(cls, recipe: Recipe, seed: int, train: Images, test: Images, compute: torch.dtype) -> "_Run":
@@ -103,19 +111,41 @@ class _Run:
         header = recipe.header(self.seed) | {"run": self.machine | {"data_sha256": self.train.sha256}}
         checkpoint.save(path, self.model.state_dict(), recipe=header, history=self.history, dtype=dtype)
 
-    def forward(self, raw: torch.Tensor, images: Images, *purpose: str | int) -> torch.Tensor:
-        """Logits, float32, of raw images; dropout masks come from the stream that `purpose` names."""
+    def forward(self, raw: torch.Tensor, images: Images, masks: torch.Generator) -> torch.Tensor:
+        """Logits, float32, of raw images; dropout masks come from a generator on the device."""
         inputs = images.normalized(raw).contiguous(memory_format=torch.channels_last)
-        masks = Masks.stream(generator(self.seed, "mask", *purpose, device=self.device))
-        with masks, torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32):
+        autocast = torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
+        with Masks.stream(masks), autocast:
             return self.model(inputs).float()
 
     def step(self, raw: torch.Tensor, labels: torch.Tensor, *purpose: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One update of the weights; the batch's mean loss and the number right, both on the device.
 
-        On a GPU nothing in it makes the host wait.
+        On a GPU nothing in it makes the host wait, and whole batches are a replay of the first of them (`_Recording`).
         """
-        outputs = self.forward(raw, self.train, *purpose)
+        seed = derived_seed(self.seed, "mask", *purpose)
+        if self.device.type == "cuda" and len(raw) == self.recipe.batch:
+            self._record(raw, labels)
+            if self.recording is not None:
+                return self.recording(raw, labels, seed)
+        self.stepped += 1
+        return self.update(raw, labels, torch.Generator(self.device).manual_seed(seed))
+
+    def _record(self, raw: torch.Tensor, labels: torch.Tensor) -> None:
+        """Make the recording, once its time has come."""
+        if self.recording is None and self.recordable and self.monitor is None and self.stepped >= _BEFORE_RECORDING:
+            try:
+                self.recording = _Recording(self, raw, labels)
+            except RuntimeError as error:
+                # A layer of the user's own may read a number on the host, which no recording can.
+                self.recordable = False
+                _log.info("steps of %s are not recorded: %s", self.recipe.name, str(error).splitlines()[0])
+
+    def update(
+        self, raw: torch.Tensor, labels: torch.Tensor, masks: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The work of a step."""
+        outputs = self.forward(raw, self.train, masks)
         loss = functional.cross_entropy(outputs, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -138,8 +168,7 @@ class _Run:
         for step, rows in enumerate(batches):
             multiplier = recipe.schedule.multiplier(number * len(batches) + step, len(batches), recipe.epochs)
             rate = recipe.learning_rate * multiplier
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            self.set_rate(rate)
             raw = train.images[rows]
             if padding or flip:
                 raw = data.augment(raw, drawn[rows], padding=padding)
@@ -173,6 +202,14 @@ class _Run:
             }
         )
 
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the next step; on the device where a recording reads it there."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
     @torch.no_grad()
     def evaluate(self, number: int) -> tuple[float, float]:
         """Mean negative log-likelihood and accuracy on the test set, one pass (one dropout sample)."""
@@ -180,7 +217,8 @@ class _Run:
         loss_sum, correct = 0.0, 0
         for start in range(0, len(self.test), EVALUATION_BATCH):
             labels = self.test.labels[start : start + EVALUATION_BATCH]
-            outputs = self.forward(self.test.images[start : start + EVALUATION_BATCH], self.test, number, "test", start)
+            masks = generator(self.seed, "mask", number, "test", start, device=self.device)
+            outputs = self.forward(self.test.images[start : start + EVALUATION_BATCH], self.test, masks)
             loss_sum += float(functional.cross_entropy(outputs.double(), labels, reduction="sum"))
             correct += int((outputs.argmax(1) == labels).sum())
         return loss_sum / len(self.test), correct / len(self.test)
@@ -192,9 +230,45 @@ class _Run:
         return self.recipe.weight_decay / 2 * squares
 
 
+class _Recording:
+    """A step recorded once and replayed with other images, rate and masks: a CUDA graph.
+
+    A step of a narrow network is bound by the launches of its some three hundred kernels, not by their arithmetic; this
+    is one launch. The numbers are those of the steps that it stands for: masks come from a generator that is seeded
+    before each replay.
+
+    Parameters
+    ----------
+    run
+        Whose step it is, some steps under way.
+    raw, labels
+        A batch, for its shape.
+    """
+
+    def __init__(self, run: _Run, raw: torch.Tensor, labels: torch.Tensor) -> None:
+        self._raw, self._labels = raw.clone(), labels.clone()
+        self._masks = torch.Generator(run.device)
+        for group in run.optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=run.device)
+        # Gradients are then made within the recording, and stay where it left them.
+        run.optimizer.zero_grad(set_to_none=True)
+        self._graph = torch.cuda.CUDAGraph()
+        self._graph.register_generator_state(self._masks)
+        with torch.cuda.graph(self._graph):
+            self._found = run.update(self._raw, self._labels, self._masks)
+
+    def __call__(self, raw: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self._raw.copy_(raw)
+        self._labels.copy_(labels)
+        self._masks.manual_seed(seed)
+        self._graph.replay()
+        return self._found
+
+
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     settings: dict[str, Any] = {"lr": 0.0, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.optimizer == "adam":
+        settings["capturable"] = next(model.parameters()).device.type == "cuda"
         return torch.optim.Adam(model.parameters(), betas=(recipe.momentum, 0.999), **settings)
     return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, **settings)
 
