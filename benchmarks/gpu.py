@@ -189,27 +189,34 @@ def passes(table: Table, width: int, images: Images, count: int) -> None:
     table.add(f"Monte-Carlo pass of {len(images)} images", {"plain": plain, "ours": ours}, each=count)
 
 
-def training_steps(table: Table, images: Images, width: int) -> None:
-    """One training step of each kind beside a plain loop of the deterministic one."""
+def training_steps(table: Table, images: Images, width: int, count: int) -> None:
+    """A training step of each kind, of `count` one after the other, beside a plain loop of the deterministic one."""
     images = images.to(table.device)
     compute = trainer.precision("auto", table.device)
+    batch, labels = images.images[:128], images.labels[:128]
     ways: Ways = {}
-    for kind in KINDS:
+    for kind, recordable in (*((kind, True) for kind in KINDS), ("dnn", False)):
         recipe = RECIPES[f"cifar100-small-{kind}"]
         recipe = recipe.replace(model={**recipe.model, "width": width, "num_classes": images.classes})
         run = trainer._Run.begun(recipe, 0, images, images, compute)
-        ways[f"ours, {kind}"] = lambda run=run: run.step(images.images[:128], images.labels[:128], 0, 0)  # type: ignore
+        run.recordable = recordable
+        for step in range(trainer._BEFORE_RECORDING + 1):
+            run.step(batch, labels, 0, step)
+        how = "" if run.recording is None else ", recorded"
+        ways[f"ours, {kind}{how}"] = lambda run=run: [run.step(batch, labels, 1, step) for step in range(count)]  # type: ignore
     model = nets.build("resnet_dnn_18", num_classes=images.classes, width=width).to(table.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4, fused=True)
 
     def plain() -> None:
-        with torch.autocast(table.device.type, compute, enabled=compute != torch.float32), Masks.off():
-            outputs = model(images.batch(0, 128, device=table.device)).float()
-        optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(outputs, images.labels[:128]).backward()
-        optimizer.step()
+        for _ in range(count):
+            with torch.autocast(table.device.type, compute, enabled=compute != torch.float32), Masks.off():
+                outputs = model(images.batch(0, 128, device=table.device)).float()
+            optimizer.zero_grad(set_to_none=True)
+            functional.cross_entropy(outputs, labels).backward()
+            optimizer.step()
 
-    table.add(f"training step of 128 images, {compute}", {"plain loop, dnn": plain, **ways})
+    what = f"training step of 128 images, width {width}, {str(compute).removeprefix('torch.')}"
+    table.add(what, {"plain loop, dnn": plain, **ways}, each=count)
 
 
 def main() -> None:
@@ -246,7 +253,8 @@ def main() -> None:
         density(table, small, images.subset(few, seed=1), 4 if toy else 40)
         surface(table, small, images.subset(2 * few if toy else 1000, seed=1))
         passes(table, width, images.subset(few, seed=1), 2 if toy else 10)
-    training_steps(table, images.subset(256, seed=1), width)
+    for each in dict.fromkeys((16, width)):
+        training_steps(table, images.subset(256, seed=1), each, 2 if toy else 20)
 
 
 if __name__ == "__main__":
