@@ -3,13 +3,16 @@
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from test_pooling import faulty
+from torch.nn import functional
 
 from analyses import gpu
 from landscape import checkpoint, nets, training
-from landscape.compute import settings
+from landscape.compute import pooling, settings
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator
 
@@ -27,6 +30,14 @@ def test_a_device_that_computes_well_passes_and_another_does_not(
 
     monkeypatch.setattr(CurvatureOperator, "__call__", settings.measurement(rough))
     with pytest.raises(LandscapeError, match="no measurement here can be trusted"):
+        gpu.check(torch.device("cpu"), tmp_path)
+
+
+def test_a_device_whose_gradient_is_wrong_for_one_layer_does_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooling, "functional", SimpleNamespace(pad=functional.pad, avg_pool2d=faulty))
+    with pytest.raises(LandscapeError, match=r"differences of the .*no measurement here can be trusted"):
         gpu.check(torch.device("cpu"), tmp_path)
 
 

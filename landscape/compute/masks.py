@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from landscape.compute.pooling import avg_pool2d
 from landscape.compute.randomness import derived_seed
 
 # Masks of so many consecutive examples come from one source: seeding one costs ten microseconds, which small maps would
@@ -337,6 +338,10 @@ def _attention(
     return weights * masks.mask(weights.shape, dropout_p, weights) @ value
 
 
+def _average(masks: Masks, *arguments: Any, **keywords: Any) -> Tensor:
+    return avg_pool2d(*arguments, **keywords)
+
+
 def _torch_dropout(masks: Masks, input: Tensor, p: float, train: bool) -> Tensor:
     return _functional_dropout(masks, input, p, train)
 
@@ -350,4 +355,6 @@ _REPLACED: dict[Any, Callable[..., Tensor]] = {
     functional.feature_alpha_dropout: _functional_feature_alpha_dropout,
     functional.scaled_dot_product_attention: _attention,
     torch.dropout: _torch_dropout,
+    # Every pass of a measurement and of a training is made within one of these.
+    functional.avg_pool2d: _average,
 }

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from landscape.compute.pooling import avg_pool2d
 from landscape.errors import LandscapeError
 from landscape.store.importing import named_object
 
@@ -77,7 +78,7 @@ class Blur(nn.Module):
             before, after = (self.taps - 1) // 2, self.taps // 2
         if self.box and before == after and self.padding in ("grow", "zero"):
             # A box is an average pooling whose zeros count: the fastest kernel there is for it.
-            return functional.avg_pool2d(features, self.taps, 1, before)
+            return avg_pool2d(features, self.taps, 1, before)
         mode = {"grow": "constant", "zero": "constant"}.get(self.padding, self.padding)
         padded = functional.pad(features, (before, after, before, after), mode=mode)
         weight = self.kernel.to(features.dtype).expand(features.shape[1], 1, self.taps, self.taps)
