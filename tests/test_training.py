@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from landscape import checkpoint, data, nets, training
 from landscape.command import STOPPED_IN_TIME
 from landscape.errors import LandscapeError
 from landscape.monitor.record import read_table
-from landscape.training import OneCycle, Recipe, Steps
+from landscape.training import OneCycle, Recipe, Steps, trainer
 from landscape.training.cli import main
 
 SET = """
@@ -336,3 +337,87 @@ class TestCommand:
         assert main(["--list"]) == 0
         shown = capsys.readouterr().out
         assert all(name in shown for name in ("digits-plain", "cifar100-paper-MODEL"))
+
+
+class TestRecordedSteps:
+    """Recordings are CUDA's: here each replay is the step, taken by a stand-in, so that all around it is tested."""
+
+    @pytest.fixture
+    def graphs(self, monkeypatch):
+        """Stand-ins for CUDA graphs, of which nothing happens while they are recorded."""
+        made = []
+
+        class Graph:
+            def register_generator_state(self, masks):
+                self.masks = masks
+
+            def replay(self):
+                self.replays += 1
+                found = self.recording._run.update(self.recording._raw, self.recording._labels, self.masks)
+                for kept, value in zip(self.recording._found, found, strict=True):
+                    kept.copy_(value)
+
+        class Capture:
+            def __init__(self, graph):
+                self.graph = graph
+
+            def __enter__(self):
+                # The recording is what this context is entered in.
+                self.graph.recording = sys._getframe(1).f_locals["self"]
+                self.graph.replays = 0
+                run = self.graph.recording._run
+                self.state = copy.deepcopy((run.model.state_dict(), run.optimizer.state_dict()))
+
+            def __exit__(self, *error):
+                run = self.graph.recording._run
+                run.model.load_state_dict(self.state[0])
+                run.optimizer.load_state_dict(self.state[1])
+                made.append(self.graph)
+
+        monkeypatch.setattr(trainer, "_records", lambda device: True)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", Capture)
+        monkeypatch.setattr(trainer, "_BEFORE_RECORDING", 2)
+        return made
+
+    def test_a_training_of_replays_has_the_bits_of_one_of_steps(self, tmp_path, recipe, graphs, monkeypatch):
+        recorded = training.train(recipe, tmp_path / "recorded.safetensors", quiet=True)
+        (graph,) = graphs
+        # Of 12 steps, three are smaller batches and two come before it; once it is compared with a step.
+        assert graph.replays == 12 - 3 - 2 + 1
+        monkeypatch.setattr(trainer, "_records", lambda device: False)
+        # The rate of a recording is a number in float32.
+        set_rate = trainer._Run.set_rate
+        monkeypatch.setattr(trainer._Run, "set_rate", lambda run, rate: set_rate(run, float(torch.tensor(rate))))
+        stepped = training.train(recipe, tmp_path / "stepped.safetensors", quiet=True)
+        first, second = weights(recorded), weights(stepped)
+        for name, value in first.items():
+            torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-5)
+
+    def test_a_recording_that_is_not_the_step_is_not_used(self, tmp_path, recipe, graphs, monkeypatch, caplog):
+        monkeypatch.setattr(trainer._Recording, "difference", lambda self: 0.5)
+        caplog.set_level("INFO")
+        training.train(recipe, tmp_path / "a.safetensors", quiet=True)
+        assert graphs[0].replays == 0
+        assert "not recorded: a recorded one is off by 50.0%" in caplog.text
+
+    def test_the_comparison_sees_other_masks_and_takes_no_step(self, recipe, graphs):
+        images, test = (data.load(recipe.data, split) for split in ("train", "test"))
+        run = trainer._Run.begun(recipe, 0, images, test, torch.float32)
+        for step in range(3):
+            run.set_rate(0.05)
+            run.step(images.images[:16], images.labels[:16], 0, step)
+        before = copy.deepcopy(run.model.state_dict())
+        assert run.recording.difference() < 1e-6
+        run.recording._graph.masks = torch.Generator().manual_seed(77)
+        assert run.recording.difference() > trainer._SAME_STEP
+        assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+
+    def test_what_cannot_be_recorded_is_stepped(self, tmp_path, recipe, graphs, monkeypatch, caplog):
+        def refuse(graph):
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+        monkeypatch.setattr(torch.cuda, "graph", refuse)
+        caplog.set_level("INFO")
+        assert training.train(recipe, tmp_path / "a.safetensors", quiet=True)
+        assert caplog.text.count("not recorded: operation not permitted") == 1

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ _log = logging.getLogger(__name__)
 EVALUATION_BATCH = 500
 # Steps on a GPU before one is recorded: what libraries and optimizers set up once is behind them.
 _BEFORE_RECORDING = 8
+# Largest difference of a recorded step from the step itself, in lengths of the step: kernels that sum in another order
+# each time stay far below in bfloat16, and other masks or another rate are far above.
+_SAME_STEP = 0.05
 # Images that the curvature on the way is measured on: its course, not its value on all of them, is what is looked for.
 _WATCHED = 256
 # Seconds between states on disk: the small epochs of a fast machine take less than writing one.
@@ -124,7 +128,7 @@ class _Run:
         On a GPU nothing in it makes the host wait, and whole batches are a replay of the first of them (`_Recording`).
         """
         seed = derived_seed(self.seed, "mask", *purpose)
-        if self.device.type == "cuda" and len(raw) == self.recipe.batch:
+        if _records(self.device) and len(raw) == self.recipe.batch:
             self._record(raw, labels)
             if self.recording is not None:
                 return self.recording(raw, labels, seed)
@@ -132,14 +136,21 @@ class _Run:
         return self.update(raw, labels, torch.Generator(self.device).manual_seed(seed))
 
     def _record(self, raw: torch.Tensor, labels: torch.Tensor) -> None:
-        """Make the recording, once its time has come."""
-        if self.recording is None and self.recordable and self.monitor is None and self.stepped >= _BEFORE_RECORDING:
-            try:
-                self.recording = _Recording(self, raw, labels)
-            except RuntimeError as error:
-                # A layer of the user's own may read a number on the host, which no recording can.
-                self.recordable = False
-                _log.info("steps of %s are not recorded: %s", self.recipe.name, str(error).splitlines()[0])
+        """Make the recording, once its time has come; where it cannot be made or is not the step, none is."""
+        if self.recording is not None or not self.recordable or self.monitor or self.stepped < _BEFORE_RECORDING:
+            return
+        try:
+            recording = _Recording(self, raw, labels)
+            off = recording.difference()
+        except RuntimeError as error:
+            # A layer of the user's own may read a number on the host, which no recording can.
+            self.recordable, why = False, str(error).splitlines()[0]
+        else:
+            self.recordable, why = off < _SAME_STEP, f"a recorded one is off by {off:.1%}"
+        if self.recordable:
+            self.recording = recording
+        else:
+            _log.info("steps of %s are not recorded: %s", self.recipe.name, why)
 
     def update(
         self, raw: torch.Tensor, labels: torch.Tensor, masks: torch.Generator
@@ -235,7 +246,7 @@ class _Recording:
 
     A step of a narrow network is bound by the launches of its some three hundred kernels, not by their arithmetic; this
     is one launch. The numbers are those of the steps that it stands for: masks come from a generator that is seeded
-    before each replay.
+    before each replay. `difference` compares the two, once, before the first counts.
 
     Parameters
     ----------
@@ -246,6 +257,7 @@ class _Recording:
     """
 
     def __init__(self, run: _Run, raw: torch.Tensor, labels: torch.Tensor) -> None:
+        self._run = run
         self._raw, self._labels = raw.clone(), labels.clone()
         self._masks = torch.Generator(run.device)
         for group in run.optimizer.param_groups:
@@ -263,6 +275,32 @@ class _Recording:
         self._masks.manual_seed(seed)
         self._graph.replay()
         return self._found
+
+    @torch.no_grad()
+    def difference(self, seed: int = 0) -> float:
+        """How far weights behind a replay are from those behind the step, in lengths of the step; neither counts."""
+        model, kept = self._run.model, self._run.optimizer.state.values()
+        state = [*model.parameters(), *model.buffers(), *(each for of in kept for each in of.values())]
+        state = [each for each in state if isinstance(each, torch.Tensor)]
+        before = [each.clone() for each in state]
+
+        def behind(step: Callable[[], object]) -> torch.Tensor:
+            with torch.enable_grad():
+                step()
+            weights = torch.cat([parameter.flatten() for parameter in model.parameters()])
+            for each, value in zip(state, before, strict=True):
+                each.copy_(value)
+            return weights
+
+        origin = torch.cat([parameter.flatten() for parameter in model.parameters()])
+        masks = torch.Generator(self._run.device).manual_seed(seed)
+        stepped = behind(lambda: self._run.update(self._raw, self._labels, masks))
+        replayed = behind(lambda: self(self._raw, self._labels, seed))
+        return float((replayed - stepped).norm() / (stepped - origin).norm())
+
+
+def _records(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
