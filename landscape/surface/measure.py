@@ -330,10 +330,14 @@ def _over_lattice(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All variables over the lattice: measured everywhere, or where the tolerance asks for it; and facts about that."""
     regression = Regression(controls, sample) if sampled else None
-    # Added up as cells are, so that the rise at the origin is zero to the last bit.
+    # Added up as cells are, so that the rise at the origin is zero to the last bit: not by Python's `sum`, which carries
+    # the rounding along from 3.12 on.
     ranges = worker.cells.inference.ranges(0, worker.objective.images)
     at_origin = controls[:, 0].contiguous()
-    origin_mean = sum(float(at_origin[start:stop].sum()) for start, stop in ranges) / worker.objective.images
+    total = torch.zeros((), dtype=torch.float64, device=at_origin.device)
+    for start, stop in ranges:
+        total += at_origin[start:stop].sum()
+    origin_mean = float(total / worker.objective.images)
     zero = float(worker.objective.l2(worker.objective.weights().parameters))
     variables: dict[str, np.ndarray] = {}
     known = np.zeros(worker.shape, dtype=bool)
