@@ -9,7 +9,9 @@ goes on. Checkpoints (half precision), results, reports and a log (``gpu.json``)
 Without a GPU the same program runs with ``--device cpu``, for instance ``--preset digits --seeds 1``.
 """
 
+import contextlib
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -34,6 +36,8 @@ MOST_ERROR = 3e-4
 # Share of the time that is kept for measuring.
 FOR_CLAIMS = 0.35
 POLL = 0.2
+# Seconds that a process has to save what it has; what it is in the middle of is measured again.
+GRACE = 2.0
 
 
 def parser() -> command.Parser:
@@ -102,25 +106,41 @@ class Program:
                 stdout=words,
                 stderr=words,
                 stdin=subprocess.DEVNULL,
+                # With the processes that it starts, it is stopped as one.
+                start_new_session=True,
             )
 
     def run(self, jobs: Sequence[Job], until: float, *, late: Callable[[Sequence[Job]], bool]) -> None:
         """Jobs side by side; none is begun that is `late`, and none runs into the last `until` seconds."""
-        waiting, running = list(jobs), dict[str, tuple[Job, Any, float]]()
-        while waiting or running:
-            while waiting and len(running) < self.arguments.processes:
-                job = waiting.pop(0)
-                if not late(jobs):
-                    running[job.name] = (job, self.start(job), time.monotonic())
-            for name, (job, process, began) in list(running.items()):
-                if process.poll() is None and self.left < until:
-                    process.terminate()
-                    process.wait()
-                if process.poll() is not None:
-                    job.status, job.seconds = process.returncode, time.monotonic() - began
-                    del running[name]
-                    self.note(**{name: {"status": job.status, "seconds": round(job.seconds, 1)}})
-            time.sleep(POLL)
+        waiting, running = list(jobs), dict[str, tuple[Job, subprocess.Popen[bytes], float]]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.arguments.processes:
+                    job = waiting.pop(0)
+                    if not late(jobs):
+                        running[job.name] = (job, self.start(job), time.monotonic())
+                if self.left < until:
+                    stop([process for _, process, _ in running.values()])
+                for name, (job, process, began) in list(running.items()):
+                    if process.poll() is not None:
+                        job.status, job.seconds = process.returncode, time.monotonic() - began
+                        del running[name]
+                        self.note(**{name: {"status": job.status, "seconds": round(job.seconds, 1)}})
+                time.sleep(POLL)
+        finally:
+            stop([process for _, process, _ in running.values()])
+
+
+def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """End processes and what they have started: with time to save, and then without asking."""
+    for name, seconds in (("SIGTERM", GRACE), ("SIGKILL", None)):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, getattr(signal, name))
+        until = None if seconds is None else time.monotonic() + seconds
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(None if until is None else max(0.0, until - time.monotonic()))
 
 
 def check(device: Any, folder: Path) -> dict[str, float]:

@@ -42,11 +42,20 @@ def test_a_device_whose_gradient_is_wrong_for_one_layer_does_not_pass(
 
 
 def test_jobs_end_before_the_deadline(tmp_path: Path) -> None:
-    program = gpu.Program(argparse.Namespace(out=tmp_path, deadline=6.0, processes=2))
+    # It does not listen, and neither does the process that it has started.
+    tmp_path.joinpath("stubborn.py").write_text(
+        "import pathlib, signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "if len(sys.argv) < 2:\n"
+        "    child = subprocess.Popen([sys.executable, __file__, 'child'])\n"
+        "    pathlib.Path('child').write_text(str(child.pid))\n"
+        "time.sleep(600)\n"
+    )
+    program = gpu.Program(argparse.Namespace(out=tmp_path, deadline=8.0, processes=2))
     jobs = [
         gpu.Job("quick", ["platform"]),
         gpu.Job("failing", ["platform.nothing"]),
-        gpu.Job("endless", ["http.server", "0"]),
+        gpu.Job("endless", ["stubborn"]),
         gpu.Job("dropped", ["platform"]),
     ]
 
@@ -56,8 +65,11 @@ def test_jobs_end_before_the_deadline(tmp_path: Path) -> None:
         asked.append(jobs)
         return len(asked) > 3
 
-    program.run(jobs, 1.0, late=late)
+    program.run(jobs, 4.0, late=late)
     assert program.left > 0
+    child = Path("/proc", tmp_path.joinpath("child").read_text(), "stat")
+    # Nobody waits for the orphan here: dead is what it is all the same.
+    assert not child.exists() or child.read_text().split()[2] == "Z"
     assert [job.status for job in jobs[:2]] == [0, 1]
     assert jobs[2].status not in (0, None)
     assert jobs[3].status is None
