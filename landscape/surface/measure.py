@@ -330,8 +330,7 @@ def _over_lattice(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All variables over the lattice: measured everywhere, or where the tolerance asks for it; and facts about that."""
     regression = Regression(controls, sample) if sampled else None
-    # Added up as cells are, so that the rise at the origin is zero to the last bit: not by Python's `sum`, which carries
-    # the rounding along (from 3.12 on).
+    # Added up as cells are, for a rise of exactly zero at the origin: the `sum` of Python 3.12 rounds less.
     ranges = worker.cells.inference.ranges(0, worker.objective.images)
     at_origin = controls[:, 0].contiguous()
     total = torch.zeros((), dtype=torch.float64, device=at_origin.device)
