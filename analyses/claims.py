@@ -91,8 +91,9 @@ STAGES = ("paper", "converged", "cifar100-medium", "cifar100-small", "digits")
 Reports = Mapping[str, Mapping[str, Any]]
 # Comparison whose measured effects those that stand for C12 are held against, beside the paper's directions.
 SMOOTHING = "smooth"
-# What a picture of effects calls them, and shows unless asked for others.
-DRAWN = {SMOOTHING: "smooth, MC dropout", "deterministic": "smooth, deterministic"}
+# What a picture of effects shows unless asked for others, and what it calls them.
+DRAWN = (SMOOTHING, "deterministic")
+DRAWN_AS = {SMOOTHING: "smooth", "deterministic": "deterministic", "relu6": "ReLU6", "gap-head": "GAP, not MLP"}
 
 
 def parser() -> command.Parser:
@@ -159,12 +160,12 @@ def main(argv: Sequence[str]) -> int:
     if not stages:
         raise LandscapeError(f"no reports in {folder}: run python -m analyses.claims --measure first")
     if arguments.plot is not None:
-        draw(stages, arguments.plot, arguments.only or tuple(DRAWN))
+        draw(stages, arguments.plot, arguments.only or DRAWN)
     files.write_whole(arguments.out, page(stages).encode())
     return 0
 
 
-def draw(stages: Mapping[str, "Reports"], path: Path, only: Sequence[str] = tuple(DRAWN)) -> Path:
+def draw(stages: Mapping[str, "Reports"], path: Path, only: Sequence[str] = DRAWN) -> Path:
     """Effects of these comparisons at every stage that has verdicts of them, those that are arithmetic left out."""
     import numpy as np
 
@@ -181,8 +182,8 @@ def draw(stages: Mapping[str, "Reports"], path: Path, only: Sequence[str] = tupl
             report = reports[name]
             about = report["about"]
             losses = " and ".join(f"{each['training NLL, nats']:#.2g}" for each in about)
-            trained = f", {_fact(about[0]['epochs'])} epochs\ntraining NLL\n{losses}" if about else ""
-            columns[f"{preset}\n{DRAWN.get(name, name)}\nn = {report['seeds']}{trained}"] = [
+            trained = f"\n{_fact(about[0]['epochs'])} epochs\ntraining NLL\n{losses}" if about else ""
+            columns[f"{preset}\n{DRAWN_AS.get(name, name)}\nn = {report['seeds']}{trained}"] = [
                 Bar(
                     f"{claim['claim']} {claim['statement']}",
                     LOWER if claim["claimed"] == "lower" else HIGHER,

@@ -50,5 +50,7 @@ def draw(drawing: Drawing) -> Figure:
         fit.set_xlabel("ensemble size $N$")
         fit.set_ylabel("NLL, training images (nats)")
         plotting.letter([surface, spectrum, fit])
-        plotting.below(figure, surface, columns=4, title="band: 95 % over images and passes")
+        plotting.below(
+            figure, surface, columns=4, title=drawing.explained("training", "bands: 95 % over images and passes")
+        )
     return figure
