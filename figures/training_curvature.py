@@ -16,7 +16,7 @@ from landscape.series.picture import QUANTITIES, over_time, time_axis
 STUDY = "training_curvature"
 PANELS = ("eigenvalue", "trace", "loss")
 COMPARED = {"eigenvalue": "o-", "trace": "s:"}
-PLAIN, SMOOTH = "mcdo", "mcdo-smooth"
+SMOOTH = "-smooth"
 
 
 def draw(drawing: Drawing) -> Figure:
@@ -43,8 +43,8 @@ def ratios(entries: Sequence[Entry], name: str) -> dict[int, list[float]]:
             at[entry.kind, entry.seed, int(time)] = float(value)
     logarithms: dict[int, list[float]] = {}
     for (kind, seed, time), value in at.items():
-        plain = at.get((PLAIN, seed, time), math.nan)
-        if kind == SMOOTH and value > 0 and plain > 0:
+        plain = at.get((kind.removesuffix(SMOOTH), seed, time), math.nan)
+        if kind.endswith(SMOOTH) and value > 0 and plain > 0:
             logarithms.setdefault(time, []).append(math.log(value / plain))
     return dict(sorted(logarithms.items()))
 

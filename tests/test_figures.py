@@ -176,26 +176,30 @@ def series(kind, seed, times, factor):
     return sources.Entry(kind, kinds.KINDS[kind].label, seed, "series", "default", dataset)
 
 
+@pytest.mark.parametrize("kind", ["mcdo", "dnn"])
 @pytest.mark.parametrize("seeds", [1, 2, 4])
-def test_curvature_along_training_takes_however_many_trainings_there_are(seeds):
+def test_curvature_along_training_takes_however_many_trainings_there_are(seeds, kind):
     times = (1, 4, 11)
-    entries = [series(kind, seed, times, of) for kind, of in (("mcdo", 5), ("mcdo-smooth", 1)) for seed in range(seeds)]
+    plain_label, smooth_label = (kinds.KINDS[name].label for name in (kind, f"{kind}-smooth"))
+    entries = [
+        series(name, seed, times, of) for name, of in ((kind, 5), (f"{kind}-smooth", 1)) for seed in range(seeds)
+    ]
     # One training has not come as far as the others.
-    entries[-1] = series("mcdo-smooth", seeds - 1, times[:2], 1)
+    entries[-1] = series(f"{kind}-smooth", seeds - 1, times[:2], 1)
     made = training_curvature.draw(sources.Drawing(entries, "digits", None))
     lines = {line.get_label(): line for line in made.axes[0].lines}
-    plain = lines["MC dropout"]
+    plain = lines[plain_label]
     assert plain.get_xdata().tolist() == list(times)
     # A mean as it is drawn, in logarithms.
     expected = [gmean([5 * np.exp(0.1 * seed) * time**0.5 for seed in range(seeds)]) for time in times]
     assert plain.get_ydata() == pytest.approx(expected)
-    smooth = lines["MC dropout + smooth"]
+    smooth = lines[smooth_label]
     reached = [np.exp(0.1 * seed) * 11**0.5 for seed in range(seeds - 1)]
     assert len(smooth.get_xdata()) == (2 if seeds == 1 else 3)
     if reached:
         assert smooth.get_ydata()[-1] == pytest.approx(gmean(reached))
     assert len(made.axes[0].collections) == (0 if seeds == 2 else 2)
-    assert f"MC dropout: n = {seeds}" in made.legends[0].get_title().get_text()
+    assert f"{plain_label}: n = {seeds}" in made.legends[0].get_title().get_text()
     # Smooth is a fifth of plain in every pair, at every time that both have come to.
     for name in ("eigenvalue", "trace"):
         found = training_curvature.ratios(entries, name)
