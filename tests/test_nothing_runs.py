@@ -401,6 +401,16 @@ def test_pickles_that_execute_do_not(folder, kind, where):
     assert not (folder / "ran").exists()
 
 
+@pytest.mark.parametrize("module", ["io", "_io"])
+def test_open_is_known_by_both_its_names(folder, module):
+    """It is pickled as `io.open` up to Python 3.11 and as `_io.open` from 3.12 on."""
+    path = folder / "net.pth"
+    path.write_bytes(f"c{module}\nopen\n(S'ran'\nS'w'\ntR.".encode())
+    with pytest.raises(LandscapeError, match=rf"calls {module}\.open and would run code"):
+        checkpoint.load(path, model="resnet_dnn_18")
+    assert not (folder / "ran").exists()
+
+
 def test_a_training_state_with_objects_is_refused(folder):
     import hashlib
 

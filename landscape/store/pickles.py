@@ -37,7 +37,8 @@ _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_paramet
 # name is ever looked up.
 _RUNNING = {
     "os", "posix", "nt", "subprocess", "sys", "importlib", "runpy", "pty", "socket", "shutil", "webbrowser", "code",
-    "timeit", "pickle", "_pickle", "ctypes", "multiprocessing", "http", "urllib", "platform", "pdb", "io", "asyncio",
+    "timeit", "pickle", "_pickle", "ctypes", "multiprocessing", "http", "urllib", "platform", "pdb", "io", "_io",
+    "asyncio",
 }  # fmt: skip
 _RUNNING_BUILTINS = {"eval", "exec", "compile", "__import__", "getattr", "setattr", "open", "input", "breakpoint"}
 
