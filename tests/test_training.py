@@ -395,7 +395,7 @@ class TestRecordedSteps:
             torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-5)
 
     def test_a_recording_that_is_not_the_step_is_not_used(self, tmp_path, recipe, graphs, monkeypatch, caplog):
-        monkeypatch.setattr(trainer._Recording, "difference", lambda self: 0.5)
+        monkeypatch.setattr(trainer.Recording, "difference", lambda self: 0.5)
         caplog.set_level("INFO")
         training.train(recipe, tmp_path / "a.safetensors", quiet=True)
         assert graphs[0].replays == 0

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from landscape.errors import LandscapeError
 from landscape.store import registry
 from landscape.store.files import write_whole
 from landscape.training.recipes import Recipe
+from landscape.training.recording import Recording
 
 if TYPE_CHECKING:
     from landscape.monitor import Monitor
@@ -86,7 +86,7 @@ class _Run:
     compute: torch.dtype
     history: list[dict[str, Any]]
     monitor: "Monitor | None" = None
-    recording: "_Recording | None" = None
+    recording: Recording | None = None
     stepped: int = 0
     recordable: bool = True
 
@@ -125,7 +125,7 @@ class _Run:
     def step(self, raw: torch.Tensor, labels: torch.Tensor, *purpose: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One update of the weights; the batch's mean loss and the number right, both on the device.
 
-        On a GPU nothing in it makes the host wait, and whole batches are a replay of the first of them (`_Recording`).
+        On a GPU nothing in it makes the host wait, and whole batches are a replay of the first of them (`Recording`).
         """
         seed = derived_seed(self.seed, "mask", *purpose)
         if _records(self.device) and len(raw) == self.recipe.batch:
@@ -140,7 +140,7 @@ class _Run:
         if self.recording is not None or not self.recordable or self.monitor or self.stepped < _BEFORE_RECORDING:
             return
         try:
-            recording = _Recording(self, raw, labels)
+            recording = Recording(self, raw, labels)
             off = recording.difference()
         except RuntimeError as error:
             # A layer of the user's own may read a number on the host, which no recording can.
@@ -239,64 +239,6 @@ class _Run:
         """The L2 term, weight_decay / 2 times the squared norm of all parameters, as it stands."""
         squares = sum(float(parameter.double().square().sum()) for parameter in self.model.parameters())
         return self.recipe.weight_decay / 2 * squares
-
-
-class _Recording:
-    """A step recorded once and replayed with other images, rate and masks: a CUDA graph.
-
-    A step of a narrow network is bound by the launches of its some three hundred kernels, not by their arithmetic; this
-    is one launch. The numbers are those of the steps that it stands for: masks come from a generator that is seeded
-    before each replay. `difference` compares the two, once, before the first counts.
-
-    Parameters
-    ----------
-    run
-        Whose step it is, some steps under way.
-    raw, labels
-        A batch, for its shape.
-    """
-
-    def __init__(self, run: _Run, raw: torch.Tensor, labels: torch.Tensor) -> None:
-        self._run = run
-        self._raw, self._labels = raw.clone(), labels.clone()
-        self._masks = torch.Generator(run.device)
-        for group in run.optimizer.param_groups:
-            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=run.device)
-        # Gradients are then made within the recording, and stay where it left them.
-        run.optimizer.zero_grad(set_to_none=True)
-        self._graph = torch.cuda.CUDAGraph()
-        self._graph.register_generator_state(self._masks)
-        with torch.cuda.graph(self._graph):
-            self._found = run.update(self._raw, self._labels, self._masks)
-
-    def __call__(self, raw: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        self._raw.copy_(raw)
-        self._labels.copy_(labels)
-        self._masks.manual_seed(seed)
-        self._graph.replay()
-        return self._found
-
-    @torch.no_grad()
-    def difference(self, seed: int = 0) -> float:
-        """How far weights behind a replay are from those behind the step, in lengths of the step; neither counts."""
-        model, kept = self._run.model, self._run.optimizer.state.values()
-        state = [*model.parameters(), *model.buffers(), *(each for of in kept for each in of.values())]
-        state = [each for each in state if isinstance(each, torch.Tensor)]
-        before = [each.clone() for each in state]
-
-        def behind(step: Callable[[], object]) -> torch.Tensor:
-            with torch.enable_grad():
-                step()
-            weights = torch.cat([parameter.flatten() for parameter in model.parameters()])
-            for each, value in zip(state, before, strict=True):
-                each.copy_(value)
-            return weights
-
-        origin = torch.cat([parameter.flatten() for parameter in model.parameters()])
-        masks = torch.Generator(self._run.device).manual_seed(seed)
-        stepped = behind(lambda: self._run.update(self._raw, self._labels, masks))
-        replayed = behind(lambda: self(self._raw, self._labels, seed))
-        return float((replayed - stepped).norm() / (stepped - origin).norm())
 
 
 def _records(device: torch.device) -> bool:
