@@ -353,7 +353,7 @@ class TestRecordedSteps:
 
             def replay(self):
                 self.replays += 1
-                found = self.recording._run.update(self.recording._raw, self.recording._labels, self.masks)
+                found = self.recording._update(self.recording._raw, self.recording._labels, self.masks)
                 for kept, value in zip(self.recording._found, found, strict=True):
                     kept.copy_(value)
 
@@ -365,13 +365,12 @@ class TestRecordedSteps:
                 # The recording is what this context is entered in.
                 self.graph.recording = sys._getframe(1).f_locals["self"]
                 self.graph.replays = 0
-                run = self.graph.recording._run
-                self.state = copy.deepcopy((run.model.state_dict(), run.optimizer.state_dict()))
+                made_of = self.graph.recording
+                self.state = copy.deepcopy((made_of._model.state_dict(), made_of._optimizer.state_dict()))
 
             def __exit__(self, *error):
-                run = self.graph.recording._run
-                run.model.load_state_dict(self.state[0])
-                run.optimizer.load_state_dict(self.state[1])
+                self.graph.recording._model.load_state_dict(self.state[0])
+                self.graph.recording._optimizer.load_state_dict(self.state[1])
                 made.append(self.graph)
 
         monkeypatch.setattr(trainer, "_records", lambda device: True)

@@ -1,12 +1,12 @@
 """A training step as one launch of a GPU."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    from landscape.training.trainer import _Run
+# Raw images, labels, where masks come from -> the batch's mean loss and the number right, once weights are updated.
+Update = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Recording:
@@ -18,27 +18,36 @@ class Recording:
 
     Parameters
     ----------
-    run
+    update
+        The step.
+    model, optimizer
         Whose step it is, some steps under way.
     raw, labels
         A batch, for its shape.
     """
 
-    def __init__(self, run: "_Run", raw: torch.Tensor, labels: torch.Tensor) -> None:
-        self._run = run
+    def __init__(
+        self,
+        update: Update,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        raw: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> None:
+        self._update, self._model, self._optimizer = update, model, optimizer
         self._raw, self._labels = raw.clone(), labels.clone()
-        self._masks = torch.Generator(run.device)
-        for group in run.optimizer.param_groups:
-            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=run.device)
+        self._masks = torch.Generator(raw.device)
+        for group in optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=raw.device)
         # Gradients are then made within the recording, and stay where it left them.
-        run.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         self._graph = torch.cuda.CUDAGraph()
         self._graph.register_generator_state(self._masks)
         with torch.cuda.graph(self._graph):
-            self._found = run.update(self._raw, self._labels, self._masks)
+            self._found = update(self._raw, self._labels, self._masks)
 
     def __call__(self, raw: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The step on a batch of that shape, with masks of that seed; what `_Run.update` gives, until the next call."""
+        """The step on a batch of that shape, with masks of that seed; what `update` gives, until the next call."""
         self._raw.copy_(raw)
         self._labels.copy_(labels)
         self._masks.manual_seed(seed)
@@ -48,7 +57,7 @@ class Recording:
     @torch.no_grad()
     def difference(self, seed: int = 0) -> float:
         """How far weights behind a replay are from those behind the step, in lengths of the step; neither counts."""
-        model, kept = self._run.model, self._run.optimizer.state.values()
+        model, kept = self._model, self._optimizer.state.values()
         state = [*model.parameters(), *model.buffers(), *(each for of in kept for each in of.values())]
         state = [each for each in state if isinstance(each, torch.Tensor)]
         before = [each.clone() for each in state]
@@ -62,7 +71,7 @@ class Recording:
             return weights
 
         origin = torch.cat([parameter.flatten() for parameter in model.parameters()])
-        masks = torch.Generator(self._run.device).manual_seed(seed)
-        stepped = behind(lambda: self._run.update(self._raw, self._labels, masks))
+        masks = torch.Generator(self._raw.device).manual_seed(seed)
+        stepped = behind(lambda: self._update(self._raw, self._labels, masks))
         replayed = behind(lambda: self(self._raw, self._labels, seed))
         return float((replayed - stepped).norm() / (stepped - origin).norm())

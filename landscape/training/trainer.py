@@ -140,7 +140,7 @@ class _Run:
         if self.recording is not None or not self.recordable or self.monitor or self.stepped < _BEFORE_RECORDING:
             return
         try:
-            recording = Recording(self, raw, labels)
+            recording = Recording(self.update, self.model, self.optimizer, raw, labels)
             off = recording.difference()
         except RuntimeError as error:
             # A layer of the user's own may read a number on the host, which no recording can.
