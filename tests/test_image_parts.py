@@ -123,7 +123,53 @@ def test_uncertainty_is_relative_to_the_scale_of_the_map():
 
     read = claims.model_uncertainty(claims._before)
     for scale in (1.0, 30.0):
-        assert read({"feature_maps": maps(scale)}, {}).value == pytest.approx(math.log(0.1))
+        own = {"feature_maps": maps(scale)}
+        assert read(own, own).value == pytest.approx(math.log(0.1))
+
+
+def points(text):
+    """A result with a point a letter: b(lock), s(moothing) or (su)p(ling), which begins a stage."""
+    kinds = [{"b": "block", "s": "smoothing", "p": "subsampling"}[letter] for letter in text]
+    return xarray.Dataset(
+        {}, {"kind": ("point", kinds), "stage": ("point", np.cumsum([letter == "p" for letter in text]))}
+    )
+
+
+@pytest.mark.parametrize(
+    ("plain", "smooth", "of_plain", "before", "after"),
+    [
+        # A vision transformer's maps keep their size: all of it is one stage.
+        ("bbbbbb", "bbsbbsbb", [1, 3, 5], [1, 4, 7], [2, 5, 7]),
+        ("bbpbb", "bbspbbs", [1, 4], [1, 5], [2, 6]),
+        # A blur behind a pooling is in front of blocks, not behind one; two layers in a row are one.
+        ("bbpbb", "bbpsbbss", [1, 4], [1, 5], [1, 7]),
+        # Of other depth: stage by stage.
+        ("bbbpb", "bsbpbs", [2, 4], [0, 2, 4], [1, 2, 5]),
+    ],
+)
+def test_networks_are_compared_where_either_is_smoothed(plain, smooth, of_plain, before, after):
+    one, other = points(plain), points(smooth)
+    assert claims._before(one, other) == of_plain
+    assert claims._behind(one, other) == of_plain
+    assert claims._before(other, one) == before
+    assert claims._behind(other, one) == after
+
+
+def test_a_blur_of_tokens_has_its_arithmetic_behind_it_alone():
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    data = Images(images=pixels, labels=torch.zeros(4, dtype=torch.int64), classes=4, name="random", split="test")
+    protocol = Protocol(dropout="off", split="test")
+    plain, smooth = (
+        {
+            "fourier": fourier.measure(
+                nets.build(name, num_classes=4, width=16, seed=0).eval(), data, protocol=protocol, of_image=True
+            )
+        }
+        for name in ("vit_mcdo_6", "vit_mcdo_smoothing_6")
+    )
+    part = claims.own_part(claims._frequencies_off)
+    assert part(plain, smooth).value == 0
+    assert part(smooth, plain).value < -0.3
 
 
 def test_outliers_do_not_move_with_the_scale():

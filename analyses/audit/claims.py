@@ -12,7 +12,7 @@ import xarray
 from analyses.audit.verdict import Reading
 from landscape import metrics
 from landscape.errors import LandscapeError
-from landscape.look.comparison import last_blocks, stage_ends
+from landscape.look.comparison import behind, compared_blocks
 from landscape.metrics.definitions import BINS, bin_of
 from landscape.predictions.efficiency import crossing
 from landscape.robustness.choices import SEVERITIES
@@ -155,21 +155,26 @@ def rough(own: Results, other: Results) -> Reading:
     return Reading(math.log(value), math.log(value) + shift)
 
 
-def _before(result: xarray.Dataset) -> list[int]:
-    return last_blocks(result)
+# (result of a network, that of the one it is compared with) -> points of the first
+Where = Callable[[xarray.Dataset, xarray.Dataset], list[int]]
 
 
-def _behind(result: xarray.Dataset) -> list[int]:
-    return stage_ends(result)
+def _before(result: xarray.Dataset, other: xarray.Dataset) -> list[int]:
+    return compared_blocks(result, other)
 
 
-def model_uncertainty(where: Callable[[xarray.Dataset], list[int]]) -> Callable[[Results, Results], Reading]:
+def _behind(result: xarray.Dataset, other: xarray.Dataset) -> list[int]:
+    return behind(result, compared_blocks(result, other))
+
+
+def model_uncertainty(where: Where) -> Callable[[Results, Results], Reading]:
     """C4: relative to the map's scale, averaged over stages as logarithms, so that every stage counts alike.
 
     Parameters
     ----------
     where
         Points at the ends of stages: `_before` or `_behind` the smoothing layers, the same where there are none.
+        A stage ends, too, where a smoothing layer of either network stands between blocks.
     """
 
     def read(own: Results, other: Results) -> Reading:
@@ -177,7 +182,7 @@ def model_uncertainty(where: Callable[[xarray.Dataset], list[int]]) -> Callable[
         scale = np.sqrt(maps["power_of_image"].values)
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = maps["model_std_of_image"].values / scale
-        return _mean_of_logs([relative[index] for index in where(maps)])
+        return _mean_of_logs([relative[index] for index in where(maps, other["feature_maps"])])
 
     return read
 
@@ -190,9 +195,7 @@ def _mean_of_logs(stages: list[np.ndarray]) -> Reading:
     )
 
 
-def high_frequencies(
-    masks: str, where: Callable[[xarray.Dataset], list[int]] = _behind
-) -> Callable[[Results, Results], Reading]:
+def high_frequencies(masks: str, where: Where = _behind) -> Callable[[Results, Results], Reading]:
     """C5 and C6: relative log amplitude at the same high frequency in both networks, averaged over ends of stages.
 
     That frequency is, stage by stage, the highest below pi of the smallest of the maps compared, those before and
@@ -209,7 +212,7 @@ def high_frequencies(
     def read(own: Results, other: Results) -> Reading:
         mine, theirs = own["fourier"], other["fourier"]
         curves = []
-        for stage, index in enumerate(where(mine)):
+        for stage, index in enumerate(where(mine, theirs)):
             frequency = _equal_frequency(stage, mine, theirs)
             if frequency is not None:
                 curves.append(_at(mine, index, frequency, masks))
@@ -218,11 +221,11 @@ def high_frequencies(
     return read
 
 
-def _equal_frequency(stage: int, *spectra: xarray.Dataset) -> float | None:
+def _equal_frequency(stage: int, mine: xarray.Dataset, theirs: xarray.Dataset) -> float | None:
     """The highest frequency below pi that all maps at the end of a stage have; None where one has a single pixel."""
     highest = []
-    for result in spectra:
-        for indices in (_before(result), _behind(result)):
+    for result, other in ((mine, theirs), (theirs, mine)):
+        for indices in (_before(result, other), _behind(result, other)):
             if stage >= len(indices):
                 return None
             index = indices[stage]
@@ -242,7 +245,7 @@ def _at(spectra: xarray.Dataset, index: int, frequency: float, masks: str) -> np
 
 
 def own_part(
-    read: Callable[[Callable[[xarray.Dataset], list[int]]], Callable[[Results, Results], Reading]],
+    read: Callable[[Where], Callable[[Results, Results], Reading]],
 ) -> Callable[[Results, Results], Reading]:
     """What the smoothing layers themselves do: a reading behind them minus the same before them."""
 
@@ -367,7 +370,7 @@ _UNCERTAINTY = "log of std over masks / root mean square of the map"
 _AMPLITUDE = "Delta log A at equal high frequency, masks off"
 
 
-def _frequencies_off(where: Callable[[xarray.Dataset], list[int]]) -> Callable[[Results, Results], Reading]:
+def _frequencies_off(where: Where) -> Callable[[Results, Results], Reading]:
     return high_frequencies("off", where)
 
 

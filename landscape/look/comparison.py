@@ -18,14 +18,44 @@ def stage_ends(result: xarray.Dataset) -> list[int]:
     return list(ends.values())
 
 
-def last_blocks(result: xarray.Dataset) -> list[int]:
-    """Index of the last block of each stage, in order: what a smoothing layer at the stage's end is given."""
-    ends = stage_ends(result)
+def compared_blocks(result: xarray.Dataset, other: xarray.Dataset) -> list[int]:
+    """Index of the blocks where two networks are compared: where either ends a stage or has a smoothing layer behind.
+
+    A network whose maps keep their size, as a vision transformer's do, is one stage wherever it is smoothed: the blocks
+    of the same number are found in the one that is not. Networks of different depth are compared stage by stage.
+    """
+    blocks = np.flatnonzero(result["kind"].values == "block")
+    numbers = _numbers_of_last(result)
+    if len(blocks) == np.count_nonzero(other["kind"].values == "block"):
+        numbers |= _numbers_of_last(other)
+    return [int(blocks[number]) for number in sorted(numbers)]
+
+
+def _numbers_of_last(result: xarray.Dataset) -> set[int]:
+    """Number among the blocks of those that end a stage or have a smoothing layer behind them."""
     stages, kinds = result["stage"].values, result["kind"].values
-    blocks = [
-        [index for index in range(end + 1) if stages[index] == stages[end] and kinds[index] == "block"] for end in ends
-    ]
-    return [inside[-1] if inside else end for inside, end in zip(blocks, ends, strict=True)]
+    last: dict[int, int] = {}
+    numbers: set[int] = set()
+    block = -1
+    for stage, kind in zip(stages, kinds, strict=True):
+        if kind == "block":
+            block += 1
+            last[stage] = block
+        elif kind == "smoothing" and stage in last:
+            numbers.add(block)
+    return numbers | set(last.values())
+
+
+def behind(result: xarray.Dataset, blocks: Sequence[int]) -> list[int]:
+    """Index of the last smoothing layer right behind each of these blocks; the block's own where there is none."""
+    stages, kinds = result["stage"].values, result["kind"].values
+    ends = []
+    for index in blocks:
+        end = index
+        while end + 1 < len(kinds) and kinds[end + 1] == "smoothing" and stages[end + 1] == stages[index]:
+            end += 1
+        ends.append(end)
+    return ends
 
 
 def paired(baseline: xarray.Dataset, other: xarray.Dataset, variable: str) -> xarray.Dataset:
