@@ -2,7 +2,7 @@
 
 What only serves to pair networks, moments of single images and bootstrap replicates, is left out: it is most of the
 bytes, and figures do not draw it; what they average over images is kept in single precision. Of a study whose figure
-draws its conclusion, results leave their provenance alone.
+draws its conclusion, results leave their provenance alone. Files are compressed: ``gunzip`` makes them NetCDF again.
 
 ``python -m analyses.keep --preset digits|cifar100-small|paper``
 """
@@ -66,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
                 del entry["file"]
                 entry["provenance"] = studies.provenance(travels)
                 continue
+            entry["file"] += store.files.PACKED
             target = studies.listed(entry["file"], out)
             store.result.save(_lighter(travels), target)
             size += target.stat().st_size

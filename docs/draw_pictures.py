@@ -60,7 +60,7 @@ def kept(folder: str, kinds: Sequence[str], seeds: Sequence[int], variable: str)
 
 
 def _kept(preset: str, folder: str, kind: str, seed: int, variable: str) -> list[xarray.Dataset]:
-    files = sorted((REFERENCE / preset / "results" / folder).glob(f"*{preset}-{kind}-seed{seed}-*.nc"))
+    files = sorted((REFERENCE / preset / "results" / folder).glob(f"*{preset}-{kind}-seed{seed}-*.nc.gz"))
     return [each for each in map(result.load, files) if variable in each and "augmented" not in each.attrs["data"]]
 
 
@@ -82,7 +82,7 @@ def main() -> None:
         stages = {preset: claims.reports_in(REFERENCE / preset / "claims") for preset in STAGES}
         claims.draw(stages, OUT / "claims.png")
         claims.draw({STAGES[0]: stages[STAGES[0]]}, OUT / "kinds.png", KINDS)
-        along = sorted((REFERENCE / "digits" / "results" / "series").glob("*.nc"))
+        along = sorted((REFERENCE / "digits" / "results" / "series").glob("*.nc.gz"))
         series.picture.draw([*map(result.load, along)], OUT / "series.png")
         for name, module in FIGURES.items():
             drawing = sources.read(module.STUDY, STAGES[0], REFERENCE / STAGES[0] / "results")

@@ -1,5 +1,6 @@
 """The protocol as data: a hash that lasts."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from landscape.errors import LandscapeError
 from landscape.store import protocol
+from landscape.store.files import read_sealed
 from landscape.store.protocol import PRESETS, Protocol
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -24,8 +26,8 @@ def test_hashes_and_keys_are_those_of_before() -> None:
 
 def test_every_kept_result_has_the_hash_that_its_protocol_has_today() -> None:
     kept = 0
-    for path in REFERENCE.rglob("*.nc"):
-        with h5py.File(path) as file:
+    for path in REFERENCE.rglob("*.nc.gz"):
+        with h5py.File(io.BytesIO(read_sealed(path))) as file:
             attributes = dict(file.attrs)
         if "protocol" in attributes:
             kept += 1

@@ -1,5 +1,6 @@
 """Kept files that were damaged: no number changes in silence, nothing hangs, nothing is a traceback."""
 
+import gzip
 import os
 import random
 import resource
@@ -70,6 +71,35 @@ def test_a_result_is_one_file_that_other_readers_open(tmp_path: Path) -> None:
     assert xarray.load_dataset(path).identical(result.load(path))
     assert result.load(path).identical(measured())
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_compressed_result_unpacks_to_the_plain_one(tmp_path: Path) -> None:
+    plain, packed = (result.save(measured(), tmp_path / name) for name in ("r.nc", "r.nc.gz"))
+    assert result.load(packed).identical(measured())
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    assert packed.stat().st_size < plain.stat().st_size / 3
+    assert check.main([str(packed), "--seal"]) == 0
+
+
+def test_a_damaged_compressed_result_is_refused_or_was_damaged_where_nothing_stands(tmp_path: Path) -> None:
+    path = result.save(measured(), tmp_path / "r.nc.gz")
+    content, rng, refused = path.read_bytes(), random.Random(0), 0
+    truth = bytes(files.read_sealed(path))
+    for _ in range(300):
+        path.write_bytes(damaged(content, rng))
+        try:
+            # The gzip header has a time and a system in it, which nothing reads.
+            assert files.read_sealed(path) == truth
+        except files.DamagedFile:
+            refused += 1
+    assert refused > 280
+
+
+def test_a_small_compressed_file_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.nc.gz"
+    path.write_bytes(gzip.compress(bytes(50 * 2**20)))
+    with pytest.raises(files.DamagedFile, match="unpacks to over 100 times its size"):
+        result.load(path)
 
 
 def test_damaged_results_are_refused_before_they_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ KEPT = Path(__file__).parents[1] / "reference" / "cifar100-small" / "results"
 
 @pytest.mark.parametrize("folder", sorted(path.name for path in KEPT.iterdir() if path.name != "studies"))
 def test_kept_results_are_described_and_otherwise_unchanged(folder: str) -> None:
-    file = min((KEPT / folder).glob("*.nc"))
+    file = min((KEPT / folder).glob("*.nc.gz"))
     before = result.load(file)
     after = described(before)
     assert after.attrs["title"].endswith(before.attrs["name"])

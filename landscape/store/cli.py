@@ -15,7 +15,9 @@ from landscape.store import files
 def main(argv: Sequence[str]) -> int:
     """Check every file, and say which are damaged; with ``--seal``, add checksums where there is none."""
     arguments_of = command.Parser("landscape.store", (__doc__ or "").splitlines()[0])
-    arguments_of.add_argument("files", type=Path, nargs="+", metavar="FILE", help="results (.nc) and listings (.json)")
+    arguments_of.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="results (.nc, .nc.gz) and listings (.json)"
+    )
     arguments_of.add_argument("--seal", action="store_true", help="add a checksum to files that have none")
     arguments = arguments_of.parse_args(argv)
     refused, sealed = [], 0
@@ -38,6 +40,8 @@ def _has_checksum(path: Path) -> bool:
         raise LandscapeError(f"no file {path}")
     if path.suffix == ".json":
         return b'"sha256":' in path.read_bytes()
+    if path.suffix == files.PACKED:
+        return True  # or it is refused: nothing is packed without one
     return b"landscape-sha256" in path.read_bytes()[-files.SEAL_LENGTH :]
 
 
