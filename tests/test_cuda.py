@@ -13,14 +13,6 @@ from landscape.training.recipes import RECIPES
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 CUDA = torch.device("cuda")
 CPU = torch.device("cpu")
-# Of the largest number of an array: rounding of float32, amplified by a Lanczos recursion, or by a logarithm.
-ROUNDING = 5e-3
-
-
-def near(there: np.ndarray, here: np.ndarray, name: str) -> None:
-    here, there = np.asarray(here, float), np.asarray(there, float)
-    scale = float(np.abs(here[np.isfinite(here)]).max(initial=0.0))
-    np.testing.assert_allclose(there, here, rtol=ROUNDING, atol=ROUNDING * scale + 1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +34,7 @@ def near(there: np.ndarray, here: np.ndarray, name: str) -> None:
     ],
 )
 def test_the_numbers_of_the_cpu(what: str) -> None:
-    from device_numbers import SAME, numbers
+    from device_numbers import SAME, near, numbers
 
     here, there = (numbers(SAME[what](device)) for device in (CPU, CUDA))
     assert here
