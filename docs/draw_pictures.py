@@ -30,6 +30,7 @@ OUT = Path(__file__).parent / "pictures"
 STAGES = ("converged", "cifar100-small")
 # The ways of smoothing of claim C12, beside the paper's own.
 KINDS = ("smooth", "pre-activation", "relu6", "gap-head")
+TRANSFORMER = ("smooth", "transformer")
 FIGURES = {"fig8": fig8, "sweep": sweep, "training_curvature": training_curvature}
 # Picture -> folder of the results, kinds and seeds, variable that they must hold, function.
 PICTURES: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], str, Callable]] = {
@@ -81,7 +82,8 @@ def main() -> None:
             draw(kept(folder, kinds, seeds, variable), OUT / f"{name}.png")
         stages = {preset: claims.reports_in(REFERENCE / preset / "claims") for preset in STAGES}
         claims.draw(stages, OUT / "claims.png")
-        claims.draw({STAGES[0]: stages[STAGES[0]]}, OUT / "kinds.png", KINDS)
+        for name, only in {"kinds": KINDS, "transformer": TRANSFORMER}.items():
+            claims.draw({STAGES[0]: stages[STAGES[0]]}, OUT / f"{name}.png", only)
         along = sorted((REFERENCE / "digits" / "results" / "series").glob("*.nc.gz"))
         series.picture.draw([*map(result.load, along)], OUT / "series.png")
         for name, module in FIGURES.items():
@@ -91,7 +93,7 @@ def main() -> None:
             facts = sources.provenance(drawing, name, "docs/draw_pictures.py")
             plotting.save(figure, OUT / f"{name}.png", facts)
     # Not all pictures there are drawn here, and a palette of a palette would lose colours.
-    for name in (*PICTURES, *FIGURES, "claims", "kinds", "series"):
+    for name in (*PICTURES, *FIGURES, "claims", "kinds", "transformer", "series"):
         shrink(OUT / f"{name}.png")
 
 

@@ -266,6 +266,15 @@ def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
     assert [claim["verdict"] for claim in loaded["claims"]] == ["supported", "against", "undecided"]
 
 
+@pytest.mark.parametrize(("kinds", "carries"), [("block smoothing block", True), ("block block smoothing", False)])
+def test_a_report_says_where_maps_carry_on_what_a_smoothing_layer_did(kinds, carries):
+    made = audit_of(["supported"])
+    maps = xarray.Dataset({}, {"kind": ("point", kinds.split()), "stage": ("point", [0, 0, 0])})
+    for results in made.results:
+        results["feature_maps"] = maps
+    assert any("residual sums carry on" in line for line in report.cautions(made)) is carries
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser installed")
 def test_the_report_fits_a_phone(tmp_path):
     page, _ = report.write(audit_of(["supported", "against", "undecided"]), tmp_path, command_line="python -m x")

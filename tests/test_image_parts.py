@@ -13,6 +13,7 @@ from landscape import fourier, metrics, nets
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
+from landscape.look.comparison import smoothed_inside
 from landscape.objective import CurvatureOperator, Objective
 from landscape.robustness.choices import SEVERITIES
 from landscape.robustness.corruptions import STANDARD
@@ -153,6 +154,11 @@ def test_networks_are_compared_where_either_is_smoothed(plain, smooth, of_plain,
     assert claims._behind(one, other) == of_plain
     assert claims._before(other, one) == before
     assert claims._behind(other, one) == after
+
+
+@pytest.mark.parametrize(("text", "inside"), [("bbsbb", True), ("bbspbbs", False), ("bpsb", True), ("bb", False)])
+def test_a_map_may_carry_what_a_smoothing_layer_before_it_did(text, inside):
+    assert smoothed_inside(points(text)) is inside
 
 
 def test_a_blur_of_tokens_has_its_arithmetic_behind_it_alone():

@@ -16,6 +16,7 @@ from analyses.audit.panel import Audit, Row
 from analyses.audit.verdict import FEWEST, LOOK_LEVEL, LOOKS, NO_VERDICT, RULE, VERDICTS, Effect, seeds_needed
 from landscape import command, pages, plotting
 from landscape.errors import printable
+from landscape.look.comparison import smoothed_inside
 from landscape.store.files import write_json, write_whole
 
 
@@ -103,6 +104,14 @@ def cautions(audit: Audit) -> list[str]:
         )
     elif audit.seeds < 8:
         lines.append(f"{audit.seeds} pairs of networks: 'undecided' is not 'no effect'. {power_line()}")
+    maps = [
+        results[name] for _, results in audit.of("variant") for name in ("feature_maps", "fourier") if name in results
+    ]
+    if any(map(smoothed_inside, maps)):
+        lines.append(
+            "Behind a smoothing layer of the variant maps keep their size, and residual sums carry on what it did: "
+            "'before the smoothing layers' (C4, C6) is free of their arithmetic before the first of them alone."
+        )
     moved = [row.claim.statement for row in audit.rows if row.placebo_verdict in ("supported", "against")]
     if moved:
         lines.append(f"The placebo, which does nothing, came out significant in: {', '.join(moved)}. Distrust these.")

@@ -58,6 +58,17 @@ def behind(result: xarray.Dataset, blocks: Sequence[int]) -> list[int]:
     return ends
 
 
+def smoothed_inside(result: xarray.Dataset) -> bool:
+    """Whether a block has a smoothing layer before it in its own stage, whose work its map may still carry."""
+    smoothed = set()
+    for stage, kind in zip(result["stage"].values, result["kind"].values, strict=True):
+        if kind == "smoothing":
+            smoothed.add(stage)
+        elif kind == "block" and stage in smoothed:
+            return True
+    return False
+
+
 def paired(baseline: xarray.Dataset, other: xarray.Dataset, variable: str) -> xarray.Dataset:
     r"""Effect of `other` against `baseline` on a quantity of single images, stage by stage.
 
