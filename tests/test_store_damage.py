@@ -95,6 +95,11 @@ def test_a_damaged_compressed_result_is_refused_or_was_damaged_where_nothing_sta
     assert refused > 280
 
 
+def test_a_result_of_nothing_but_zeros_is_read_again(tmp_path: Path) -> None:
+    zeros = xarray.Dataset({"loss": ("alpha", np.zeros(2**20))})
+    assert result.load(result.save(zeros, tmp_path / "r.nc.gz")).identical(zeros)
+
+
 def test_a_small_compressed_file_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.nc.gz"
     path.write_bytes(gzip.compress(bytes(50 * 2**20)))

@@ -105,7 +105,7 @@ def save(dataset: xarray.Dataset, path: Path | str) -> Path:
 
     The file is made in memory, since HDF5 ends the process where the disk is full. Its checksum stands behind the end
     of the NetCDF content, where ``xarray.open_dataset`` and other readers ignore it. Under a name that ends in ``.gz``
-    it is compressed, to a quarter as a rule: most of a small NetCDF file is tables that are nearly empty.
+    it is compressed, those of the repository to two fifths: a small NetCDF file is mostly tables, nearly empty.
 
     Raises
     ------
