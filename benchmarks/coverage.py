@@ -473,7 +473,11 @@ def row_feature_maps(study: Study, counts: Counts) -> None:
     def result(values: np.ndarray) -> xarray.Dataset:
         return xarray.Dataset(
             {"x": (("point", "image"), values), "stage": ("point", np.arange(len(values)))},
-            coords={"kind": ("point", ["block"] * len(values)), "image": np.arange(values.shape[1])},
+            coords={
+                "point": [f"block {index}" for index in range(len(values))],
+                "kind": ("point", ["block"] * len(values)),
+                "image": np.arange(values.shape[1]),
+            },
         )
 
     for images in (50, 200):

@@ -281,17 +281,18 @@ def test_paired_comparison():
     plain, smooth = (
         measure(trained(name), images, passes=3) for name in ("resnet_mcdo_18", "resnet_mcdo_smoothing_18")
     )
-    effect = comparison.paired(plain, smooth, "model_std_of_image")
-    ends = [comparison.stage_ends(result) for result in (plain, smooth)]
-    assert [list(result["point"].values[place]) for result, place in zip((plain, smooth), ends, strict=True)] == [
-        [f"layer{stage}.1" for stage in (1, 2, 3, 4)],
-        [f"smooth{stage}" for stage in (1, 2, 3, 4)],
-    ]
-    means = [result["model_std"].values[place] for result, place in zip((plain, smooth), ends, strict=True)]
-    np.testing.assert_allclose(effect["ratio"], means[1] / means[0])
-    np.testing.assert_allclose(effect["difference"], means[1] - means[0])
-    low, high = effect["ratio_interval"].values.T
-    assert ((low < effect["ratio"]) & (effect["ratio"] < high)).all()
+    results, stages = (plain, smooth), (1, 2, 3, 4)
+    behind = [f"layer{stage}.1" for stage in stages], [f"smooth{stage}" for stage in stages]
+    for before, names in ((False, behind), (True, (behind[0], behind[0]))):
+        effect = comparison.paired(plain, smooth, "model_std_of_image", before_smoothing=before)
+        assert list(effect["block"].values) == behind[0]
+        means = [result["model_std"].sel(point=own).values for result, own in zip(results, names, strict=True)]
+        np.testing.assert_allclose(effect["ratio"], means[1] / means[0])
+        np.testing.assert_allclose(effect["difference"], means[1] - means[0])
+        low, high = effect["ratio_interval"].values.T
+        assert ((low <= effect["ratio"]) & (effect["ratio"] <= high)).all()
+        # The weights are the same: nothing differs before the first smoothing layer.
+        assert bool(effect["ratio"][0] == 1) == before
     with pytest.raises(LandscapeError, match="different images"):
         comparison.paired(plain, smooth.isel(image=slice(3)), "model_std_of_image")
     assert comparison.ordered_union([["a", "b", "d"], ["a", "c", "d", "e"]]) == ["a", "c", "b", "d", "e"]
@@ -323,7 +324,11 @@ def test_command(checkpoints, tmp_path, capsys):
     assert cli.main([*checkpoints, *common]) == 0
     printed = capsys.readouterr().out
     assert "smooth4" in printed
-    assert "model std [2] / [1] after each stage" in printed
+    before, behind = (
+        printed.index(f"model std [2] / [1] {side}") for side in ("before smoothing layers", "behind them")
+    )
+    assert before < behind
+    assert "layer4.1 " in printed[before:behind]
     assert cli.main([*checkpoints, *common, "--image", "2", "--plot", str(tmp_path / "maps.png")]) == 0
     assert "layer4.1" in capsys.readouterr().out
     assert cli.main([*checkpoints, *common, "--plan"]) == 0

@@ -217,7 +217,7 @@ def test_command(tmp_path, capsys):
     common = [*map(str, paths), "--images", "8", "--passes", "2", "--device", "cpu", "--out", str(tmp_path / "out.nc")]
     assert cli.main([*common, "--plot", str(tmp_path / "spectra.png")]) == 0
     printed = capsys.readouterr().out
-    assert "Delta log A(pi) [2] - [1] after each stage" in printed
+    assert "Delta log A(pi) [2] - [1] before smoothing layers" in printed
     assert cli.main([*common, "--json", "--dropout", "off"]) == 0
     facts = json.loads(capsys.readouterr().out)["results"]
     assert facts[1]["dropout"] == ["off"]

@@ -13,11 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from analyses.audit.panel import Audit
 from analyses.audit.verdict import Effect
 from landscape import plotting
-from landscape.look.comparison import stage_ends
+from landscape.feature_maps.picture import DEPTH
 
 ROLE_COLORS = {"baseline": plotting.COLORS[0], "variant": plotting.COLORS[1], "placebo": plotting.PUBLISHED}
-# Across, these are whole numbers.
-COUNTS = ("stage", "ensemble size N")
+SIZE = "ensemble size N"
 VERDICT_COLORS = {
     "supported": plotting.COLORS[0],
     "against": plotting.COLORS[1],
@@ -38,22 +37,22 @@ def all_of(audit: Audit) -> Iterator[tuple[str, Figure, str]]:
         ),
     )
     curves: list[tuple[str, str, str, str, Callable[[xarray.Dataset], tuple[np.ndarray, np.ndarray]], str]] = [
-        ("nll", "curves", "ensemble size N", "NLL (nats)", _nll, "NLL of the averaged prediction on test images."),
+        ("nll", "curves", SIZE, "NLL (nats)", _nll, "NLL of the averaged prediction on test images."),
         (
             "model-std",
             "feature_maps",
-            "stage",
+            DEPTH,
             "standard deviation over masks",
             _model_std,
-            "Model uncertainty of feature maps at the ends of stages.",
+            "Model uncertainty of feature maps, from block to block and behind smoothing layers.",
         ),
         (
             "delta-at-pi",
             "fourier",
-            "stage",
+            DEPTH,
             "relative log amplitude at pi",
             _delta_at_pi,
-            "High-frequency amplitude of feature maps at the ends of stages, masks off.",
+            "High-frequency amplitude of feature maps, from block to block and behind smoothing layers, masks off.",
         ),
         (
             "band-noise",
@@ -197,7 +196,7 @@ def lines(
             found = [read(results[instrument]) for _, results in audit.of(role)]
             _draw(axes, found, color, plotting.plain(f"{role}: {audit.label(role)}"))
         axes.set_xlabel(across)
-        if across in COUNTS:
+        if across == SIZE:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(up)
         plotting.below(figure, axes, columns=1)
@@ -220,13 +219,11 @@ def _nll(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _model_std(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    ends = stage_ends(result)
-    return 1 + np.arange(len(ends)), result["model_std"].values[ends]
+    return result["depth"].values, result["model_std"].values
 
 
 def _delta_at_pi(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    ends = stage_ends(result)
-    return 1 + np.arange(len(ends)), result["delta_at_pi"].sel(dropout="off", path="half_diagonal").values[ends]
+    return result["depth"].values, result["delta_at_pi"].sel(dropout="off", path="half_diagonal").values
 
 
 def _band_noise(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:

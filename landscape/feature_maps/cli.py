@@ -57,7 +57,7 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
 
 
 def table(results: Sequence[xarray.Dataset]) -> str:
-    """One row per point; one group of columns per network; below, the paired comparison at the end of each stage."""
+    """One row per point; one group of columns per network; below, paired comparisons block by block."""
     quantities = {"model_std": "model std", "relative_model_std": "relative", "data_std": "data std"}
 
     def cells(point: xarray.Dataset) -> list[str]:

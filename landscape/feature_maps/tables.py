@@ -92,24 +92,39 @@ def legend(result: xarray.Dataset) -> str:
 
 
 def compared(results: Sequence[xarray.Dataset], variable: str, what: str, *, ratio: bool = True) -> list[str]:
-    """Lines with the ratio (or difference) to the first network after each stage, where they can be compared."""
+    """Lines with the ratio (or difference) to the first network where both can be compared.
+
+    Where either has smoothing layers, before them first: behind them is what the layers do to any map, too.
+    """
+    first = results[0]
     lines = []
-    name, sign = ("ratio", "/") if ratio else ("difference", "-")
-    interval = "ratio_interval" if ratio else "interval"
     for number, other in enumerate(results[1:], start=2):
+        smoothed = any("smoothing" in result["kind"].values for result in (first, other))
+        sides = {"before smoothing layers": True, "behind them": False} if smoothed else {"after each stage": False}
         try:
-            effect = look.comparison.paired(results[0], other, variable)
+            for side, before in sides.items():
+                effect = look.comparison.paired(first, other, variable, before_smoothing=before)
+                lines.append(f"{what} [{number}] {'/' if ratio else '-'} [1] {side} {_cells(effect, ratio)}")
+                one, two = (str(result.attrs.get("name", at)) for result, at in ((first, 1), (other, number)))
+                lines.append(_told_apart(effect, f"the {what}", one, two, ratio))
         except LandscapeError as error:
             lines.append(f"{what} [{number}] against [1]: {error}")
-            continue
-        cells = [
-            f"{float(effect[name][stage]):.3f} ({low:.3f} to {high:.3f}; {float(effect['effect_size'][stage]):+.1f})"
-            for stage, (low, high) in enumerate(effect[interval].values)
-        ]
-        title = f"{what} [{number}] {sign} [1] after each stage (95 % over images; effect size d_z)"
-        lines.append(f"{title}: {', '.join(cells)}")
-        stages = [f"the end of stage {stage + 1}" for stage in range(effect.sizes["stage"])]
-        ends = [(float(low), float(high)) for low, high in effect[interval].values]
-        one, two = (str(result.attrs.get("name", index)) for index, result in ((1, results[0]), (number, other)))
-        lines.append(tables.told_apart(f"the {what}", one, two, stages, ends, neutral=1.0 if ratio else 0.0))
     return lines
+
+
+def _cells(effect: xarray.Dataset, ratio: bool) -> str:
+    """Effect, interval and effect size at each block."""
+    values, intervals = effect["ratio" if ratio else "difference"], effect["ratio_interval" if ratio else "interval"]
+    cells = [
+        f"{block} {value:.3f} ({low:.3f} to {high:.3f}; {size:+.1f})"
+        for block, value, (low, high), size in zip(
+            effect["block"].values, values.values, intervals.values, effect["effect_size"].values, strict=True
+        )
+    ]
+    return f"(95 % over images; effect size d_z): {', '.join(cells)}"
+
+
+def _told_apart(effect: xarray.Dataset, what: str, one: str, two: str, ratio: bool) -> str:
+    """Where the intervals leave no doubt, in words."""
+    intervals = [(float(low), float(high)) for low, high in effect["ratio_interval" if ratio else "interval"].values]
+    return tables.told_apart(what, one, two, [*effect["block"].values], intervals, neutral=1.0 if ratio else 0.0)

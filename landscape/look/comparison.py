@@ -1,4 +1,4 @@
-"""Two networks compared on the same images: paired differences by stage, with intervals."""
+"""Two networks compared on the same images: paired differences block by block, with intervals."""
 
 from collections.abc import Sequence
 
@@ -69,8 +69,10 @@ def smoothed_inside(result: xarray.Dataset) -> bool:
     return False
 
 
-def paired(baseline: xarray.Dataset, other: xarray.Dataset, variable: str) -> xarray.Dataset:
-    r"""Effect of `other` against `baseline` on a quantity of single images, stage by stage.
+def paired(
+    baseline: xarray.Dataset, other: xarray.Dataset, variable: str, *, before_smoothing: bool = False
+) -> xarray.Dataset:
+    r"""Effect of `other` against `baseline` on a quantity of single images, at the `compared_blocks`.
 
     Parameters
     ----------
@@ -78,49 +80,57 @@ def paired(baseline: xarray.Dataset, other: xarray.Dataset, variable: str) -> xa
         Results of one instrument on the same images, with `variable` over ``(point, image)``.
     variable
         For example ``model_std_of_image``.
+    before_smoothing
+        Read the blocks' own maps instead of those behind the smoothing layers that follow: a smoothing layer lowers
+        variance and high frequencies of any map, which says nothing of what the network has learnt.
 
     Returns
     -------
     xarray.Dataset
-        Over ``stage``: ``difference`` (mean over images of other - baseline) with ``difference_stderr``; ``ratio`` of
-        the two means with ``ratio_stderr`` (delta method, paired); ``effect_size``, the difference in standard
-        deviations of the paired differences (Cohen's :math:`d_z`); ``interval`` of the difference and
-        ``ratio_interval``, 95 % by `landscape.metrics.confidence.of_mean`. The intervals are over images, for these two
-        networks; seeds are another source of variation.
+        Over ``block`` (the names in `baseline`): ``difference`` (mean over images of other - baseline) with
+        ``difference_stderr``; ``ratio`` of the two means with ``ratio_stderr`` (delta method, paired);
+        ``effect_size``, the difference in standard deviations of the paired differences (Cohen's :math:`d_z`);
+        ``interval`` of the difference and ``ratio_interval``, 95 % by `landscape.metrics.confidence.of_mean`. The
+        intervals are over images, for these two networks; seeds are another source of variation.
 
     Raises
     ------
     LandscapeError
-        When images or stages differ.
+        When images differ, or the networks have no blocks that correspond.
     """
     if baseline.attrs.get("data_sha256") != other.attrs.get("data_sha256") or not np.array_equal(
         baseline["image"].values, other["image"].values
     ):
         raise LandscapeError("the two results are of different images: measure both networks on the same ones")
-    first, second = (result[variable].values[stage_ends(result)] for result in (baseline, other))
-    if len(first) != len(second):
-        raise LandscapeError(f"the networks have {len(first)} and {len(second)} stages: compare ones of equal stages")
+    pair = ((baseline, other), (other, baseline))
+    blocks = [compared_blocks(result, against) for result, against in pair]
+    if len(blocks[0]) != len(blocks[1]):
+        raise LandscapeError(
+            f"the networks have {len(blocks[0])} and {len(blocks[1])} stages: compare ones of equal stages"
+        )
+    places = (
+        blocks if before_smoothing else [behind(result, own) for (result, _), own in zip(pair, blocks, strict=True)]
+    )
+    first, second = (result[variable].values[own] for (result, _), own in zip(pair, places, strict=True))
     images = first.shape[1]
     difference = second - first
     ratio = second.mean(1) / first.mean(1)
     influence = (second - ratio[:, None] * first) / first.mean(1)[:, None]
     spread = difference.std(1, ddof=1)
+    effect_size = np.divide(difference.mean(1), spread, where=spread > 0, out=np.zeros(len(spread)))
     effect = xarray.Dataset(
         {
-            "difference": ("stage", difference.mean(1)),
-            "difference_stderr": ("stage", spread / np.sqrt(images)),
-            "effect_size": (
-                "stage",
-                np.divide(difference.mean(1), spread, where=spread > 0, out=np.zeros(len(spread))),
-            ),
-            "ratio": ("stage", ratio),
-            "ratio_stderr": ("stage", influence.std(1, ddof=1) / np.sqrt(images)),
+            "difference": ("block", difference.mean(1)),
+            "difference_stderr": ("block", spread / np.sqrt(images)),
+            "effect_size": ("block", effect_size),
+            "ratio": ("block", ratio),
+            "ratio_stderr": ("block", influence.std(1, ddof=1) / np.sqrt(images)),
         },
-        coords={"stage": np.arange(len(first))},
+        coords={"block": baseline["point"].values[blocks[0]]},
         attrs={"variable": variable, "images": images},
     )
     for name, of_image in (("interval", difference), ("ratio_interval", ratio[:, None] + influence)):
-        effect[name] = (("stage", "bound"), np.stack(confidence.of_mean(of_image), axis=1))
+        effect[name] = (("block", "bound"), np.stack(confidence.of_mean(of_image), axis=1))
     return effect
 
 
