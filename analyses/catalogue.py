@@ -62,6 +62,14 @@ _LISTED = (
         along_training=True,
     ),
     Study(
+        "training_curvature_transformer",
+        "The same of a vision transformer.",
+        ("vit", "vit-smooth"),
+        ("series",),
+        lighter={"curvature_images": 256},
+        along_training=True,
+    ),
+    Study(
         "mlp_head",
         "Is the landscape of an MLP head sharper and rougher than that of GAP, and its training NLL higher (C11)?",
         ("mcdo", "mcdo-mlp"),

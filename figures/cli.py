@@ -17,7 +17,10 @@ FIGURES: dict[str, tuple[str, str | None]] = {
     "fig6-noise": ("fig6_noise", None),
     "mlp-head": ("mlp_head", None),
     "training-curvature": ("training_curvature", None),
-    "training-curvature-deterministic": ("training_curvature", "training_curvature_deterministic"),
+    **{
+        f"training-curvature-{kind}": ("training_curvature", f"training_curvature_{kind}")
+        for kind in ("deterministic", "transformer")
+    },
     **{name: ("ablation", name) for name in ("temperature", "kernel", "placement", "heads", "relu6", "preactivation")},
 }
 FORMATS = (".pdf", ".png")

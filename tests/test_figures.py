@@ -44,6 +44,9 @@ def measured(tmp_path_factory):
         patch.setitem(
             kinds.KINDS, "mcdo-smooth-early", NetworkKind("early smooth", {"name": kinds.SMOOTH}, fraction=0.5)
         )
+        for kind in ("vit", "vit-smooth"):
+            whole = kinds.KINDS[kind]
+            patch.setitem(kinds.KINDS, kind, dataclasses.replace(whole, model={**whole.model, "width": 4}))
         some = {name: protocol_sweep.VARIANTS[name] for name in CHOSEN}
         patch.setattr(protocol_sweep, "VARIANTS", some)
         for name, study in STUDIES.items():
@@ -176,7 +179,7 @@ def series(kind, seed, times, factor):
     return sources.Entry(kind, kinds.KINDS[kind].label, seed, "series", "default", dataset)
 
 
-@pytest.mark.parametrize("kind", ["mcdo", "dnn"])
+@pytest.mark.parametrize("kind", ["mcdo", "dnn", "vit"])
 @pytest.mark.parametrize("seeds", [1, 2, 4])
 def test_curvature_along_training_takes_however_many_trainings_there_are(seeds, kind):
     times = (1, 4, 11)

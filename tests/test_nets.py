@@ -573,7 +573,8 @@ def test_every_smoothing_variant_builds_into_a_network():
 # The vision transformer -----------------------------------------------------------------------------------------------
 
 
-def test_the_vision_transformer_is_that_of_transformers():
+@pytest.mark.parametrize("side", [32, 16])
+def test_the_vision_transformer_is_that_of_transformers(side):
     transformers = pytest.importorskip("transformers")
     ours = nets.build("vit_mcdo_6", num_classes=7, width=32).eval()
     config = transformers.ViTConfig(
@@ -585,9 +586,9 @@ def test_the_vision_transformer_is_that_of_transformers():
         other.load_state_dict(own.state_dict())
     for own, other in zip(order, theirs.layers, strict=True):
         other.load_state_dict(own.state_dict())
-    inputs = images(side=32).float()
+    inputs = images(side=side).float()
     with torch.no_grad():
-        expected = ours.classifier(theirs(inputs).last_hidden_state[:, 0])
+        expected = ours.classifier(theirs(inputs, interpolate_pos_encoding=side != 32).last_hidden_state[:, 0])
         torch.testing.assert_close(ours(inputs), expected)
 
 

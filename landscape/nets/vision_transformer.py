@@ -46,7 +46,7 @@ class VisionTransformer(nn.Module):
     width
         Channels of a token; a head of attention has 16 of them, or all where 16 does not divide their number.
     side, patch
-        Of the images and of the patches, pixels.
+        Of the images and of the patches, pixels; for square images of another side, positions are interpolated.
     dropout
         Rate in the embeddings and behind attention and dense layers.
     smoothing
@@ -87,7 +87,8 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (N, classes) of images (N, 3, H, W)."""
-        return self.classifier(self.norm(self.stages(self.embeddings(images)))[:, 0])
+        tokens = self.embeddings(images, interpolate_pos_encoding=True)
+        return self.classifier(self.norm(self.stages(tokens))[:, 0])
 
 
 def _config(blocks: int, width: int, side: int, patch: int, dropout: float) -> "ViTConfig":
