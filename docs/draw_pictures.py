@@ -30,7 +30,12 @@ OUT = Path(__file__).parent / "pictures"
 STAGES = ("converged", "cifar100-small")
 # The ways of smoothing of claim C12, beside the paper's own.
 KINDS = ("smooth", "pre-activation", "relu6", "gap-head")
-TRANSFORMER = ("smooth", "transformer")
+# Picture -> stage and comparisons.
+EFFECTS = {
+    "kinds": (STAGES[0], KINDS),
+    "kinds_early": (STAGES[1], KINDS),
+    "transformer": (STAGES[0], ("smooth", "transformer")),
+}
 FIGURES = {"fig8": fig8, "sweep": sweep, "training_curvature": training_curvature}
 # Picture -> folder of the results, kinds and seeds, variable that they must hold, function.
 PICTURES: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], str, Callable]] = {
@@ -82,8 +87,8 @@ def main() -> None:
             draw(kept(folder, kinds, seeds, variable), OUT / f"{name}.png")
         stages = {preset: claims.reports_in(REFERENCE / preset / "claims") for preset in STAGES}
         claims.draw(stages, OUT / "claims.png")
-        for name, only in {"kinds": KINDS, "transformer": TRANSFORMER}.items():
-            claims.draw({STAGES[0]: stages[STAGES[0]]}, OUT / f"{name}.png", only)
+        for name, (preset, only) in EFFECTS.items():
+            claims.draw({preset: stages[preset]}, OUT / f"{name}.png", only)
         along = sorted((REFERENCE / "digits" / "results" / "series").glob("*.nc.gz"))
         series.picture.draw([*map(result.load, along)], OUT / "series.png")
         for name, module in FIGURES.items():
@@ -93,7 +98,7 @@ def main() -> None:
             facts = sources.provenance(drawing, name, "docs/draw_pictures.py")
             plotting.save(figure, OUT / f"{name}.png", facts)
     # Not all pictures there are drawn here, and a palette of a palette would lose colours.
-    for name in (*PICTURES, *FIGURES, "claims", "kinds", "transformer", "series"):
+    for name in (*PICTURES, *FIGURES, *EFFECTS, "claims", "series"):
         shrink(OUT / f"{name}.png")
 
 
