@@ -7,6 +7,13 @@ _PAIRS = ("mcdo", "mcdo-smooth", "dnn", "dnn-smooth")
 # What an ablation looks at: curvature, model uncertainty, high frequencies, predictions.
 _ABLATION = ("hessian", "feature_maps", "fourier", "predictions")
 
+
+def _along_training(name: str, question: str, kind: str) -> Study:
+    """Curvature at the checkpoints that trainings keep on the way, plain and smooth."""
+    networks = (kind, f"{kind}-smooth")
+    return Study(name, question, networks, ("series",), lighter={"curvature_images": 256}, along_training=True)
+
+
 _LISTED = (
     Study(
         "hessian_spectra",
@@ -45,30 +52,13 @@ _LISTED = (
         ("predictions",),
     ),
     Study("corruption_robustness", "Are smoothed networks more robust to corruptions (C10)?", _PAIRS, ("corruptions",)),
-    Study(
+    _along_training(
         "training_curvature",
         "At which moment of a training does the curvature of smoothed networks begin to differ (C1, C2)?",
-        ("mcdo", "mcdo-smooth"),
-        ("series",),
-        lighter={"curvature_images": 256},
-        along_training=True,
+        "mcdo",
     ),
-    Study(
-        "training_curvature_deterministic",
-        "The same without dropout (C1, C13).",
-        ("dnn", "dnn-smooth"),
-        ("series",),
-        lighter={"curvature_images": 256},
-        along_training=True,
-    ),
-    Study(
-        "training_curvature_transformer",
-        "The same of a vision transformer.",
-        ("vit", "vit-smooth"),
-        ("series",),
-        lighter={"curvature_images": 256},
-        along_training=True,
-    ),
+    _along_training("training_curvature_deterministic", "The same without dropout (C1, C13).", "dnn"),
+    _along_training("training_curvature_transformer", "The same of a vision transformer.", "vit"),
     Study(
         "mlp_head",
         "Is the landscape of an MLP head sharper and rougher than that of GAP, and its training NLL higher (C11)?",
