@@ -30,7 +30,7 @@ def draw(drawing: Drawing) -> Figure:
         _ratios(panels[-1], drawing.of("series"))
         plotting.letter(panels.tolist())
         counts = ", ".join(f"{group.label}: n = {len(group.results)}" for group in groups)
-        title = f"{counts}; {drawing.explained('series', 'bands: bound of the solve (a), 95 % (b)')}"
+        title = f"{counts}\n{drawing.explained('series', 'bands: bound of the solve (a), 95 % (b)')}"
         plotting.below(figure, panels[0], columns=len(groups), title=title)
     return figure
 

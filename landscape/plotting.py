@@ -44,6 +44,9 @@ KINDS: dict[str, tuple[str, int]] = {
     "dnn-smooth": ("deterministic + smooth", 5),
     "mcdo-mlp": ("MLP head", 2),
     "mcdo-preact": ("pre-activation", 3),
+    # With the colours of two that are not shown beside them.
+    "vit": ("vision transformer", 2),
+    "vit-smooth": ("vision transformer + blur of tokens", 3),
 }
 # How names of our recipes say the kind of network.
 _RECIPE = re.compile(
