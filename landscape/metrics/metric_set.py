@@ -109,18 +109,6 @@ class MetricSet:
             setattr(self, name, torch.maximum(mine, theirs) if name == "_excess" else mine + theirs)
         return self
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The sums as arrays, for a journal."""
-        return {name.removeprefix("_"): getattr(self, name).cpu().numpy() for name in _STATE}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], classes: int, *, binning: Binning = "right") -> "MetricSet":
-        """The inverse of `arrays`."""
-        metric_set = cls(classes, binning=binning)
-        for name in _STATE:
-            setattr(metric_set, name, torch.from_numpy(np.array(arrays[name.removeprefix("_")])))
-        return metric_set
-
     @property
     def count(self) -> int:
         """Number of examples."""
