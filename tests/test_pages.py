@@ -129,6 +129,26 @@ def test_every_flag_of_every_command_stands_on_a_page(monkeypatch: pytest.Monkey
         del sys.modules["site_hooks"]
 
 
+def test_tables_of_effects_are_what_the_reports_say() -> None:
+    tables = runpy.run_path(str(DOCS / "write_tables.py"))
+    blurs = (DOCS / "understand" / "blurs.md").read_text()
+    assert len(tables["TABLE"].findall(blurs)) == blurs.count("<!-- effects:") == 5
+    for page in PAGES:
+        assert tables["written"](page.read_text()) == page.read_text(), f"run docs/write_tables.py: {page.name}"
+    claim = {"measure": "log2 of passes to the worse one's final NLL", "verdict": "undecided"}
+    assert tables["cell"]({**claim, "effect": {"estimate": -1.0, "low": -3.0, "high": 1.0}}) == "x 1/2 [1/8, 2]"
+    rise = {
+        "measure": "log of the roughness",
+        "verdict": "against",
+        "effect": {"estimate": 0.1, "low": 0.05, "high": 0.15},
+    }
+    assert tables["cell"](rise) == "+11 % [5, 16] **against**"
+    accuracy = {"measure": "accuracy, %, every ensemble size", "verdict": "undecided"}
+    assert (
+        tables["cell"]({**accuracy, "effect": {"estimate": -0.04, "low": -0.5, "high": -0.01}}) == "0.0 [-0.5, 0.0] \\*"
+    )
+
+
 # What people ask for, in their words, and the page that answers.
 ASKED = {
     "loss surface of my model": "howto/surface.md",
