@@ -454,7 +454,7 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cells(claim: Mapping[str, Any], seeds: int) -> list[str]:
     from analyses.audit.report import probability
 
-    effect = claim["effect"]
+    effect, pairs = claim["effect"], len(claim["effect"]["of_seed"])
     known = math.isfinite(effect["low"])
     bounds = f"{effect['low']:+.3g}, {effect['high']:+.3g}" if known else "unknown"
     said = claim["verdict"]
@@ -467,7 +467,7 @@ def _cells(claim: Mapping[str, Any], seeds: int) -> list[str]:
         f"{claim['variant']:.3g}",
         f"{effect['estimate']:+.3g} [{bounds}]",
         "-" if said == "no verdict" else probability(claim["p_holm"]),
-        f"{said}: two networks" if seeds == 1 else f"{said}: {seeds} pairs" if said == "no verdict" else said,
+        f"{said}: two networks" if seeds == 1 else f"{said}: {pairs} pairs" if said == "no verdict" else said,
     ]
 
 

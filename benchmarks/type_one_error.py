@@ -16,8 +16,17 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from analyses.audit.claims import REPLICATES
-from analyses.audit.verdict import LEVEL, LOOK_LEVEL, LOOKS, Effect, Reading, effect, power, seeds_needed
+from analyses.audit.verdict import (
+    LEVEL,
+    LOOK_LEVEL,
+    LOOKS,
+    REPLICATES,
+    Effect,
+    Reading,
+    effect,
+    power,
+    seeds_needed,
+)
 from landscape import metrics
 
 SEEDS = (4, 5, 6, 8, 10, 12)
@@ -40,40 +49,39 @@ class Differences:
         Share of the images' variance that acts on all seeds alike.
     seed
         Of the draws.
+    images
+        How many there are.
     """
 
-    def __init__(self, share: float, alike: float, seed: int) -> None:
-        self._seeds = np.sqrt(1 - share)
-        self._alike, self._own = (np.sqrt(IMAGES * share * part) for part in (alike, 1 - alike))
+    def __init__(self, share: float, alike: float, seed: int, images: int = IMAGES) -> None:
+        self._seeds, self._images = np.sqrt(1 - share), images
+        self._alike, self._own = (np.sqrt(images * share * part) for part in (alike, 1 - alike))
         self._source = np.random.default_rng([seed, round(100 * share), round(100 * alike)])
-        self._weights = np.asarray(metrics.bootstrap_weights(IMAGES, replicates=REPLICATES)) / IMAGES
+        self._weights = np.asarray(metrics.bootstrap_weights(images, replicates=REPLICATES)) / images
 
     def draw(self, seeds: int, size: float = 0.0) -> list[Reading]:
         """One reading a seed."""
         normal = self._source.standard_normal
-        of_image = size + self._seeds * normal((seeds, 1)) + self._alike * normal(IMAGES)
-        of_image = of_image + self._own * normal((seeds, IMAGES))
+        of_image = size + self._seeds * normal((seeds, 1)) + self._alike * normal(self._images)
+        of_image = of_image + self._own * normal((seeds, self._images))
         return [
-            Reading(float(row.mean()), replicates)
+            Reading(float(row.mean()), replicates, self._images)
             for row, replicates in zip(of_image, of_image @ self._weights.T, strict=True)
         ]
 
 
-ZERO = Reading(0.0, np.zeros(REPLICATES))
-
-
 def measured(readings: Sequence[Reading]) -> Effect:
     """The rule, on differences."""
-    return effect([ZERO] * len(readings), readings)
+    return effect([Reading(0.0, np.zeros(REPLICATES), each.units) for each in readings], readings)
 
 
 Cell = tuple[int, str, float]
 
 
-def type_one(cells: Iterable[Cell], repeats: int, seed: int) -> Iterator[dict[str, object]]:
+def type_one(cells: Iterable[Cell], repeats: int, seed: int, images: int = IMAGES) -> Iterator[dict[str, object]]:
     """How often no effect is called one, at 5 % and at 1 %."""
     for seeds, kind, share in cells:
-        source = Differences(share, KINDS[kind], seed)
+        source = Differences(share, KINDS[kind], seed, images)
         p = np.array([measured(source.draw(seeds)).p for _ in range(repeats)])
         yield {
             "seeds": seeds,
@@ -168,9 +176,10 @@ def main() -> None:
     parser.add_argument(
         "--cell", type=cell, action="append", metavar="SEEDS:KIND:SHARE", help="only this one of the first grid"
     )
+    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="behind the cells of --cell")
     arguments = parser.parse_args()
     if arguments.cell:
-        print(table(list(type_one(arguments.cell, arguments.repeats, arguments.seed))))
+        print(table(list(type_one(arguments.cell, arguments.repeats, arguments.seed, arguments.images))))
         return
     began = time.perf_counter()
     fixed = list(type_one(itertools.product(SEEDS, KINDS, SHARES), arguments.repeats, arguments.seed))

@@ -32,7 +32,7 @@ MEASURED = {
     "lower NLL": "NLL, nats, where least sure",
     "higher accuracy": "accuracy, points, where least sure",
     "lower ECE": "ECE, points, where least sure",
-    "needs fewer dropout passes": "dropout passes for the same NLL",
+    "needs fewer dropout passes": "1 / dropout passes for the same NLL",
     "lower error under computed corruptions": "error under corruptions, points",
     "lower NLL under computed corruptions": "NLL under corruptions, nats",
     "lower ECE under computed corruptions": "ECE under corruptions, points",
@@ -42,13 +42,10 @@ NOTE = "\\* Away from zero by itself, and undecided after correction."
 
 
 def effect(claim: Mapping[str, Any]) -> str:
-    """An effect with its 95 % interval: a factor, %, or a difference of what is in points, nats or logarithms."""
+    """An effect with its 95 % interval: %, or a difference of what is itself in points, nats or logarithms."""
     numbers = [claim["effect"][name] for name in ("estimate", "low", "high")]
     measure = claim["measure"]
-    if measure.startswith("log2 of"):
-        estimate, low, high = (f"{2**number:.2g}" if number >= 0 else f"1/{2**-number:.2g}" for number in numbers)
-        return f"x {estimate} [{low}, {high}]"
-    digits = 2 if "nats" in measure or measure.startswith("Delta log") else 1
+    digits = 2 if "nats" in measure or measure.startswith(("Delta log", "1 /")) else 1
     if relative := measure.startswith("log of"):
         numbers, digits = [100 * math.expm1(number) for number in numbers], 0
     # Of an interval on one side of zero the estimate's sign says enough.

@@ -30,10 +30,10 @@ from landscape.store import result
 TINY = SampleSizes(32, 2, 3, 32, 5, 16, 2, 48, 4, 2, 16, 2)
 
 
-def readings(values, replicates=None):
-    return [
-        Reading(value, np.empty(0) if replicates is None else replicates[place]) for place, value in enumerate(values)
-    ]
+def readings(values, replicates=None, images=400):
+    if replicates is None:
+        return [claims.exactly(value) for value in values]
+    return [Reading(value, drawn, images) for value, drawn in zip(values, replicates, strict=True)]
 
 
 def test_holm_is_the_textbook_example_and_keeps_unknown_apart():
@@ -62,7 +62,7 @@ def crossed(seeds, *, of_seed, shared, own, images=400, size=0.0, seed=0):
         + np.sqrt(images) * (shared * source.normal(size=images) + own * source.normal(size=(seeds, images)))
     )
     weights = source.multinomial(images, np.full(images, 1 / images), size=2000) / images
-    return [Reading(row.mean(), weights @ row) for row in of_image]
+    return [Reading(row.mean(), weights @ row, images) for row in of_image]
 
 
 def zeros(count):
@@ -73,14 +73,15 @@ def test_the_variance_that_images_give_to_all_seeds_alike_is_told_from_that_of_e
     shared = effect(zeros(12), crossed(12, of_seed=0.0, shared=1.0, own=0.0))
     assert shared.shared == pytest.approx(1.0, rel=0.1)
     assert shared.stderr == pytest.approx(1.0, rel=0.1)
-    assert shared.degrees == pytest.approx(133, rel=0.05)
+    degrees = 1 / (1 / 2000 + 1 / 399)
+    assert shared.degrees == pytest.approx(degrees, rel=0.05)
     own = effect(zeros(12), crossed(12, of_seed=0.0, shared=0.0, own=1.0))
     assert own.shared < 0.15
     assert own.stderr == pytest.approx(own.of_seed.std(ddof=1) / math.sqrt(12), rel=0.1)
     assert 11 <= own.degrees < 12
     both = effect(zeros(12), crossed(12, of_seed=2.0, shared=1.0, own=0.0))
     assert both.stderr**2 == pytest.approx(both.spread**2 / 12 + both.shared**2)
-    assert 11 < both.degrees < 133
+    assert 11 < both.degrees < degrees
 
 
 def test_one_pair_has_images_alone():
@@ -95,7 +96,7 @@ def test_differences_that_agree_to_rounding_decide_nothing():
     assert math.isnan(effect(one, other).p)
     # Nor by chance, where the images tell how much they must differ at least.
     drawn = crossed(4, of_seed=0.0, shared=0.0, own=1.0)
-    equal = [Reading(0.5, each.replicates) for each in drawn]
+    equal = [Reading(0.5, each.replicates, each.units) for each in drawn]
     made = effect(zeros(4), equal)
     assert made.spread == pytest.approx(math.sqrt(0.352 / 3), rel=0.1)
     assert made.p > 0.05
@@ -109,6 +110,9 @@ def test_the_rule_errs_in_5_percent_and_foretells_its_power():
         source = Differences(share, alike, seed=1)
         wrong = np.mean([measured(source.draw(4)).p < LEVEL for _ in range(1500)])
         assert 0.025 < wrong < 0.07
+    # Eight mini-batches: a variance over so few has 7 degrees of freedom, not those of 200 images.
+    few = Differences(1.0, 1.0, seed=3, images=8)
+    assert np.mean([measured(few.draw(4)).p < LEVEL for _ in range(1500)]) < 0.07
     source = Differences(0.0, 0.0, seed=2)
     assert seeds_needed(2.0) == 5
     found = np.mean([measured(source.draw(5, 2.0)).p < LEVEL for _ in range(400)])
@@ -383,17 +387,61 @@ def test_looks_decide_at_one_percent_and_the_first_decision_stands():
     claim = claims.Claim("C8", "lower NLL", "NLL", claims.LOWER, ("predictions",), lambda own, other: own["x"])
     values = [-1.0, -1.02, -0.98, -1.01, 3.0, 4.0]
     compared = [Network(role, role, seed, Path()) for seed in range(6) for role in ("baseline", "variant")]
-    results = [{"x": Reading(part, np.empty(0))} for value in values for part in (0.0, value)]
+    results = [{"x": claims.exactly(part)} for value in values for part in (0.0, value)]
     (row,) = panel.decided(compared, results, [claim], sequential=True)
     assert (row.verdict, row.decided_at) == ("supported", 4)
     (fixed,) = panel.decided(compared, results, [claim])
     assert (fixed.verdict, fixed.decided_at) == ("undecided", None)
+    # The effect is that of all pairs, p that of the look that decided.
+    assert row.effect == fixed.effect
+    assert row.adjusted < 0.01 < fixed.adjusted
     # p of 0.02 is enough for one look at 5 %, not for one of five.
     weak = [-1.0, -2.0, -3.1, -2.0]
-    results = [{"x": Reading(part, np.empty(0))} for value in weak for part in (0.0, value)]
+    results = [{"x": claims.exactly(part)} for value in weak for part in (0.0, value)]
     assert panel.decided(compared[:8], results, [claim])[0].verdict == "supported"
     assert panel.decided(compared[:8], results, [claim], sequential=True)[0].verdict == "undecided"
     assert panel.decided(compared[:6], results[:6], [claim])[0].verdict == "no verdict"
+
+
+def test_a_claim_with_few_finite_pairs_has_no_verdict_and_takes_no_part_in_the_correction():
+    lower = claims.Claim("C8", "lower NLL", "NLL", claims.LOWER, (), lambda own, other: own["x"])
+    seldom = claims.Claim("C3", "flatter", "rise", claims.LOWER, (), lambda own, other: own["y"])
+    compared = [Network(role, role, seed, Path()) for seed in range(5) for role in ("baseline", "variant")]
+    values = [-1.0, -2.0, -3.1, -2.0, -2.2]
+    results = [{"x": claims.exactly(part), "y": claims.exactly(part)} for value in values for part in (0.0, value)]
+    for one in (3, 7):
+        results[one]["y"] = claims.exactly(math.nan)
+    sure, unsure = panel.decided(compared, results, [lower, seldom])
+    assert (sure.verdict, sure.adjusted) == ("supported", sure.effect.p)
+    assert unsure.verdict == "no verdict"
+    assert math.isnan(unsure.adjusted)
+    assert (unsure.baseline, unsure.variant) == (0.0, pytest.approx(np.mean([values[0], values[2], values[4]])))
+
+
+def law(a, b):
+    """Results of a network whose NLL is a + b / passes."""
+    sizes = np.array([1, 2, 4, 10, 50])
+    nll = a + b / sizes
+    curve = {"nll": ("size", nll), "nll_replicate": (("size", "replicate"), np.repeat(nll[:, None], 2, 1))}
+    return {"curves": xarray.Dataset(curve, {"size": sizes}, {"images": 400})}
+
+
+def test_passes_needed_move_with_the_lead_and_not_with_its_sign_alone():
+    def lead(one, other):
+        return claims.passes_needed(other, one).value - claims.passes_needed(one, other).value
+
+    # Of networks of one b, the lead in NLL by b.
+    for by in (0.001, 0.01, 0.05, 0.2):
+        assert lead(law(0.5, 0.1), law(0.5 - by, 0.1)) == pytest.approx(by / 0.1)
+        assert lead(law(0.5 - by, 0.1), law(0.5, 0.1)) == pytest.approx(-by / 0.1)
+    # Equals whose leads agree in sign by chance are not called different: log2 of the passes errs in 12 %.
+    source = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(600):
+        drawn = source.normal(0.5, 0.05, (4, 2)), source.lognormal(np.log(0.1), 0.15, (4, 2))
+        leads = [lead(law(a[0], b[0]), law(a[1], b[1])) for a, b in zip(*drawn, strict=True)]
+        wrong += effect(readings([0.0] * 4), readings(leads)).p < LEVEL
+    assert wrong / 600 < 0.075
 
 
 def test_arithmetic_is_corrected_apart():
@@ -403,7 +451,7 @@ def test_arithmetic_is_corrected_apart():
     one = claims.Claim("C4", "a", "", claims.LOWER, (), reads)
     other = claims.Claim("C4", "b", "", claims.LOWER, (), reads, family=claims.ARITHMETIC)
     compared = [Network(role, role, seed, Path()) for seed in range(4) for role in ("baseline", "variant")]
-    results = [{"x": Reading(part, np.empty(0))} for value in (-1.0, -2.0, -3.1, -2.0) for part in (0.0, value)]
+    results = [{"x": claims.exactly(part)} for value in (-1.0, -2.0, -3.1, -2.0) for part in (0.0, value)]
     rows = panel.decided(compared, results, [one, other])
     assert [row.adjusted for row in rows] == [row.effect.p for row in rows]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray
 
-from analyses.audit.verdict import Reading
+from analyses.audit.verdict import REPLICATES, Reading
 from landscape import metrics
 from landscape.errors import LandscapeError
 from landscape.look.comparison import behind, compared_blocks
@@ -24,7 +24,6 @@ Results = Mapping[str, xarray.Dataset]
 # One reading, or one for each of several readings of which a claim says the same.
 Readings = Reading | Mapping[str, Reading]
 
-REPLICATES = 400
 LOWER, HIGHER = -1, 1
 # Frequencies from here on are high: the upper half of the axis, units of pi.
 HIGH = 0.5
@@ -82,14 +81,14 @@ def mean(values: np.ndarray, *, logarithm: bool = False) -> Reading:
     drawn = _weights(len(values)) @ values
     value = float(values.mean())
     if not logarithm:
-        return Reading(value, drawn)
+        return Reading(value, drawn, len(values))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Reading(float(np.log(value)), np.log(drawn))
+        return Reading(float(np.log(value)), np.log(drawn), len(values))
 
 
 def exactly(value: float) -> Reading:
     """A number that is not a statistic of images."""
-    return Reading(value, np.empty(0))
+    return Reading(value, np.empty(0), 0)
 
 
 def linear(value: float, of_part: np.ndarray) -> Reading:
@@ -106,7 +105,7 @@ def linear(value: float, of_part: np.ndarray) -> Reading:
     if not value > 0:
         return exactly(math.nan)
     shift = _weights(len(of_part)) @ (of_part - of_part.mean()) / value
-    return Reading(math.log(value), math.log(value) + shift)
+    return Reading(math.log(value), math.log(value) + shift, len(of_part))
 
 
 def top_eigenvalue(own: Results, other: Results) -> Reading:
@@ -120,7 +119,7 @@ def _over_batches(own: Results, statistic: Callable[[np.ndarray], float]) -> Rea
     largest = own["mini_batches"]["eigenvalue"].values[:, 0]
     drawn = metrics.bootstrap_weights(len(largest), replicates=REPLICATES)
     samples = [np.repeat(largest, np.asarray(row).astype(int)) for row in drawn]
-    return Reading(statistic(largest), np.array([statistic(sample) for sample in samples]))
+    return Reading(statistic(largest), np.array([statistic(sample) for sample in samples]), len(largest))
 
 
 def outlier_size(own: Results, other: Results) -> Reading:
@@ -149,10 +148,7 @@ def rise(own: Results, other: Results) -> Reading:
 def rough(own: Results, other: Results) -> Reading:
     """C3, how rough."""
     value = roughness(own["surface"])[0]
-    if not value > 0:
-        return exactly(math.nan)
-    shift = _weights(own["surface"].sizes["image"]) @ roughness_influence(own["surface"])
-    return Reading(math.log(value), math.log(value) + shift)
+    return linear(value, value * roughness_influence(own["surface"]))
 
 
 # (result of a network, that of the one it is compared with) -> points of the first
@@ -192,6 +188,7 @@ def _mean_of_logs(stages: list[np.ndarray]) -> Reading:
     return Reading(
         float(np.mean([reading.value for reading in readings])),
         np.mean([reading.replicates for reading in readings], axis=0),
+        readings[0].units,
     )
 
 
@@ -253,7 +250,7 @@ def own_part(
         behind, before = (read(where)(own, other) for where in (_behind, _before))
         # Where masks move nothing, as before the first dropout of a stranger's network, logarithms are infinite.
         with np.errstate(invalid="ignore"):
-            return Reading(behind.value - before.value, behind.replicates - before.replicates)
+            return Reading(behind.value - before.value, behind.replicates - before.replicates, behind.units)
 
     return difference
 
@@ -273,7 +270,7 @@ def ensemble_metric(name: str, scale: float) -> Callable[[Results, Results], Rea
         curve_set = own["curves"]
         values, drawn = curve_set[name].values, curve_set[f"{name}_replicate"].transpose("size", "replicate").values
         return {
-            f"N = {size}": Reading(scale * float(values[index]), scale * drawn[index])
+            f"N = {size}": Reading(scale * float(values[index]), scale * drawn[index], int(curve_set.attrs["images"]))
             for index, size in enumerate(curve_set["size"].values)
         }
 
@@ -289,11 +286,14 @@ def training_nll(own: Results, other: Results) -> Reading:
 
 
 def passes_needed(own: Results, other: Results) -> Reading:
-    """C9: passes needed for the NLL that the worse of the two networks reaches with all its passes, log2.
+    """C9: 1 / passes needed for the NLL that the worse of the two networks reaches with all its passes.
 
     The better network needs fewer than all, the worse one all, so that the difference is a network's gain, and zero on
-    average between equals. A network whose single pass is better than that is worth less than one pass, by the law
-    a + b / N through its own curve: whole passes would make all such networks equal.
+    average between equals. Of a curve a + b / N it is the lead of the better network in NLL, in units of b. The number
+    of passes itself, or its logarithm, would not do: it leaps from *few* to *all* as the lead changes sign, so that any
+    four pairs of equals that agree in the sign by chance (one time in eight) look alike, and Student's t calls them
+    significant. A network whose single pass is better than the target needs less than one, by the same law through its
+    own curve: whole passes would make all such networks equal.
     """
     mine, theirs = own["curves"], other["curves"]
     sizes = mine["size"].values
@@ -301,7 +301,7 @@ def passes_needed(own: Results, other: Results) -> Reading:
     targets = np.maximum(mine["nll_replicate"].values[-1], theirs["nll_replicate"].values[-1])
     needed = crossing(sizes, mine["nll"].values[:, None], np.array([target]), extrapolate=True)
     drawn = crossing(sizes, mine["nll_replicate"].values, targets, extrapolate=True)
-    return Reading(float(np.log2(needed[0])), np.log2(drawn))
+    return Reading(float(1 / needed[0]), 1 / drawn, int(mine.attrs["images"]))
 
 
 def corrupted_error(own: Results, other: Results) -> Reading:
@@ -326,7 +326,7 @@ def corrupted_ece(own: Results, other: Results) -> Reading:
         gaps = np.zeros((images, BINS))
         gaps[np.arange(images), bin_of(torch.from_numpy(sure).float(), BINS).numpy()] = sure - right
         drawn.append(np.abs(_weights(images) @ gaps).sum(1))
-    return Reading(100 * float(measured["ece"].mean()), 100 * np.mean(drawn, axis=0))
+    return Reading(100 * float(measured["ece"].mean()), 100 * np.mean(drawn, axis=0), images)
 
 
 def relative_claims(baseline: xarray.Dataset) -> tuple[Claim, ...]:
@@ -355,7 +355,7 @@ def relative_claims(baseline: xarray.Dataset) -> tuple[Claim, ...]:
             if missing or measured.sizes["severity"] < len(SEVERITIES):
                 return exactly(math.nan)
             errors = relative_errors(measured, baseline, replicates=REPLICATES).sel(measure=name)
-            return Reading(100 * float(errors["value"]), 100 * errors["replicate"].values)
+            return Reading(100 * float(errors["value"]), 100 * errors["replicate"].values, measured.sizes["image"])
 
         return read
 
@@ -432,8 +432,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C9",
         "needs fewer dropout passes",
-        "log2 of passes to the worse one's final NLL",
-        LOWER,
+        "1 / passes to the worse one's final NLL",
+        HIGHER,
         ("predictions",),
         passes_needed,
         True,

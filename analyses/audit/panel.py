@@ -15,7 +15,7 @@ import xarray
 from torch import nn
 
 from analyses import executors, measuring, stage
-from analyses.audit.claims import CLAIMS, NETWORK, REPLICATES, Claim, Results
+from analyses.audit.claims import CLAIMS, NETWORK, Claim, Results
 from analyses.audit.networks import Network
 from analyses.audit.verdict import (
     FEWEST,
@@ -23,6 +23,7 @@ from analyses.audit.verdict import (
     LOOK_LEVEL,
     LOOKS,
     NO_VERDICT,
+    REPLICATES,
     Effect,
     Reading,
     decide,
@@ -45,11 +46,12 @@ class Row:
     claim
         What was claimed.
     baseline, variant
-        Means over seeds of the measure.
+        Means of the measure over seeds, those in which both are finite.
     effect
-        Variant minus baseline.
+        Variant minus baseline, of all pairs.
     adjusted
-        p value after Holm's correction over the claims of the same family.
+        p value after Holm's correction over the claims of the same family; where a sequential audit decided, of the
+        look that did.
     verdict
         ``supported``, ``against``, ``undecided``, or ``no verdict`` from fewer than four pairs.
     placebo, placebo_verdict
@@ -209,7 +211,7 @@ def decided(
     rows = []
     for index, claim in enumerate(claims):
         here = variant.effects[index]
-        own, other = (_mean(side, here.at) for side in zip(*pairs["variant"][index], strict=True))
+        own, other = _means(pairs["variant"][index], here.at)
         rows.append(
             Row(
                 claim=claim,
@@ -232,21 +234,26 @@ Readings = Mapping[str, Reading]
 def _judged(
     claims: Sequence[Claim], pairs: Sequence[Sequence[tuple[Readings, Readings]]], seeds: int, *, sequential: bool
 ) -> _Judged:
+    def at(count: int, level: float) -> tuple[list[Effect], list[float], list[str]]:
+        effects = [_effect(of_claim[:count]) for of_claim in pairs]
+        adjusted = _adjusted(claims, effects, min(count, FEWEST))
+        verdicts = [
+            # A claim with few finite pairs is judged by those that it has.
+            decide(each.estimate, p, claim.direction, level) if len(each.of_seed) >= FEWEST else NO_VERDICT
+            for claim, each, p in zip(claims, effects, adjusted, strict=True)
+        ]
+        return effects, adjusted, verdicts
+
     looks = [look for look in LOOKS if look <= seeds] if sequential else []
-    verdicts = ["undecided" if seeds >= FEWEST else NO_VERDICT] * len(claims)
+    # Between looks nothing is decided.
+    effects, adjusted, verdicts = at(seeds, 0.0 if looks else LEVEL)
     decided_at: list[int | None] = [None] * len(claims)
-    for look in looks or [seeds]:
-        effects = [_effect(of_claim[:look]) for of_claim in pairs]
-        adjusted = _adjusted(claims, effects)
-        for index, claim in enumerate(claims):
-            # A claim with few finite seeds is judged by those that it has.
-            if verdicts[index] == "undecided" and len(effects[index].of_seed) >= FEWEST:
-                verdicts[index] = decide(
-                    effects[index].estimate, adjusted[index], claim.direction, LOOK_LEVEL if looks else LEVEL
-                )
-                decided_at[index] = look if looks and verdicts[index] != "undecided" else None
-    effects = [_effect(of_claim) for of_claim in pairs]
-    return _Judged(effects, _adjusted(claims, effects), verdicts, decided_at)
+    for look in looks:
+        _, of_look, said = at(look, LOOK_LEVEL)
+        for index in range(len(claims)):
+            if decided_at[index] is None and said[index] not in ("undecided", NO_VERDICT):
+                adjusted[index], verdicts[index], decided_at[index] = of_look[index], said[index], look
+    return _Judged(effects, adjusted, verdicts, decided_at)
 
 
 def _effect(pairs: Sequence[tuple[Readings, Readings]]) -> Effect:
@@ -256,18 +263,22 @@ def _effect(pairs: Sequence[tuple[Readings, Readings]]) -> Effect:
     return effects[0] if len(names) == 1 else weakest(effects, names)
 
 
-def _adjusted(claims: Sequence[Claim], effects: Sequence[Effect]) -> list[float]:
-    """Holm's p values, family by family."""
+def _adjusted(claims: Sequence[Claim], effects: Sequence[Effect], fewest: int) -> list[float]:
+    """Holm's p values, family by family, of claims with so many finite pairs."""
     adjusted = [math.nan] * len(claims)
+    enough = [len(each.of_seed) >= fewest for each in effects]
     for family in {claim.family for claim in claims}:
-        indices = [index for index, claim in enumerate(claims) if claim.family == family]
+        indices = [index for index, claim in enumerate(claims) if claim.family == family and enough[index]]
         for index, p in zip(indices, holm([effects[index].p for index in indices]), strict=True):
             adjusted[index] = p
     return adjusted
 
 
-def _mean(readings: Sequence[Readings], name: str) -> float:
-    return float(np.mean([each[name or next(iter(each))].value for each in readings]))
+def _means(pairs: Sequence[tuple[Readings, Readings]], name: str) -> tuple[float, float]:
+    """Of both sides, over the pairs in which both are finite."""
+    values = np.array([[side[name or next(iter(side))].value for side in pair] for pair in pairs])
+    finite = values[np.isfinite(values).all(1)]
+    return (float(finite[:, 0].mean()), float(finite[:, 1].mean())) if len(finite) else (math.nan, math.nan)
 
 
 def _readings(

@@ -26,12 +26,13 @@ RULE = (
     "corrected by Holm over all claims: significant in the claimed direction is 'supported', in the other 'against', "
     "anything else 'undecided'. Fewer than four pairs give no verdict; one pair has images alone and speaks of its two "
     "networks. A claim about every ensemble size is decided only where all sizes are. Intervals are 95 %, each for its "
-    "claim alone."
+    "claim alone (92 to 95 % where pairs were added until it was decided)."
 )
 # Quantile of the spread over seeds that images alone would give, below which the measured one is not believed.
 _FLOOR = 0.05
-# Degrees of freedom of a variance over images: 400 bootstrap samples of some 200 images, 1 / (1/400 + 1/200).
-_IMAGE_DEGREES = 133.0
+# Bootstrap samples of the images, and how many images are taken where power is foretold.
+REPLICATES = 400
+_IMAGES = 200
 # Differences that agree to this share of the values they are taken from agree to rounding: float32 sums of images.
 _ROUNDING = 1e-7
 
@@ -47,10 +48,13 @@ class Reading:
     replicates
         The same number on bootstrap samples of the images, (R,), the same samples for every network; empty where it is
         no statistic of images.
+    units
+        How many images are resampled, or groups of them, or mini-batches, *G*.
     """
 
     value: float
     replicates: np.ndarray
+    units: int
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,8 @@ class Effect:
 def effect(baseline: Sequence[Reading], variant: Sequence[Reading]) -> Effect:
     r"""Paired effect over seeds and images, crossed random effects.
 
-    With :math:`d_s` the difference within seed *s* of *S* and :math:`V` variances over bootstrap samples of the images,
-    the same sample in all networks,
+    With :math:`d_s` the difference within seed *s* of *S* and :math:`V` variances over *R* bootstrap samples of the *G*
+    images, the same sample in all networks, times G / (G - 1),
 
     .. math::
 
@@ -102,16 +106,17 @@ def effect(baseline: Sequence[Reading], variant: Sequence[Reading]) -> Effect:
        v_o = \frac{S\,(\overline{V(d_s)} - V(\bar d))}{S - 1} \\
        \mathrm{se}^2 &= s^2 / S + v_c \\
        \frac1\nu &= \frac{1}{S - 1} \min\left(1, \frac{S + 1}{S - 1} \left(\frac{s^2 / S}{\mathrm{se}^2}\right)^2\right)
-           + \frac{1}{133} \left(\frac{v_c}{\mathrm{se}^2}\right)^2
+           + \left(\frac1R + \frac1{G - 1}\right) \left(\frac{v_c}{\mathrm{se}^2}\right)^2
 
     :math:`v_c` is what the choice of images does to all seeds alike, :math:`v_o` what it does to each by itself, which
     the variance :math:`s^2` over seeds holds already: both are unbiased, and neither is counted below zero.
     :math:`s^2` is not taken below the 5 % quantile of what :math:`v_o` alone would give,
     :math:`v_o\,\chi^2_{S-1}(0.05) / (S - 1)`: differences that agree by chance or by rounding decide nothing. (With
     :math:`v_o` itself as the bound the test would be right on 0.1 to 3 % instead of 5 % where images dominate.)
-    The degrees of freedom are Satterthwaite's, with 133 for :math:`v_c` (400 bootstrap samples of 200 images), and
-    (S - 1)/(S + 1) for :math:`s^2` standing in them as measured, without which 4 seeds err in up to 6 %. How often the
-    test errs is simulated in ``benchmarks/type_one_error.py``.
+    The degrees of freedom are Satterthwaite's: those of :math:`v_c` are what a variance over *G* images has, and over
+    *R* samples of them (taken for 133, eight mini-batches would err in 10 % instead of 5), and :math:`s^2` stands in
+    them as measured, with (S - 1)/(S + 1), without which 4 seeds err in up to 6 %. How often the test errs is simulated
+    in ``benchmarks/type_one_error.py``.
 
     Parameters
     ----------
@@ -131,7 +136,7 @@ def effect(baseline: Sequence[Reading], variant: Sequence[Reading]) -> Effect:
     count = len(pairs)
     of_seed = np.array([other.value - one.value for one, other in pairs])
     estimate = float(of_seed.mean()) if count else math.nan
-    single, mean = _image_variances(pairs)
+    single, mean, image_degrees = _image_variances(pairs)
     rounding = (_ROUNDING * max((abs(each.value) for pair in pairs for each in pair), default=0.0)) ** 2
     if count > 1:
         shared = max((count * mean - single) / (count - 1), 0.0)
@@ -140,9 +145,9 @@ def effect(baseline: Sequence[Reading], variant: Sequence[Reading]) -> Effect:
         variance = max(float(of_seed.var(ddof=1)), floor)
         squared = variance / count + shared
         known = squared > rounding
-        degrees = _degrees(count, variance / count, shared)
+        degrees = _degrees(count, variance / count, shared, image_degrees)
     else:
-        shared, variance, squared, known, degrees = single, math.nan, single, single > rounding, _IMAGE_DEGREES
+        shared, variance, squared, known, degrees = single, math.nan, single, single > rounding, image_degrees
     if not known:
         # Equal in every seed and image: the same networks, so that there is nothing to decide; or nothing is known of
         # how the effect varies.
@@ -159,24 +164,33 @@ def effect(baseline: Sequence[Reading], variant: Sequence[Reading]) -> Effect:
     )
 
 
-def _degrees(seeds: int, of_seeds: float, shared: float) -> float:
+def _degrees(seeds: int, of_seeds: float, shared: float, image_degrees: float) -> float:
     """Satterthwaite's degrees of freedom of the sum of two squared standard errors; see `effect`."""
     total = of_seeds + shared
     if not total > 0:
         return float(seeds - 1)
     inverse = min(1.0, (seeds + 1) / (seeds - 1) * (of_seeds / total) ** 2) / (seeds - 1)
-    return 1 / (inverse + (shared / total) ** 2 / _IMAGE_DEGREES)
+    return 1 / (inverse + (shared / total) ** 2 / image_degrees)
 
 
-def _image_variances(pairs: Sequence[tuple[Reading, Reading]]) -> tuple[float, float]:
-    """Bootstrap variance over images of a seed's difference, mean over seeds, and of the mean difference."""
-    if not pairs or any(len(one.replicates) == 0 or len(other.replicates) == 0 for one, other in pairs):
-        return 0.0, 0.0
+def _degrees_of_images(units: int, replicates: int) -> float:
+    return 1 / (1 / replicates + 1 / (units - 1))
+
+
+def _image_variances(pairs: Sequence[tuple[Reading, Reading]]) -> tuple[float, float, float]:
+    """Variance over images of a seed's difference, mean over seeds, and of the mean difference; degrees of freedom."""
+    nothing = 0.0, 0.0, 1.0
+    if not pairs or any(len(each.replicates) == 0 or each.units < 2 for pair in pairs for each in pair):
+        return nothing
     drawn = np.array([other.replicates - one.replicates for one, other in pairs])
     drawn = drawn[:, np.isfinite(drawn).all(0)]
     if drawn.shape[1] < 2:
-        return 0.0, 0.0
-    return float(drawn.var(axis=1, ddof=1).mean()), float(drawn.mean(0).var(ddof=1))
+        return nothing
+    units = min(each.units for pair in pairs for each in pair)
+    # A bootstrap sample varies about the sample's own mean, by (G - 1) / G of what a fresh sample would.
+    drawn = drawn * math.sqrt(units / (units - 1))
+    degrees = _degrees_of_images(units, drawn.shape[1])
+    return float(drawn.var(axis=1, ddof=1).mean()), float(drawn.mean(0).var(ddof=1)), degrees
 
 
 def weakest(effects: Sequence[Effect], names: Sequence[str]) -> Effect:
@@ -232,7 +246,7 @@ def power(size: float, seeds: int, *, spread: float = 1.0, shared: float = 0.0, 
     """
     variance = spread**2 / seeds
     squared = variance + shared**2
-    degrees = _degrees(seeds, variance, shared**2)
+    degrees = _degrees(seeds, variance, shared**2, _degrees_of_images(_IMAGES, REPLICATES))
     critical = float(special.stdtrit(degrees, 1 - level / 2))
     return float(stats.nct.sf(critical, degrees, abs(size) / math.sqrt(squared)))
 
