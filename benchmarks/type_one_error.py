@@ -4,8 +4,8 @@
 variance from seeds and from images, and counts how often `analyses.audit.verdict.effect` calls them significant at
 5 %: wanted 3 to 5.5 %. Images act on all seeds alike ("shared"), on each seed by itself ("own": networks that answer
 each image differently), or half and half. It then does the same for looks at 4, 6, 8, 10 and 12 seeds at 1 % each
-(wanted: at most 5.5 % over all looks), and compares the power that the rule foretells with the share of effects found.
-The tables are those of docs/verdicts.md.
+(wanted: at most 5.5 % over all looks), with how often the 95 % interval holds at the look that ends it, and compares
+the power that the rule foretells with the share of effects found. The tables are those of docs/verdicts.md.
 """
 
 import argparse
@@ -93,15 +93,21 @@ def type_one(cells: Iterable[Cell], repeats: int, seed: int, images: int = IMAGE
 
 
 def sequential(repeats: int, seed: int) -> Iterator[dict[str, object]]:
-    """How often no effect is called one at any look."""
+    """How often no effect is called one at any look, and the interval at the look that ends it holds the truth."""
     for kind, alike in KINDS.items():
         for share in SHARES:
             source = Differences(share, alike, seed)
-            decided = 0
+            decided = held = 0
             for _ in range(repeats):
                 readings = source.draw(max(LOOKS))
-                decided += any(measured(readings[:look]).p < LOOK_LEVEL for look in LOOKS)
-            yield {"images act": kind, "share of images": share, "at any look": decided / repeats}
+                for look in LOOKS:
+                    here = measured(readings[:look])
+                    if here.p < LOOK_LEVEL:
+                        decided += 1
+                        break
+                held += here.low <= 0 <= here.high
+            row = {"images act": kind, "share of images": share}
+            yield row | {"at any look": decided / repeats, "held by the interval": held / repeats}
 
 
 def foretold(repeats: int, seed: int) -> Iterator[dict[str, object]]:
@@ -135,7 +141,7 @@ def table(rows: Sequence[dict[str, object]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def cell(name: str, value: object) -> str:
-        if name.startswith(("at ", "found", "foretold")) and isinstance(value, float):
+        if name.startswith(("at ", "found", "foretold", "held")) and isinstance(value, float):
             return f"{100 * value:.1f}"
         return "-" if value is None else f"{value:g}" if isinstance(value, (float, int)) else str(value)
 

@@ -13,7 +13,7 @@ from landscape import fourier, metrics, nets
 from landscape.data import Images
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
-from landscape.look.comparison import smoothed_inside
+from landscape.look.comparison import smoothed_upstream
 from landscape.objective import CurvatureOperator, Objective
 from landscape.robustness.choices import SEVERITIES
 from landscape.robustness.corruptions import STANDARD
@@ -156,9 +156,9 @@ def test_networks_are_compared_where_either_is_smoothed(plain, smooth, of_plain,
     assert claims._behind(other, one) == after
 
 
-@pytest.mark.parametrize(("text", "inside"), [("bbsbb", True), ("bbspbbs", False), ("bpsb", True), ("bb", False)])
-def test_a_map_may_carry_what_a_smoothing_layer_before_it_did(text, inside):
-    assert smoothed_inside(points(text)) is inside
+@pytest.mark.parametrize(("text", "upstream"), [("bbsbb", True), ("bbspbbs", True), ("bbps", False), ("bb", False)])
+def test_a_map_may_carry_what_a_smoothing_layer_before_it_did(text, upstream):
+    assert smoothed_upstream(points(text)) is upstream
 
 
 def test_a_blur_of_tokens_has_its_arithmetic_behind_it_alone():

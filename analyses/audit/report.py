@@ -16,7 +16,7 @@ from analyses.audit.panel import Audit, Row
 from analyses.audit.verdict import FEWEST, LOOK_LEVEL, LOOKS, NO_VERDICT, RULE, VERDICTS, Effect, seeds_needed
 from landscape import command, pages, plotting
 from landscape.errors import printable
-from landscape.look.comparison import smoothed_inside
+from landscape.look.comparison import smoothed_upstream
 from landscape.store.files import write_json, write_whole
 
 
@@ -37,28 +37,22 @@ def interval(effect: Effect) -> str:
     return f"{effect.estimate:+.3g} [{effect.low:+.3g}, {effect.high:+.3g}]"
 
 
-# Beginning of a measure that is a logarithm -> its base: people read the value itself.
-_LOGARITHMS = {"log of ": math.e, "log2 of ": 2.0}
-
-
-def _base(claim: Claim) -> float | None:
-    return next((base for start, base in _LOGARITHMS.items() if claim.measure.startswith(start)), None)
+# Beginning of a measure that is a logarithm: people read the value itself.
+_LOGARITHM = "log of "
 
 
 def value_of(claim: Claim, value: float) -> str:
     """A measure as people read it: the number itself where a logarithm is compared, its geometric mean over seeds."""
-    base = _base(claim)
-    return number(value if base is None or not math.isfinite(value) else base**value)
+    return number(math.exp(value) if claim.measure.startswith(_LOGARITHM) and math.isfinite(value) else value)
 
 
 def change(claim: Claim, effect: Effect) -> str:
     """An effect with its interval: a difference, or a factor where logarithms are compared."""
-    base = _base(claim)
-    if base is None or not math.isfinite(effect.estimate):
+    if not claim.measure.startswith(_LOGARITHM) or not math.isfinite(effect.estimate):
         return interval(effect)
     if not math.isfinite(effect.low):
-        return f"x {base**effect.estimate:.3g} [unknown]"
-    return f"x {base**effect.estimate:.3g} [{base**effect.low:.3g}, {base**effect.high:.3g}]"
+        return f"x {math.exp(effect.estimate):.3g} [unknown]"
+    return f"x {math.exp(effect.estimate):.3g} [{math.exp(effect.low):.3g}, {math.exp(effect.high):.3g}]"
 
 
 def remark_of(audit: Audit, row: Row) -> str:
@@ -107,10 +101,11 @@ def cautions(audit: Audit) -> list[str]:
     maps = [
         results[name] for _, results in audit.of("variant") for name in ("feature_maps", "fourier") if name in results
     ]
-    if any(map(smoothed_inside, maps)):
+    if any(map(smoothed_upstream, maps)):
         lines.append(
-            "Behind a smoothing layer of the variant maps keep their size, and residual sums carry on what it did: "
-            "'before the smoothing layers' (C4, C6) is free of their arithmetic before the first of them alone."
+            "Blocks behind the variant's first smoothing layer read what it has smoothed: before that one alone are C4 "
+            "and C6 free of arithmetic, so that 'supported' may be what the layers would do to the baseline's own "
+            "weights; 'against' is in spite of it."
         )
     moved = [row.claim.statement for row in audit.rows if row.placebo_verdict in ("supported", "against")]
     if moved:

@@ -58,15 +58,10 @@ def behind(result: xarray.Dataset, blocks: Sequence[int]) -> list[int]:
     return ends
 
 
-def smoothed_inside(result: xarray.Dataset) -> bool:
-    """Whether a block has a smoothing layer before it in its own stage, whose work its map may still carry."""
-    smoothed = set()
-    for stage, kind in zip(result["stage"].values, result["kind"].values, strict=True):
-        if kind == "smoothing":
-            smoothed.add(stage)
-        elif kind == "block" and stage in smoothed:
-            return True
-    return False
+def smoothed_upstream(result: xarray.Dataset) -> bool:
+    """Whether a block has a smoothing layer somewhere before it, whose work its map may still carry."""
+    kinds = [str(kind) for kind in result["kind"].values]
+    return "smoothing" in kinds and "block" in kinds[kinds.index("smoothing") :]
 
 
 def paired(
