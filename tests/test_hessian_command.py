@@ -115,6 +115,30 @@ def test_saved_eigenvectors_are_read_again_and_have_their_eigenvalues(
     assert along["rayleigh_quotient"][2:] == pytest.approx(facts["eigenvalues"])
 
 
+def test_the_same_weights_in_another_network_are_measured_anew(folder: Path) -> None:
+    """What has no weights, as a blur or a nonlinearity, is in the code alone, or in what that imports."""
+    Path("parts.py").write_text("from torch import nn\n\ndef bend():\n    return nn.Tanh()\n")
+    Path("own.py").write_text(
+        "from parts import bend\nfrom torch import nn\n\n"
+        "def one():\n    return nn.Sequential(nn.Flatten(), nn.Linear(72, 6), bend(), nn.Linear(6, 3))\n\n"
+        "def other():\n    return nn.Sequential(nn.Flatten(), nn.Linear(72, 6), nn.ReLU(), nn.Linear(6, 3))\n"
+    )
+    state = {"1.weight": (6, 72), "1.bias": (6,), "3.weight": (3, 6), "3.bias": (3,)}
+    drawn = torch.Generator().manual_seed(0)
+    torch.save({name: torch.randn(size, generator=drawn) / 6 for name, size in state.items()}, "own.pt")
+
+    def largest(name: str) -> float:
+        asked = ["own.pt", "--model", f"own.py:{name}", "--data", "images.npz", "--only", "top", "--top", "1", "--json"]
+        done = subprocess.run([sys.executable, "-m", "landscape.hessian", *asked], capture_output=True, check=True)
+        return float(json.loads(done.stdout)["eigenvalues"][0])
+
+    first = largest("one")
+    assert largest("one") == first
+    assert largest("other") != first
+    Path("parts.py").write_text("from torch import nn\n\ndef bend():\n    return nn.Sigmoid()\n")
+    assert largest("one") != first
+
+
 def test_plans_cost_a_product(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hessian("--blocks", "--plan", "--json") == 0
     assert "products of" in json.loads(capsys.readouterr().out)["plan"][0]

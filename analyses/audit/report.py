@@ -71,6 +71,11 @@ WORDS = {
     "undecided": "chance is not ruled out; this is not the same as 'no effect'",
     "no verdict": "too few pairs of networks to tell trainings apart from the layer",
 }
+UPSTREAM = (
+    "Blocks behind the variant's first smoothing layer read what it has smoothed: before that one alone are C4 and C6 "
+    "free of arithmetic, so that 'supported' may be what the layers would do to the baseline's own weights; 'against' "
+    "is in spite of it."
+)
 PAPER = "N. Park and S. Kim, Blurs Behave Like Ensembles, ICML 2022, arXiv 2105.12639"
 
 
@@ -102,11 +107,7 @@ def cautions(audit: Audit) -> list[str]:
         results[name] for _, results in audit.of("variant") for name in ("feature_maps", "fourier") if name in results
     ]
     if any(map(smoothed_upstream, maps)):
-        lines.append(
-            "Blocks behind the variant's first smoothing layer read what it has smoothed: before that one alone are C4 "
-            "and C6 free of arithmetic, so that 'supported' may be what the layers would do to the baseline's own "
-            "weights; 'against' is in spite of it."
-        )
+        lines.append(UPSTREAM)
     moved = [row.claim.statement for row in audit.rows if row.placebo_verdict in ("supported", "against")]
     if moved:
         lines.append(f"The placebo, which does nothing, came out significant in: {', '.join(moved)}. Distrust these.")

@@ -1,7 +1,9 @@
 """Reading checkpoints: ours, which say what they are, and everybody else's."""
 
+import hashlib
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +19,7 @@ from landscape.checkpoint import building, formats, header, identify, matching
 from landscape.checkpoint.content import ENDINGS, Content, StateDict, one_line, whole_network
 from landscape.checkpoint.saving import content_sha256
 from landscape.errors import LandscapeError, printable
-from landscape.store.importing import named_object
+from landscape.store.importing import code_sha256, named_object
 from landscape.store.protocol import DEFAULT_IMAGES, Protocol
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class Checkpoint:
         SHA-256 of the file, or of the weights where a factory brought them.
     path
         The file or folder; the factory's name where there is none.
+    network
+        What beside the file says which network it is: names given for it, with a digest of the code behind them; empty
+        where the file says all. The same weights under other names are another network.
     """
 
     model: nn.Module
@@ -51,6 +56,7 @@ class Checkpoint:
     history: list[dict[str, Any]] = field(repr=False)
     sha256: str
     path: Path
+    network: str = ""
 
     @property
     def name(self) -> str:
@@ -187,7 +193,19 @@ def load(
         if content.network is not None:
             raise whole_network(path, content.network) from None
         raise
-    return _loaded(network, recipe, history, content, device)
+    return _loaded(network, recipe, history, content, device, named=_identity(network, model, num_classes, smoothing))
+
+
+def _identity(network: nn.Module, model: str | None, num_classes: int | None, smoothing: str | None) -> str:
+    """See `Checkpoint.network`."""
+    said = {"model": model, "smoothing": smoothing, "num_classes": num_classes}
+    parts = [f"{name}={value}" for name, value in said.items() if value is not None]
+    code = [str(value) for value in (model, smoothing) if value is not None and building.is_code(str(value))]
+    if code:
+        # A factory may also read its numbers from elsewhere. Addresses of functions differ from run to run.
+        content = " ".join([*map(code_sha256, code), re.sub(r"\b0x[0-9a-f]+", "", repr(network))])
+        parts.append(f"code={hashlib.sha256(content.encode()).hexdigest()[:16]}")
+    return " ".join(parts)
 
 
 def _loaded(
@@ -196,6 +214,7 @@ def _loaded(
     history: list[dict[str, Any]],
     content: Content,
     device: torch.device | str,
+    named: str = "",
 ) -> Checkpoint:
     return Checkpoint(
         model=network.float().eval().to(device),
@@ -203,6 +222,7 @@ def _loaded(
         history=history,
         sha256=content.sha256,
         path=content.path,
+        network=named,
     )
 
 
@@ -359,4 +379,5 @@ def _without_file(model: str | None, num_classes: int | None, device: torch.devi
         history=[],
         sha256=content_sha256(state, {}),
         path=Path(f"{Path(file).stem}-{name}"),
+        network=_identity(network, model, num_classes, None),
     )

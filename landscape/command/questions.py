@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import xarray
 
     from landscape.store.journal import Journal
+
+
+_LOG = logging.getLogger("landscape.command")
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,13 @@ class Question:
         """Content address."""
         from landscape.store import result
 
+        # The same weights may be of another network: dropout, nonlinearities and blurs have none.
+        network = self.subject.checkpoint.network
+        named = {"network": network} if network else {}
         return result.key(
             self.instrument,
             protocol=self.subject.protocol,
-            settings={**self.settings, "weight_decay": self.subject.weight_decay},
+            settings={**self.settings, "weight_decay": self.subject.weight_decay, **named},
             checkpoint_sha256=self.subject.checkpoint.sha256,
             data_sha256=self.subject.data.sha256,
             seed=self.seed,
@@ -104,6 +111,7 @@ def answer(question: Question, measure: "Callable[[Journal], xarray.Dataset]", *
         if distributed.is_main():
             # What a process that was killed as soon as its result was whole has left.
             journals.remove(question.journal, before=question.path.stat().st_mtime)
+        _LOG.info("%s was measured before: --force measures again", question.path)
         # The checkpoint may have been renamed since.
         known.attrs["name"] = question.subject.name
         return described(known)

@@ -87,8 +87,9 @@ def spectrum(
         ``eigenvalue`` (rank) with ``residual`` (the true eigenvalue lies within it), ``error`` (the sharper estimate
         that `tolerance` is compared with, and what rounding in the products adds) and ``converged``;
         ``sampling_stderr``, ``eigenvalue_low``, ``eigenvalue_high`` and ``sampling_bias``, the error for the choice of
-        images (`landscape.hessian.sampling.Sampling`); ``smallest_eigenvalue``, to 10 % or 0.3 % of the largest (with
-        `which` ``SA`` or ``BE``, as sharp as the others), with ``smallest_residual``; ``trace`` with ``trace_stderr``
+        images (`landscape.hessian.sampling.Sampling`); ``smallest_eigenvalue``, a bound from above: an eigenvalue lies
+        within ``smallest_residual`` of it, but at the edge of a bulk smaller ones may have been missed (with `which`
+        ``SA`` or ``BE`` it is as sure and as sharp as the others); ``trace`` with ``trace_stderr``
         and ``l2_trace``, the part of the L2 term; ``node``, ``weight`` and ``node_residual`` (probe, quadrature_node)
         of the density, of total weight 1 per probe, see `density_of`. With `by_sample`, the attributes
         ``sample_images`` and ``sample_products`` are the size of the sample and the products on it, which are not

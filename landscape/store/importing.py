@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from landscape.errors import LandscapeError
 
 # What marks the root of a repository; modules in it are imported from there.
 _ROOT_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", "hubconf.py")
+# This package.
+_PACKAGE = Path(__file__).resolve().parents[1]
 # How far above a file without such a mark its other modules are looked for.
 _LEVELS = 3
 
@@ -81,6 +84,39 @@ def source_file(specification: str) -> Path | None:
     if spec is None:
         raise LandscapeError(f"no module {name!r}: check the spelling of {specification!r}")
     return Path(spec.origin).resolve() if spec.origin and spec.origin.endswith(".py") else None
+
+
+def code_sha256(specification: str) -> str:
+    """SHA-256 of the code behind ``MODULE:NAME``: of its module's file, and of all files of the user's that it imports.
+
+    What is installed, or belongs to Python, is not read: its files are not edited between two measurements.
+
+    Raises
+    ------
+    LandscapeError
+        When there is no such module.
+    """
+    waiting = [_module(_parts(specification)[0])]
+    digests: dict[str, str] = {}
+    while waiting:
+        module = waiting.pop()
+        file = getattr(module, "__file__", None)
+        if file is None or file in digests or not _is_own(file):
+            continue
+        digests[file] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for value in list(vars(module).values()):
+            home = value if isinstance(value, ModuleType) else sys.modules.get(str(getattr(value, "__module__", "")))
+            waiting += [home] if home is not None else []
+    return hashlib.sha256(" ".join(sorted(digests.values())).encode()).hexdigest()
+
+
+def _is_own(file: str) -> bool:
+    """Whether a file is a user's: Python, and neither installed nor of this package."""
+    path = Path(file).resolve()
+    installed = {"site-packages", "dist-packages"} & set(path.parts) or path.is_relative_to(
+        sysconfig.get_path("stdlib")
+    )
+    return path.suffix == ".py" and path.is_file() and not installed and not path.is_relative_to(_PACKAGE)
 
 
 def _parts(specification: str) -> tuple[str, str]:
