@@ -343,6 +343,26 @@ def test_what_cannot_be_connected_is_refused(settings: dict[str, Any], message: 
         connect(objective(net), net, others, **settings)
 
 
+class Recurrent(nn.Module):
+    """Nothing in it can be permuted: its hidden units are followed nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.LSTM(6, 5, batch_first=True), nn.Linear(5, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.layer(images[:, 0])[0][:, -1])
+
+
+def test_where_nothing_can_be_aligned_the_other_ways_are_measured() -> None:
+    one, two = Recurrent(), Recurrent()
+    data = Images(torch.rand(12, 1, 6, 6, generator=generator(0, "rows")), torch.arange(12) % 4, 4, "rows", "train")
+    start = objective(one, data)
+    assert connect(start, one, {"b": two}, points=3)["way"].values.tolist() == ["line"]
+    with pytest.raises(LandscapeError, match=r"no channel .* can be permuted.*--only line"):
+        connect(start, one, {"b": two}, parts=["aligned"], points=3)
+
+
 FACTORY = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -391,3 +411,25 @@ def test_the_command_measures_draws_and_remembers(
     ):
         with pytest.raises(LandscapeError, match=message):
             cli.main(wrong)
+
+
+def test_the_command_says_that_nothing_was_aligned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inputs = small_images().images[0].numel()
+    # Without hidden channels there is nothing to permute.
+    Path("flat.py").write_text(
+        FACTORY.format(tests=str(Path(__file__).parent))
+        + f"\n\ndef flat():\n    from torch import nn\n    return nn.Sequential(nn.Flatten(), nn.Linear({inputs}, 3))\n"
+    )
+    for name in ("a", "b"):
+        torch.save({"1.weight": torch.randn(3, inputs), "1.bias": torch.zeros(3)}, f"{name}.pt")
+    common = ["a.pt", "b.pt", "--model", "flat.py:flat", "--data", "flat.py:data", "--images", "all", "--points", "3"]
+    assert cli.main(common) == 0
+    out, err = capsys.readouterr()
+    assert [line for line in err.splitlines() if "warning: nothing was aligned" in line]
+    assert "as trained" in out
+    assert "channels matched" not in out
+    with pytest.raises(LandscapeError, match="--only line"):
+        cli.main([*common, "--only", "aligned"])

@@ -354,6 +354,21 @@ class TestGiven:
         with refused(*words):
             data.load(tmp_path / "bad.npz")
 
+    def test_images_with_masks_are_examples(self, tmp_path):
+        path = tmp_path / "masks.npz"
+        pixels, masks = np.zeros((4, 3, 6, 5), dtype=np.float32), np.ones((4, 6, 5), dtype=int)
+        np.savez(path, images=pixels, labels=masks)
+        examples = data.load_any(path)
+        assert (next(iter(examples.inputs.values())).shape, examples.targets.shape) == ((4, 3, 6, 5), (4, 6, 5))
+        np.savez(path, images=pixels.astype(np.uint8), labels=masks)
+        with refused(r"labels of shape \(4, 6, 5\)", "floating point"):
+            data.load_any(path)
+
+    def test_a_table_in_text_is_told_how_to_become_arrays(self, tmp_path):
+        (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+        with refused("table in text", r"np.savez\('data.npz', x=..., y=...\)"):
+            data.load_any(tmp_path / "table.csv")
+
     def test_own_images_have_neither_split_nor_known_population(self, tmp_path):
         np.savez(tmp_path / "a.npz", images=np.zeros((3, 1, 4, 4)), labels=np.array([0, 1, 0]))
         images = data.load(tmp_path / "a.npz", "test")
@@ -516,3 +531,43 @@ class TestGiven:
             data.load(f"{tmp_path}/other.py:pairs")
         with refused("importing"):
             data.load("no_such_module:pairs")
+
+
+class Drawn(torch.utils.data.Dataset):
+    """Examples that differ each time they are read."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.rand(5), index % 3
+
+
+class TestLists:
+    def test_the_advice_for_augmenting_data_sets_works(self):
+        with refused(r"\[dataset\[i\] for i in range\(len\(dataset\)\)\]"):
+            data.as_examples(Drawn())
+        dataset = Drawn()
+        # Not list(dataset): without __iter__ that asks for examples until one raises IndexError, and none does here.
+        frozen = [dataset[i] for i in range(len(dataset))]
+        examples = data.as_examples(frozen)
+        assert torch.equal(examples.inputs, torch.stack([inputs for inputs, _ in frozen]))
+        assert examples.targets.tolist() == [0, 1, 2, 0]
+        # Two examples are no pair of inputs and targets.
+        assert data.as_examples(frozen[:2]).inputs.shape == (2, 5)
+
+    def test_pictures_and_mappings_in_a_list(self):
+        images = data.as_examples([(PIL.Image.new("RGB", (6, 5)), label) for label in (0, 2, 1)])
+        assert (images.shape, images.classes) == ((3, 5, 6), 3)
+        rows = [{"ids": torch.arange(4), "labels": number} for number in range(3)]
+        examples = data.as_examples(rows)
+        assert (examples.inputs["ids"].shape, examples.targets.tolist()) == ((3, 4), [0, 1, 2])
+
+    def test_a_list_of_inputs_and_targets_stays_what_it_was(self):
+        x, y = torch.ones(4, 3), torch.arange(4)
+        assert data.as_examples([x, y]).targets is not None
+        assert len(data.as_examples([x, x, y]).inputs) == 2
+        pair = data.as_examples([(x, x), {"y": y}])
+        assert (len(pair.inputs), list(pair.targets)) == (2, ["y"])
+        assert torch.equal(data.as_examples([(x, x), (y, y)]).inputs[0], x)
+        assert data.as_examples([[1, 2], [3, 4]]).inputs.tolist() == [1, 2]

@@ -135,3 +135,59 @@ def test_oblong_grid_and_second_calls():
         model(batch)
         model(batch)
     assert seen == [(place, (2, 6, 3, 5)) for place in [0, 1, 2, 3, 0, 1, 2, 3]]
+
+
+class Rows(nn.Module):
+    """A recurrent network over the rows of a picture, or of a map made of it."""
+
+    def __init__(self, side, map_channels=None):
+        super().__init__()
+        self.maps = nn.Conv2d(1, map_channels, 2, stride=2) if map_channels else nn.Identity()
+        self.rnn = nn.GRU(map_channels * side // 2 if map_channels else side, 6, batch_first=True)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, features):
+        rows = self.maps(features).transpose(1, 2).flatten(2)
+        return self.norm(self.rnn(rows)[0]).mean(1)
+
+
+# 16 rows would make a square of 4 x 4, 28 one of 5 x 5 behind three tokens.
+@pytest.mark.parametrize(("net", "side", "rows"), [(Rows(28), 28, 28), (Rows(16), 16, 16), (Rows(8, 3), 8, 4)])
+def test_rows_of_pictures_are_sequences(net, side, rows):
+    found = depths.find(net, images(side, 1), blocks="norm").points[-1]
+    assert (found.name, found.height, found.width, found.layout) == ("norm", 1, rows, "NLC")
+    output = torch.randn(2, rows, 6)
+    assert torch.equal(found.as_map(output)[:, :, 0], output.mT)
+    assert torch.equal(found.as_output(found.as_map(output), output), output)
+
+
+class Tokens(nn.Module):
+    """Patches taken without a convolution, behind some more tokens."""
+
+    def __init__(self, patch, extra):
+        super().__init__()
+        self.patch, self.extra = patch, extra
+        self.embed = nn.Linear(3 * patch**2, 6)
+        self.layer = nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 6))
+
+    def forward(self, features):
+        patches = self.embed(nn.functional.unfold(features, self.patch, stride=self.patch).mT)
+        return self.layer(torch.cat([torch.zeros_like(patches[:, : self.extra]), patches], dim=1)).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "extra", "map_size"),
+    [
+        (16, 4, 0, (4, 4)),
+        (16, 4, 1, (4, 4)),
+        (16, 4, 2, (4, 4)),
+        (16, 4, 5, (4, 4)),
+        # As many patches as rows, and not they.
+        (64, 8, 0, (8, 8)),
+        (16, 4, 3, (1, 19)),
+        (16, 4, 4, (1, 20)),
+    ],
+)
+def test_a_square_of_tokens_is_one_that_patches_can_stand_on(side, patch, extra, map_size):
+    point = depths.find(Tokens(patch, extra), images(side), blocks="layer").points[-1]
+    assert (point.height, point.width) == map_size

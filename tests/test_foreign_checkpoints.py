@@ -591,3 +591,46 @@ class TestTransformers:
         (folder / "vit" / "payload.py").write_text("open('ran', 'w').close()\n")
         checkpoint.load("vit", model="hf:auto")
         assert not (folder / "ran").exists()
+
+
+COMPLEX = """
+import torch
+
+class Spectral(torch.nn.Module):
+    def __init__(self, dtype=torch.complex64):
+        super().__init__()
+        self.head = torch.nn.Linear(4, 3)
+        self.modes = torch.nn.Parameter(torch.zeros(3, 4, dtype=dtype))
+        self.register_buffer("phase", torch.ones(4, dtype=torch.complex64))
+
+def real():
+    return Spectral(torch.float32)
+"""
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_complex_weights_keep_their_imaginary_part(folder, ending):
+    (folder / "spectral.py").write_text(COMPLEX)
+    state = from_factory("spectral.py:Spectral", None).state_dict()
+    state["modes"] = torch.randn(3, 4, dtype=torch.complex64)
+    state["phase"] = torch.randn(4, dtype=torch.complex64)
+
+    def write(tensors):
+        torch.save(tensors, "a.pth") if ending == "pth" else safetensors.torch.save_file(tensors, "a.safetensors")
+
+    write(state)
+    loaded = checkpoint.load(f"a.{ending}", model="spectral.py:Spectral").model
+    assert torch.equal(loaded.modes, state["modes"])
+    assert torch.equal(loaded.phase, state["phase"])
+    with pytest.raises(LandscapeError, match=r"modes of .* holds complex64 where the network has float32"):
+        checkpoint.load(f"a.{ending}", model="spectral.py:real")
+    write(state | {"modes": torch.full_like(state["modes"], complex(0, torch.inf))})
+    with pytest.raises(LandscapeError, match=r"modes of .* non-finite"):
+        checkpoint.load(f"a.{ending}", model="spectral.py:Spectral")
+
+
+def test_a_type_that_is_not_read_is_said_of_the_parameter(folder, network):
+    state = network.state_dict()
+    torch.save(state | {"fc.bias": state["fc.bias"].to(torch.float8_e4m3fn)}, "a.pth")
+    with pytest.raises(LandscapeError, match=r"^fc.bias of a.pth is stored as float8_e4m3fn"):
+        checkpoint.load("a.pth", model="net.py:make")

@@ -170,6 +170,12 @@ def test_checkpoints_are_sorted_into_trainings(tmp_path: Path) -> None:
     given = order.series([last.with_suffix(".pt"), first.with_suffix(".pt")])
     assert [path.stem for path in given[0].files] == ["last", "first"]
     assert given[0].times == (0, 1)
+    # A training of another folder tells nothing of these.
+    other = tmp_path / "runs"
+    other.mkdir()
+    for number in (1, 2):
+        (other / f"epoch_{number}.pt").write_bytes(b"")
+    assert len(order.series([other, last.with_suffix(".pt"), first.with_suffix(".pt")])) == 2
 
 
 def test_our_own_checkpoints_tell_their_epoch(tmp_path: Path) -> None:
@@ -186,7 +192,9 @@ def test_our_own_checkpoints_tell_their_epoch(tmp_path: Path) -> None:
     [
         ([], "no checkpoints"),
         (["net-1.pt"], "has one checkpoint"),
-        (["a/net-1.pt", "b/net-1.pt"], "two checkpoints of"),
+        (["a/net-1.pt", "b/net-1.pt"], r"two checkpoints of time 1, \S*a/net-1.pt and \S*b/net-1.pt: give one"),
+        (["epoch_9.pt", "epoch_10.pt", "best.pt"], r"known of \S*/best.pt, as it is of epoch_9.pt: leave"),
+        (["net-epoch_9.pt", "net-epoch_10.pt", "last.pt", "best.pt"], r"known of \S*/last.pt, \S*/best.pt, as"),
     ],
 )
 def test_what_is_no_series_is_refused(tmp_path: Path, names: list[str], message: str) -> None:

@@ -11,6 +11,7 @@ from landscape.errors import LandscapeError, printable
 
 ENDINGS = re.compile(r"\.(safetensors|pth\.tar|pt|pth|th|ckpt|bin|pkl|tar)$")
 _STORED = {"float64", "float32", "float16", "bfloat16", "bool", "uint8", "int8", "int16", "int32", "int64"}
+_STORED |= {"complex64", "complex128"}
 
 
 @dataclass
@@ -81,7 +82,8 @@ def require_type(dtype: Any, name: str, path: Path) -> None:
     """Raise LandscapeError for a type that weights of a network are not stored in for use, such as float8."""
     short = str(dtype).removeprefix("torch.")
     if not isinstance(dtype, torch.dtype) or short not in _STORED:
-        raise LandscapeError(f"{name} of {path} is stored as {short}: convert the weights to float32 first")
+        wanted = "complex64" if short.startswith("complex") else "float32"
+        raise LandscapeError(f"{name} of {path} is stored as {short}: convert the weights to {wanted} first")
 
 
 def whole_network(path: Path, network: str) -> LandscapeError:

@@ -370,7 +370,7 @@ def _without_file(model: str | None, num_classes: int | None, device: torch.devi
     network = building.from_factory(model, num_classes)
     state = network.state_dict()
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not tensor.isfinite().all():
             raise LandscapeError(f"{name} of {model} is not finite: give a network whose weights are")
     file, _, name = model.rpartition(":")
     return Checkpoint(

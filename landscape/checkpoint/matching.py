@@ -181,8 +181,13 @@ def _checked(match: Match, name: str, own: torch.Tensor, path: Path) -> torch.Te
             f"{name} of {path} has shape {shape}, the network's has {tuple(own.shape)}: check --model and --num-classes"
         )
     tensor = match.state.tensor(name).reshape(own.shape)
-    if own.is_floating_point():
-        if not tensor.is_floating_point():
+    if tensor.is_complex() and not own.is_complex():
+        raise LandscapeError(
+            f"{name} of {path} holds {str(tensor.dtype)[6:]} where the network has {str(own.dtype)[6:]}: "
+            "build the network with complex parameters, as it was trained"
+        )
+    if _is_continuous(own):
+        if not _is_continuous(tensor):
             raise LandscapeError(
                 f"{name} of {path} holds {str(tensor.dtype).removeprefix('torch.')} where the network has floating "
                 "point: save the weights before they are quantised"
@@ -196,6 +201,10 @@ def _checked(match: Match, name: str, own: torch.Tensor, path: Path) -> torch.Te
     elif tensor.is_floating_point() and not torch.equal(tensor, tensor.round()):
         raise LandscapeError(f"{name} of {path} holds fractions where the network has whole numbers: check --model")
     return tensor.to(own.dtype)
+
+
+def _is_continuous(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _tied(network: nn.Module, names: Iterable[str]) -> set[str]:
@@ -232,7 +241,7 @@ def _derivable(network: nn.Module, name: str, again: Callable[[], nn.Module] | N
         return False
     if isinstance(network.get_submodule(name.rpartition(".")[0]), _NormBase) or "running_" in name:
         return False
-    if not buffers[name].is_floating_point():
+    if not _is_continuous(buffers[name]):
         return True
     if again is None:
         return False
@@ -262,7 +271,7 @@ def _misplaced(match: Match, network: nn.Module, expected: Mapping[str, tuple[in
         counter = name.endswith("num_batches_tracked")
         if prefix and not name.startswith(prefix):
             continue
-        whole = not match.state.tensor(name).is_floating_point() if bare.rpartition(".")[0] in holders else False
+        whole = not _is_continuous(match.state.tensor(name)) if bare.rpartition(".")[0] in holders else False
         if _series(bare) in tops and bare not in computed and not counter and not whole:
             names.append(name)
     return names

@@ -76,8 +76,8 @@ class _Blocks:
                 f"the tensors of {self.path} are {total} bytes, the file is {self.total}: it is not a network's"
             )
 
-    def tensor(self, record: TensorRecord) -> torch.Tensor:
-        """The tensor that a record describes."""
+    def tensor(self, name: str, record: TensorRecord) -> torch.Tensor:
+        """The tensor that a record describes, by its name in the file."""
         key = record.storage.key
         if key not in self._cache:
             start, length = self.spans[key]
@@ -88,7 +88,7 @@ class _Blocks:
                 raise damaged(self.path, "checkpoint", "numbers in it have changed")
             self._cache = {key: torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)}
         dtype = getattr(torch, record.dtype, None)
-        require_type(dtype, record.storage.key, self.path)
+        require_type(dtype, name, self.path)
         assert isinstance(dtype, torch.dtype)
         raw_numbers = self._cache[key]
         whole = raw_numbers[: len(raw_numbers) // dtype.itemsize * dtype.itemsize]
@@ -249,7 +249,8 @@ def _content(value: Any, interpreter: Interpreter, blocks: _Blocks) -> Content:
             blocks.require_bounded(records)
             opaque = {str(name): each.name for name, each in members.items() if isinstance(each, Opaque)}
             shapes = {name: record.shape for name, record in records.items()}
-            states.append(StateDict(entry, shapes, opaque, dict(records), blocks.tensor))
+            sources = {name: (name, record) for name, record in records.items()}
+            states.append(StateDict(entry, shapes, opaque, sources, lambda source: blocks.tensor(*source)))
     if not states:
         if network is not None:
             raise whole_network(path, network)

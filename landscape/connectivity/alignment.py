@@ -18,6 +18,10 @@ from landscape.objective.network import frozen_randomness, logits, private_copy
 _SAME = 1e-6
 
 
+class NothingToPermuteError(LandscapeError):
+    """No channel of a network can be permuted: it has one alignment, itself."""
+
+
 @dataclass(frozen=True)
 class Alignment:
     """A network permuted to match another.
@@ -100,7 +104,10 @@ def align(model: nn.Module, other: nn.Module, inputs: Tree, *, seed: int = 0) ->
         raise LandscapeError("the networks differ in their parameters: give two of one kind")
     permutable = symmetries(model, inputs)
     if not permutable.groups:
-        raise LandscapeError("no channel of this network can be permuted: leave the alignment out")
+        raise NothingToPermuteError(
+            "no channel of this network can be permuted, so that there is nothing to align: connect it as it is "
+            "(--only line)"
+        )
     best = match(permutable, parameters, others, seed=seed)
     network = private_copy(other).eval()
     permutable.apply(network, best.permutations)

@@ -81,11 +81,12 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
         protocol = subject.protocol.replace(batch_norm="batch", images=None)
         return command.objective(arguments, dataclasses.replace(subject, protocol=protocol))
 
-    return connectivity.connect(
+    parts = command.parts(arguments, PARTS, USUAL)
+    result = connectivity.connect(
         command.objective(arguments, subject),
         subject.checkpoint.model,
         {store.files.stem(name): command.load_checkpoint(arguments, name).model for name in arguments.others},
-        parts=command.parts(arguments, PARTS, USUAL),
+        parts=parts,
         points=arguments.points,
         training=training,
         curve_steps=arguments.curve_steps,
@@ -94,6 +95,12 @@ def measure(arguments: argparse.Namespace, subject: command.Subject, journal: Jo
         journal=journal,
         quiet=arguments.quiet,
     )
+    if "aligned" in parts and "aligned" not in result["way"]:
+        command.caution(
+            f"nothing was aligned: no channel of {subject.name} can be permuted; {LABELS['aligned']} would be "
+            f"{LABELS['line']}"
+        )
+    return result
 
 
 def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
@@ -144,8 +151,11 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         lines += [command.columns(["network", "loss", *["accuracy"] * classifies], rows), ""]
     notes = [
         "barrier: highest mean loss above the straight line between those of both ends; interval over the images.",
-        "channels matched: the other network permuted, the same function (weight matching, Ainsworth et al. 2023).",
     ]
+    if any("aligned" in result["way"] for result in results):
+        notes.append(
+            "channels matched: the other network permuted, the same function (weight matching, Ainsworth et al. 2023)."
+        )
     if any(json.loads(result.attrs["protocol"])["batch_norm"] == "recalibrated" for result in results):
         notes.append("batch norm: statistics measured anew at every point, also at both ends.")
     return "\n".join([*lines, *notes])

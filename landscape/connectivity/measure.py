@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from landscape.compute.settings import measurement
 from landscape.connectivity import curve
-from landscape.connectivity.alignment import align
+from landscape.connectivity.alignment import NothingToPermuteError, align
 from landscape.connectivity.choices import PARTS, STEPS, USUAL, Part
 from landscape.errors import LandscapeError, require_parts
 from landscape.metrics import confidence
@@ -71,7 +71,8 @@ def connect(
         Networks of its kind, by name.
     parts
         ``line``: as they are. ``aligned``: the channels of the other permuted to match
-        (:func:`landscape.connectivity.align`). ``curve``: trained (:func:`landscape.connectivity.bend`).
+        (:func:`landscape.connectivity.align`); left out, beside other parts, where no channel can be permuted.
+        ``curve``: trained (:func:`landscape.connectivity.bend`).
     points
         On each way, both ends included.
     training
@@ -97,7 +98,8 @@ def connect(
     Raises
     ------
     LandscapeError
-        For unknown parts, too few points, networks of different kinds, and those that cannot be aligned.
+        For unknown parts, too few points, networks of different kinds, and those that cannot be aligned, if that is all
+        that is asked for or something in them acts on channels unseen.
 
     Examples
     --------
@@ -135,7 +137,13 @@ def connect(
             quiet=quiet,
         )
 
-    ends, matches = _ends(objective, model, others, parts, seed)
+    try:
+        ends, matches = _ends(objective, model, others, parts, seed)
+    except NothingToPermuteError:
+        parts = [part for part in parts if part != "aligned"]
+        if not parts:
+            raise
+        ends, matches = _ends(objective, model, others, parts, seed)
     times = np.linspace(0, 1, points)
     vectors, steps = _steps(objective.point.double(), list(others), parts, ends, times, bent)
     cells = _cells(objective, vectors.to(objective.point), steps, journal, quiet)

@@ -3,7 +3,7 @@
 import math
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ _MAGIC = b"\x93NUMPY"
 _CLASSES = 10_000_000
 # No network takes more arguments.
 _ARRAYS = 1000
+_TABLES = (".csv", ".tsv", ".txt")
 # Bytes from which on arrays stay in their file.
 _MAPPED = 256 * 2**20
 # Bytes of a zip member's header before its name.
@@ -43,10 +44,16 @@ def load_npz(path: Path) -> Images:
         When the file is not such an archive, holds pickled objects or non-finite pixels, or claims to unfold to more
         memory than its size makes plausible.
     """
-    arrays = read_arrays(path, ("images", "labels"))
+    return _images(read_arrays(path, ("images", "labels")), path)
+
+
+def _images(arrays: Mapping[str, np.ndarray], path: Path) -> Images:
     images, labels = arrays["images"], arrays["labels"]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise LandscapeError(f"{path}: labels are {labels.dtype} of shape {labels.shape}: give (N,) integers")
+        raise LandscapeError(
+            f"{path}: labels are {labels.dtype} of shape {labels.shape}: give (N,) integers, or name targets that are "
+            "no classes y, and their inputs x"
+        )
     if images.ndim != 4:
         raise LandscapeError(
             f"{path}: images have shape {images.shape}: give float (N, channels, height, width) "
@@ -69,6 +76,8 @@ def load_npz(path: Path) -> Images:
 def load_arrays(path: Path) -> Data:
     """An ``.npz`` of any named arrays: images with labels as `load_npz` reads them, all others as `as_examples` does.
 
+    Images whose labels are no single number, such as masks (N, height, width), are examples: floating point alone.
+
     Large files are not read whole: arrays that are not compressed stay on disk, and are read as they are needed.
 
     Raises
@@ -77,9 +86,23 @@ def load_arrays(path: Path) -> Data:
         As `load_npz`.
     """
     names = array_names(path)
-    if "images" in names or not names:
-        return load_npz(path)
-    return as_examples(read_arrays(path, names, mapped=path.stat().st_size >= _MAPPED), name=str(path))
+    if path.suffix.lower() in _TABLES:
+        raise LandscapeError(
+            f"{path} is a table in text, which is not read: save its columns with np.savez('data.npz', x=..., y=...), "
+            "or write a function that returns them, --data FILE.py:FUNCTION"
+        )
+    mapped = path.stat().st_size >= _MAPPED
+    if "images" not in names and names:
+        return as_examples(read_arrays(path, names, mapped=mapped), name=str(path))
+    arrays = read_arrays(path, ("images", "labels"))
+    if arrays["labels"].shape[1:] in ((), (1,)):
+        return _images(arrays, path)
+    if not np.issubdtype(arrays["images"].dtype, np.floating):
+        raise LandscapeError(
+            f"{path}: images with labels of shape {arrays['labels'].shape} are given to the network as they are: make "
+            "them floating point (N, channels, height, width), normalised"
+        )
+    return as_examples(arrays, name=str(path))
 
 
 def array_names(path: Path) -> list[str]:

@@ -19,7 +19,8 @@ Data = Images | Examples
 # What targets are called in a mapping, in this order.
 TARGETS = ("labels", "label", "targets", "target", "y")
 _HOW = (
-    "give Images, Examples, tensors (inputs, targets), a mapping of arrays, or a Dataset or DataLoader of such examples"
+    "give Images, Examples, tensors (inputs, targets), a mapping of arrays, or a Dataset, DataLoader or list of such "
+    "examples"
 )
 
 
@@ -32,8 +33,8 @@ def as_examples(data: Any, *, name: str = "examples", split: str = "") -> Data:
         `Images` or `Examples`: themselves. One tensor: inputs without targets. A pair (inputs, targets), either of them
         a tensor or array, or a tuple or mapping of such; targets may be None. A mapping of arrays, of which `TARGETS`
         are targets and the others are given to the network by name (one alone: by position); Hugging Face data sets are
-        such mappings, and their columns that hold no numbers are left out. A ``Dataset`` of such examples, or a
-        ``DataLoader``, which is read once, in its order.
+        such mappings, and their columns that hold no numbers are left out. A ``Dataset`` of such examples, a list of
+        them (one of two that can be (inputs, targets) is that), or a ``DataLoader``, which is read once, in its order.
 
         Pictures (N, C, H, W) with one class per picture become `Images`.
     name, split
@@ -161,7 +162,33 @@ def _read(data: Any, name: str) -> Any:
             batch = _collated(items, name)
             _require_same(_collated([items[0]], name), _collated([data[0]], name), name)
         return batch
+    if _is_listed(data):
+        return _collated(data, name)
     return data
+
+
+def _is_listed(data: Any) -> bool:
+    """Whether a list holds examples one by one, and not the inputs and targets of all."""
+    if not isinstance(data, list) or not data:
+        return False
+    kinds = {tuple(item) if isinstance(item, Mapping) else len(item) if _is_group(item) else None for item in data}
+    if len(kinds) > 1 or kinds == {None}:
+        return False
+    lengths = set().union(*map(_lengths, data))
+    return len(data) > 2 or len(lengths) > 1 or 0 in lengths
+
+
+def _is_group(value: Any) -> bool:
+    """Whether a value is several tensors, rather than the numbers of one."""
+    arrays = (Tensor, np.ndarray)
+    return isinstance(value, tuple) or (isinstance(value, list) and any(isinstance(part, arrays) for part in value))
+
+
+def _lengths(value: Any) -> set[int]:
+    """First dimensions of all tensors in there; 0 for a number."""
+    if isinstance(value, Mapping) or _is_group(value):
+        return set().union(*map(_lengths, value.values() if isinstance(value, Mapping) else value))
+    return {len(value) if hasattr(value, "__len__") and getattr(value, "shape", None) != () else 0}
 
 
 _HELD = (Tensor, np.ndarray, Mapping, tuple, list, str, bytes)
@@ -194,7 +221,7 @@ def _require_same(first: Any, again: Any, name: str) -> None:
     if any(not torch.equal(one.nan_to_num(), two.nan_to_num()) for one, two in zip(*pair, strict=True)):
         raise LandscapeError(
             f"{name}: the first examples differ when they are read again: random augmentation must be frozen first, "
-            "for instance list(dataset)"
+            "for instance [dataset[i] for i in range(len(dataset))]"
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.compute.masks import Masks
-from landscape.data.examples import Tree, mapped
+from landscape.data.examples import Tree, leaves, mapped
 from landscape.errors import LandscapeError
 from landscape.objective.losses import called
 
@@ -22,6 +22,9 @@ Layout = Literal["NCHW", "NHWC", "tokens", "NLC", "NCL"]
 _SUBSAMPLED = 0.75
 # Class token, distillation token and up to four registers, and room for more.
 _EXTRA_TOKENS = 8
+# How many of them stand before a square grid that nothing but the number of tokens tells: none, a class token, one and
+# a distillation token, one and four registers. Any number would make a square of any sequence.
+_USUAL_EXTRA_TOKENS = (0, 1, 2, 5)
 _NAMES_OF_SMOOTHING = ("smooth", "blur")
 
 
@@ -41,7 +44,7 @@ class Point:
     depth
         Normalised depth: 0 after the first block, 1 after the last; layers between two blocks lie evenly between them.
     channels, height, width
-        Of the feature map (N, channels, height, width); tokens of images are on their grid, sequences have height 1.
+        Of the feature map (N, channels, height, width); patches of images are on their grid, sequences have height 1.
     subsampled
         Whether the map is smaller than the one before.
     """
@@ -77,7 +80,7 @@ class Point:
         return features
 
     def as_output(self, feature_map: Tensor, output: Any) -> Tensor:
-        """The inverse of `as_map`: a tensor shaped like the module's output, extra tokens zero."""
+        """The inverse of `as_map`: a tensor shaped like the module's output, what was left out zero."""
         features = first_tensor(output)
         assert features is not None
         last = feature_map.permute(0, 2, 3, 1)
@@ -86,6 +89,10 @@ class Point:
         if self.layout == "tokens":
             tokens = last.reshape(len(last), self.height * self.width, self.channels)
             return torch.cat([torch.zeros_like(features[:, : self.extra_tokens]), tokens], dim=1)
+        if self.layout in ("NLC", "NCL"):
+            sequence = torch.zeros_like(features.mT if self.layout == "NLC" else features)
+            sequence[:, :, self.extra_tokens : self.extra_tokens + self.width] = feature_map[:, :, 0]
+            return sequence.mT if self.layout == "NLC" else sequence
         return feature_map
 
 
@@ -174,7 +181,9 @@ def find(
         Patterns of module names, separated by commas, instead of the structural search for blocks: ``layer*.*``; a
         ``*`` stands for any text without a dot. Smoothing and pooling layers are detected as always.
     sequences
-        Whether outputs (N, L, C) are sequences of tokens; they are squares of image patches otherwise.
+        Whether outputs (N, L, C) are sequences of tokens. Otherwise they are patches of images where they can be: on
+        the grid of a convolution, or, behind 0, 1, 2 or 5 other tokens, on a square whose side divides height and width
+        of the images.
     counted
         First and last + 1 of the positions that count, by the length of a sequence; all unless given.
 
@@ -189,7 +198,7 @@ def find(
         When nothing is found, or a pattern matches nothing that returns a map.
     """
     calls = _watched(model, inputs)
-    shapes = _Shapes(calls, sequences, counted or {})
+    shapes = _Shapes(calls, None if sequences else _pictures(inputs), counted or {})
     maps = [call for call in calls if shapes.layout(call.module, call.returned) is not None]
     if not maps:
         raise LandscapeError(
@@ -285,11 +294,32 @@ def _watched(model: nn.Module, inputs: Tree) -> list[_Call]:
     return calls
 
 
+def _pictures(inputs: Tree) -> Tensor | None:
+    """One picture (1, C, H, W) among what a network takes."""
+    return next((tensor[:1] for _, tensor in leaves(inputs) if tensor.dim() == 4), None)
+
+
+def _by_lines(maps: Sequence[Tensor], calls: Sequence[_Call]) -> bool:
+    """Whether a module is given the rows, or the columns, of a map (1, C, H, W) as its tokens."""
+    given = [call.given for call in calls if call.given is not None and call.given.dim() == 3]
+    for lines in (each for pixels in maps for each in (pixels.transpose(1, 2), pixels.permute(0, 3, 1, 2))):
+        alike = [tokens for tokens in given if tokens.shape == lines.flatten(2).shape and tokens.dtype == lines.dtype]
+        # In any order of channels and pixels within a line.
+        if any(torch.equal(tokens.sort().values, lines.flatten(2).sort().values) for tokens in alike):
+            return True
+    return False
+
+
 class _Shapes:
     """How the outputs of a network are to be read as maps."""
 
-    def __init__(self, calls: Sequence[_Call], sequences: bool, counted: Mapping[int, tuple[int, int]]) -> None:
-        self._sequences, self._counted = sequences, counted
+    def __init__(self, calls: Sequence[_Call], pictures: Tensor | None, counted: Mapping[int, tuple[int, int]]) -> None:
+        self._counted = counted
+        # What the side of a grid of patches divides; 0 where tokens are no patches, but lines of a map.
+        self._divided = 0 if pictures is None else math.gcd(*pictures.shape[2:])
+        maps = [call.returned for call in calls if call.returned is not None and call.returned.dim() == 4]
+        if pictures is not None and _by_lines([pictures, *maps], calls):
+            self._divided = 0
         # Keeps the tensors alive through `calls`, so that ids stay theirs.
         self._calls = calls
         self._known: dict[int, Layout] = {}
@@ -317,23 +347,30 @@ class _Shapes:
             last = _channels_last(module, rest)
             channels, height, width = (rest[2], rest[0], rest[1]) if last else (rest[0], rest[1], rest[2])
             return ("NHWC" if last else "NCHW", 0, channels, height, width) if min(height, width) > 1 else None
-        if output.dim() == 3 and self._sequences:
+        if output.dim() == 3:
+            if (grid := self._grid(output.shape[1])) is not None:
+                extra, height, width = grid
+                return "tokens", extra, output.shape[2], height, width
             first = _channels_first(module, output.shape[1])
             channels, length = output.shape[1:] if first else (output.shape[2], output.shape[1])
             start, stop = self._counted.get(length, (0, length))
             # One example was shown: a first dimension of another size does not count examples.
             fits = len(output) == 1 and stop - start > 1
             return ("NCL" if first else "NLC", start, channels, 1, stop - start) if fits else None
-        if output.dim() == 3:
-            extras = range(min(_EXTRA_TOKENS, output.shape[1] - 3))
-            # A grid that is known goes before a square that happens to fit with some other number of extra tokens.
-            for height, width in self._grids:
-                if output.shape[1] - height * width in extras and min(height, width) > 1:
-                    return "tokens", output.shape[1] - height * width, output.shape[2], height, width
-            for extra in extras:
-                side = math.isqrt(output.shape[1] - extra)
-                if side**2 == output.shape[1] - extra:
-                    return "tokens", extra, output.shape[2], side, side
+        return None
+
+    def _grid(self, tokens: int) -> tuple[int, int, int] | None:
+        """Extra tokens, height and width of the grid that tokens stand on; None for a sequence."""
+        if not self._divided:
+            return None
+        # A grid that is known goes before a square that happens to fit with some other number of extra tokens.
+        for height, width in self._grids:
+            if tokens - height * width in range(_EXTRA_TOKENS) and min(height, width) > 1:
+                return tokens - height * width, height, width
+        for extra in _USUAL_EXTRA_TOKENS:
+            side = math.isqrt(max(tokens - extra, 0))
+            if side > 1 and side**2 == tokens - extra and self._divided % side == 0:
+                return extra, side, side
         return None
 
 
@@ -442,6 +479,9 @@ def _other_kind(call: _Call, shapes: _Shapes, blocks_inside: Sequence[str]) -> P
         return None
     before, after = shapes.layout(call.module, call.given), shapes.layout(call.module, call.returned)
     if before is None or after is None or call.given.dim() != 4 or shapes.known(call.given) != "NCHW":
+        return None
+    # A map that is laid out as a sequence has lost its rows, not its resolution.
+    if after[0] in ("NLC", "NCL"):
         return None
     if min(after[3] / before[3], after[4] / before[4]) < _SUBSAMPLED:
         return "subsampling"

@@ -38,7 +38,8 @@ def series(names: Sequence[Path]) -> list[Series]:
 
     The time of a checkpoint is the last epoch of its history where it has one (ours do), else the number behind a word
     such as *epoch* or *step* in its name, else the last number there. Checkpoints are of one training when their names
-    agree but for it; files without any number, in the order in which they are named, are one training.
+    agree but for it; files without any number, in the order in which they are named, are one training, unless files of
+    their folder have times: no order says where ``best.pth`` stands among epochs.
 
     Parameters
     ----------
@@ -48,27 +49,39 @@ def series(names: Sequence[Path]) -> list[Series]:
     Raises
     ------
     LandscapeError
-        When a folder or file is missing, a training has one checkpoint only, or two have the same time.
+        When a folder or file is missing, a training has one checkpoint only, two have the same time, or some of a
+        folder have one and others not; the message names the files.
     """
     files = [file for name in names for file in _files(name)]
     groups: dict[str, list[tuple[int | None, Path]]] = {}
     for file in dict.fromkeys(files):
         label, time = _placed(file)
         groups.setdefault(label, []).append((time, file))
+    _require_times([member for members in groups.values() for member in members])
     trainings = []
     for label, members in groups.items():
-        if all(time is None for time, _ in members):
-            timed = [(number, file) for number, (_, file) in enumerate(members)]
-        else:
-            timed = sorted(((time or 0, file) for time, file in members), key=lambda pair: pair[0])
+        timed = sorted((place if time is None else time, file) for place, (time, file) in enumerate(members))
         times = [time for time, _ in timed]
         if len(set(times)) < len(times):
             twice = next(time for time in times if times.count(time) > 1)
-            raise LandscapeError(f"{label} has two checkpoints of time {twice}: name one of them")
+            both = " and ".join(str(file) for time, file in timed if time == twice)
+            raise LandscapeError(f"{label} has two checkpoints of time {twice}, {both}: give one of them")
         if len(timed) < 2:
             raise LandscapeError(f"{label} has one checkpoint, {timed[0][1]}: a series needs two or more")
         trainings.append(Series(label, tuple(file for _, file in timed), tuple(times)))
     return trainings
+
+
+def _require_times(members: Sequence[tuple[int | None, Path]]) -> None:
+    """Raise LandscapeError for files without a time beside files of the same folder that have one."""
+    folders = {file.parent for time, file in members if time is not None}
+    unplaced = [file for time, file in members if time is None and file.parent in folders]
+    if unplaced:
+        example = next(file for time, file in members if time is not None and file.parent == unplaced[0].parent)
+        raise LandscapeError(
+            f"no epoch is known of {', '.join(map(str, unplaced))}, as it is of {example.name}: leave such files out "
+            "(give files, not their folder), or write their epochs into their names"
+        )
 
 
 def _files(name: Path) -> list[Path]:
