@@ -1,6 +1,7 @@
 """Networks of any kind, losses of any kind, examples of any shape: curvature against the dense float64 matrix."""
 
 import ast
+import copy
 import json
 import math
 import re
@@ -20,10 +21,11 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import landscape
 from landscape import CurvatureOperator, LandscapeError, Objective, Protocol
+from landscape.compute.masks import Masks
 from landscape.compute.randomness import generator
 from landscape.data import Examples, Images, arrays, as_examples, load_any
 from landscape.eigen import eigenpairs
-from landscape.objective import chunked, mean_loss
+from landscape.objective import chunked, mean_loss, operators
 from landscape.objective.fit import fit
 from landscape.objective.losses import called
 from landscape.store.importing import named_object
@@ -453,6 +455,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         r"not a mean over examples: .*return .*pair \(sum, number of terms\)",
     ),
+    "random loss": (
+        lambda: made(CASES["regression"], loss=lambda outputs, targets: (outputs + torch.rand(3)).square().mean(1)),
+        "is random: of the same 8 examples .* then .*give its random numbers with the examples",
+    ),
     "differing numbers": (lambda: as_examples((IDS, LABELS[:3])), "first dimensions differ.*inputs 7.*targets 3"),
     "target out of range": (
         lambda: Objective(Language(), (IDS, IDS + 3), loss="masked_lm"),
@@ -677,3 +683,152 @@ def test_networks_of_transformers(kind: str, loss: str | None) -> None:
     assert measured.value().loss == pytest.approx(float(value.detach()), rel=1e-6)
     product = CurvatureOperator(measured)(vector)
     assert float((product - measured.space.flatten(truth)).norm() / product.norm()) < 1e-5
+
+
+class Rotary(nn.Module):
+    """Complex numbers as they occur: a buffer of rotations, a parameter, and pairs of real numbers at an odd place."""
+
+    rotations: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([0.7]))
+        self.pairs = nn.Parameter(draw(4, 2, seed=1).float())
+        self.mixing = nn.Parameter(torch.view_as_complex(draw(4, 3, 2, seed=2).float()))
+        self.register_buffer("rotations", torch.polar(torch.ones(4), torch.arange(4.0)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rotated = inputs * self.scale * self.rotations * torch.view_as_complex(self.pairs)
+        return (rotated @ self.mixing).abs()
+
+
+def test_complex_weights_and_buffers_are_pairs_of_real_numbers() -> None:
+    net, inputs, targets = Rotary(), draw(9, 4, seed=3).float(), draw(9, 3, seed=4).float()
+    before = copy.deepcopy(net.state_dict())
+    objective = Objective(net, (inputs, targets), loss="mse", weight_decay=0.1, micro_batch=4)
+    shapes = [(1,), (4, 2), (4, 3, 2)]
+    assert objective.space.shapes == shapes
+
+    def loss(point: Tensor) -> Tensor:
+        scale, pairs, mixing = (part.view(shape) for part, shape in zip(point.split([1, 8, 24]), shapes, strict=True))
+        rotated = inputs.double() * scale * net.rotations * torch.complex(*pairs.unbind(-1))
+        outputs = (rotated @ torch.complex(*mixing.unbind(-1))).abs()
+        return functional.mse_loss(outputs, targets.double()) + 0.05 * point.square().sum()
+
+    point, vector = objective.point.double(), draw(33, seed=5)
+    matrix = torch.autograd.functional.hessian(loss, point)
+    for measured, precision in ((objective, 1e-5), (objective.in_double(), 1e-12)):
+        assert measured.value().loss == pytest.approx(float(loss(point)), rel=1e-6)
+        near = {"rtol": precision, "atol": 10 * precision}
+        direction = vector.to(measured.dtype)
+        assert torch.allclose(measured.gradient().double(), torch.func.grad(loss)(point), **near)
+        assert torch.allclose(CurvatureOperator(measured)(direction).double(), matrix @ vector.double(), **near)
+    surface = plane(objective, points=3, span=0.5)
+    assert float(surface["loss"].sel(alpha=0, beta=0)) == objective.value().loss
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+class Coder(nn.Module):
+    """An encoder and a decoder of which a loss uses the parts; the last layer of one is the first of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4))
+        self.decoder = nn.Sequential(nn.Linear(4, 4), landscape.nets.MCDropout(0.5), nn.Linear(4, 3))
+        self.decoder[0].weight = self.encoder[2].weight
+        self.beta = 0.5
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.encoder(inputs)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.decoder(codes)
+
+
+def by_parts(network: Any, inputs: Tensor, targets: Any) -> Tensor:
+    codes = network(inputs)
+    decoded = network.decode(codes) + network.decoder[2](network.decoder[1](network.decoder[0](codes)))
+    weights = sum(parameter.square().sum() for parameter in network.decoder.parameters())
+    return (decoded - inputs).square().mean(1) + network.beta * codes.square().mean(1) + 0.1 * weights
+
+
+def test_a_loss_may_use_parts_of_the_network() -> None:
+    net, inputs = Coder(), draw(9, 3)
+    objective = Objective(net, inputs, loss=by_parts, protocol=EXACT, micro_batch=4)
+    point, vector = objective.point * 1.1, draw(objective.size, seed=1)
+    step = 1e-6 * vector
+    moved = copy.deepcopy(net).double()
+    nn.utils.vector_to_parameters(point, moved.parameters())
+    with Masks.off():
+        plain = by_parts(moved, inputs, None).mean()
+    assert objective.value(point).loss == pytest.approx(float(plain.detach()), rel=1e-12)
+    slope = (objective.value(point + step).loss - objective.value(point - step).loss) / 2e-6
+    assert float(objective.gradient(point) @ vector) == pytest.approx(slope, rel=1e-6)
+    bend = (objective.gradient(point + step) - objective.gradient(point - step)) / 2e-6
+    assert torch.allclose(CurvatureOperator(objective, point=point)(vector), bend, rtol=1e-5, atol=1e-7)
+    plane(objective, points=3, span=0.1)
+
+
+def by_func(network: Any, inputs: Tensor, targets: Any) -> Tensor:
+    slopes = torch.func.vmap(torch.func.grad(lambda one: network(one[None]).sum()))(inputs)
+    return slopes.square().sum(1)
+
+
+def by_autograd(network: Any, inputs: Tensor, targets: Any) -> Tensor:
+    inputs = inputs.requires_grad_()
+    (slopes,) = torch.autograd.grad(network(inputs).sum(), inputs, create_graph=True)
+    return slopes.square().sum(1)
+
+
+def test_a_loss_may_use_function_transforms() -> None:
+    block = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    net = nn.Sequential(block, copy.deepcopy(block), nn.Linear(3, 2))
+    one, other, recomputing_one, recomputing_other = (
+        Objective(net, draw(9, 3), loss=loss, protocol=EXACT, checkpointing=checkpointing)
+        for checkpointing in (False, True)
+        for loss in (by_func, by_autograd)
+    )
+    assert one.value().loss == pytest.approx(other.value().loss, rel=1e-12)
+    vector = draw(one.size, seed=1)
+    truth = CurvatureOperator(other)(vector)
+    for curvature in map(CurvatureOperator, (one, recomputing_one)):
+        assert torch.allclose(curvature(vector), truth, rtol=1e-10, atol=1e-12)
+        assert curvature.plan.bytes_each > 9 * 3 * 8
+    with pytest.raises(LandscapeError, match=r"third derivatives .* leave out --activation-checkpointing"):
+        CurvatureOperator(recomputing_other)(vector)
+
+
+def ctc(outputs: Tensor, targets: Tensor) -> Tensor:
+    lengths = [torch.full((len(outputs),), size) for size in (outputs.shape[1], targets.shape[1])]
+    return functional.ctc_loss(outputs.log_softmax(2).transpose(0, 1), targets, *lengths, reduction="none")
+
+
+def test_what_has_no_second_derivative_is_named_and_has_a_surface() -> None:
+    bags = nn.Sequential(nn.EmbeddingBag(7, 4), nn.Linear(4, 3))
+    cases = {
+        "embedding_bag": Objective(bags, (IDS, IDS[:, 0] % 3)),
+        "ctc_loss": Objective(nn.Linear(5, 4), (draw(9, 12, 5).float(), torch.arange(27).view(9, 3) % 3 + 1), loss=ctc),
+    }
+    for operation, objective in cases.items():
+        assert bool(objective.gradient().isfinite().all())
+        assert math.isfinite(float(plane(objective, points=3)["loss"].sum()))
+        with pytest.raises(operators.NoSecondDerivative, match=f"second derivative of {operation}, which"):
+            CurvatureOperator(objective)(objective.point)
+
+
+class Tempered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.temperature = nn.Linear(3, 2), nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.linear(inputs), self.temperature.exp()
+
+
+def test_an_output_may_be_one_number() -> None:
+    def loss(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+        return (outputs[0] * outputs[1] - targets).square().mean()  # a mean: evaluated alone for every example
+
+    net, inputs, targets = Tempered(), draw(9, 3).float(), draw(9, 2, seed=1).float()
+    objective = Objective(net, (inputs, targets), loss=loss, output="all")
+    assert objective.value().loss == pytest.approx(float(loss(net(inputs), targets).detach()), rel=1e-6)

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -187,3 +188,75 @@ def test_a_network_that_cannot_be_copied_is_refused_in_one_line() -> None:
     net.lock = threading.Lock()
     with pytest.raises(LandscapeError, match="cannot be copied"):
         Objective(net, small_images())
+
+
+class Volumes(nn.Module):
+    """A convolution in three dimensions behind one in two, which would be laid out channels-last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.deep, self.head = nn.Conv2d(2, 4, 3), nn.Conv3d(1, 2, 3), nn.Linear(2, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.relu(self.deep(self.flat(images)[:, None])).mean((2, 3, 4)))
+
+
+def test_networks_with_convolutions_in_three_dimensions() -> None:
+    net, images = Volumes(), small_images()
+    measured = Objective(net, images)
+    assert measured.network.layout is torch.contiguous_format
+    with torch.no_grad():
+        plain = nn.functional.cross_entropy(net(images.images), images.labels)
+    assert measured.value().loss == pytest.approx(float(plain), rel=1e-6)
+    assert bool(CurvatureOperator(measured)(measured.point).isfinite().all())
+
+
+@pytest.mark.parametrize("wrapper", [torch.compile, nn.DataParallel])
+def test_the_network_inside_a_wrapper_is_measured(wrapper: Callable[[nn.Module], nn.Module]) -> None:
+    net = small_net()
+    plain, wrapped = Objective(net, small_images()), Objective(wrapper(net), small_images())
+    assert wrapped.names == plain.names
+    assert torch.equal(CurvatureOperator(wrapped)(plain.point), CurvatureOperator(plain)(plain.point))
+
+
+class DropPath(nn.Module):
+    """As in other libraries: random numbers of its own, in training mode."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.drop_prob = rate
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training or not self.drop_prob:
+            return features
+        return features * torch.rand(len(features), 1).ge(self.drop_prob) / (1 - self.drop_prob)
+
+
+class Drop(nn.Module):
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.p = rate
+
+    def forward(self, features: Tensor) -> Tensor:
+        return nn.functional.dropout(features, self.p, self.training)
+
+
+class Sequences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.GRU(12, 4, batch_first=True, dropout=0.5)  # has no second layer before which to drop
+        self.two = nn.LSTM(4, 4, num_layers=2, dropout=0.3)
+        self.paths = nn.Sequential(DropPath(0.0), DropPath(0.2), Drop(0.1))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.paths(self.two(self.one(images.flatten(2).view(-1, 6, 12))[0])[0].mean(1)))
+
+
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
+def test_dropout_that_no_masks_reach_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    Objective(Sequences(), small_images())
+    assert not caplog.records  # all dropout is off
+    Objective(Sequences(), small_images(), protocol=Protocol(dropout="fixed"))
+    (record,) = caplog.records
+    assert "is off: paths.1 (DropPath, 0.2), two (LSTM, 0.3);" in record.getMessage()

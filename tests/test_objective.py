@@ -232,6 +232,8 @@ class Noisy(nn.Module):
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), small_net()), r"cannot take images of shape \(2, 6, 6\)"),
         (lambda: small_net(classes=2), "label 2 in random is beyond the network's 2 outputs"),
         (lambda: small_net().requires_grad_(False), "no parameter counts"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "1.weight has no shape yet: call the network once"),
+        (lambda: torch.jit.trace(small_net(), torch.zeros(1, 2, 6, 6)), "TorchScript.*give the plain module"),
     ],
 )
 def test_what_would_be_silently_wrong_is_refused(net: object, message: str) -> None:

@@ -5,14 +5,14 @@ held fixed, or drawn anew and reproducible: here they are functions of an addres
 results depend neither on how examples are grouped into batches nor on what else was computed before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -94,7 +94,11 @@ class Masks(TorchFunctionMode):
     ----------
     calls
         Dropout calls that have been active since the last `address` (or since entering).
+    draws
+        Whether there are any masks here.
     """
+
+    draws = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,6 +161,8 @@ class Masks(TorchFunctionMode):
 
 
 class _Off(Masks):
+    draws = False
+
     def again(self) -> Masks:
         return _Off()
 
@@ -238,6 +244,26 @@ def replaying() -> Callable[[], AbstractContextManager[Any]]:
         return nullcontext
     kept = masks.again()
     return kept.again
+
+
+# Where modules keep the rate of what they drop.
+_RATES = ("p", "drop_prob", "drop_rate", "rate", "dropout")
+
+
+def dropping(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Modules that seem to drop something by other means than torch's dropout layers, each in words.
+
+    Dropout between the layers of `torch.nn.LSTM` and its like is inside one call, and modules of other libraries
+    (stochastic depth) may draw for themselves, in training mode alone: no masks reach them.
+    """
+    for name, module in network.named_modules():
+        kind, rate = type(module).__name__, None
+        if isinstance(module, nn.RNNBase):
+            rate = module.dropout if module.num_layers > 1 else 0
+        elif "drop" in kind.lower() and not isinstance(module, nn.modules.dropout._DropoutNd):
+            rate = next((vars(module)[key] for key in _RATES if key in vars(module)), 0)
+        if isinstance(rate, (int, float)) and rate > 0:
+            yield module, f"{name or 'the network'} ({kind}, {rate:g})"
 
 
 _fallback: dict[torch.device, Masks] = {}

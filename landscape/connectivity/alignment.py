@@ -12,7 +12,7 @@ from landscape.connectivity.permutations import Symmetries
 from landscape.data.examples import Tree, converted
 from landscape.errors import LandscapeError
 from landscape.objective.losses import called
-from landscape.objective.network import frozen_randomness, logits, private_copy
+from landscape.objective.network import frozen_randomness, in_precision, logits, private_copy
 
 # Outputs before and after may differ by rounding alone: this fraction of the largest one, in float64.
 _SAME = 1e-6
@@ -63,7 +63,7 @@ def symmetries(model: nn.Module, inputs: Tree) -> Symmetries:
     >>> symmetries(model, torch.randn(2, 4))
     Symmetries(1 groups of channels, 0 inside the blocks of another)
     """
-    network = private_copy(model).eval().double()
+    network = in_precision(private_copy(model).eval(), torch.float64)
     with frozen_randomness(_device(network)), Masks.off():
         return Symmetries(network, lambda: _outputs(network, converted(inputs, torch.float64)))
 
@@ -123,7 +123,7 @@ def align(model: nn.Module, other: nn.Module, inputs: Tree, *, seed: int = 0) ->
 
 @torch.no_grad()
 def _in_double(model: nn.Module, inputs: Tree) -> Tensor:
-    network = private_copy(model).eval().double()
+    network = in_precision(private_copy(model).eval(), torch.float64)
     with frozen_randomness(_device(network)), Masks.off():
         return _outputs(network, converted(inputs, torch.float64))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from landscape.compute.randomness import untouched_states
 from landscape.compute.settings import own_settings
-from landscape.objective.network import frozen_randomness, private_copy
+from landscape.objective.network import frozen_randomness, private_copy, unwrapped
 
 
 class Mirror:
@@ -41,17 +41,6 @@ class Mirror:
             if value.is_leaf and mine[name].requires_grad != value.requires_grad:
                 mine[name].requires_grad_(value.requires_grad)
         return self.network
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside wrappers for several devices and for compilation."""
-    while True:
-        compiled = getattr(model, "_orig_mod", None)
-        parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = model.module if parallel else compiled
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -17,8 +17,9 @@ from landscape.data.examples import Tree, converted
 from landscape.errors import LandscapeError
 from landscape.objective import folding
 from landscape.objective.losses import called
-from landscape.objective.network import ranges
+from landscape.objective.network import in_precision, ranges
 from landscape.objective.objective import Objective
+from landscape.objective.parameters import in_pairs
 from landscape.objective.terms import Weights
 
 Precision = Literal["full", "bfloat16"]
@@ -111,7 +112,7 @@ class Inference:
                 self._derived.append(derived)
                 folding.replace(module, name, derived)
         if precision != "full":
-            module = module.to(self.dtype)
+            module = in_precision(module, self.dtype)
         self._replicas = workers.Replicas(module, [part._source for part in self._derived])
         self._staged: dict[tuple[int, int], Tree] = {}
         self._stages = (
@@ -129,7 +130,7 @@ class Inference:
         for name, value in weights.statistics.items():
             self._buffers[name].copy_(value)
         for target, value in zip(self._targets, weights.parameters, strict=True):
-            target.copy_(value)
+            in_pairs(target).copy_(value)
         for part in self._derived:
             part.refresh()
 

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch.nn import functional
 from landscape.data.examples import Tree, mapped
 from landscape.errors import LandscapeError, printable
 from landscape.objective.chunked import Deferred
-from landscape.store.importing import named_object, source_file
+from landscape.store.importing import code_sha256, named_object
 
 # torch's own convention: targets of this value do not count.
 IGNORED = -100
@@ -222,11 +223,44 @@ class Elementwise(Loss):
             raise LandscapeError(f"bce: targets of {title} are not all in 0..1: give probabilities, or {_OTHERS}")
 
 
+class RunningNetwork:
+    """What a loss of the user's own is given as ``network``.
+
+    Called, it gives the network's selected output, under the same dropout masks every time. Everything else is what the
+    network has of that name, parts and methods included, with the parameters that are being evaluated.
+
+    Parameters
+    ----------
+    module
+        A private copy that has these parameters.
+    run
+        What calling it does.
+    masked
+        Makes the context in which parts of it are called.
+    """
+
+    def __init__(
+        self, module: nn.Module, run: Callable[..., Any], masked: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self._module, self._run, self.masked = module, run, masked
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """The selected output for inputs."""
+        return self._run(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._module[key]  # type: ignore[index]
+
+
 class UserLoss(Loss):
     """A function of the user's own.
 
     Of (outputs, targets); or, when its first parameter is called ``network``, of (network, inputs, targets), for losses
-    that need derivatives in the inputs. ``targets`` may be left out. See `_RETURNS` for what it may return.
+    that need derivatives in the inputs, or parts of the network (`RunningNetwork`). ``targets`` may be left out. See
+    `_RETURNS` for what it may return.
 
     Parameters
     ----------
@@ -254,7 +288,8 @@ class UserLoss(Loss):
     def run(self, *arguments: Any) -> Any:
         """What the function returns for (outputs, targets) or (network, inputs, targets)."""
         count = len(self._parameters)
-        return self.function(*(arguments[:count] if 0 < count < len(arguments) else arguments))
+        with arguments[0].masked() if isinstance(arguments[0], RunningNetwork) else nullcontext():
+            return self.function(*(arguments[:count] if 0 < count < len(arguments) else arguments))
 
     def __call__(self, *arguments: Any) -> Tensor:
         """The mean over the terms of a batch."""
@@ -300,14 +335,20 @@ class UserLoss(Loss):
         Raises
         ------
         LandscapeError
-            When the loss of all examples is not a weighted mean of those of single examples.
+            When the loss of all examples is not a weighted mean of those of single examples, or is random.
         """
         examples = _length(arguments[-2])
         _, terms = self._total_and_terms(self.run(*arguments))
         if terms is not None:
             self._counts = _evaluated
         alone = [[_one_example(argument, index) for argument in arguments] for index in range(examples)]
-        together = float(self(*arguments).detach())
+        together, again = (float(self(*arguments).detach()) for _ in range(2))
+        # A GPU may add up in another order each time.
+        if abs(together - again) > 2e-6 * abs(together):
+            raise LandscapeError(
+                f"the loss {self.name} is random: of the same {examples} examples it is {together:.6g}, then "
+                f"{again:.6g}: give its random numbers with the examples, as one of their inputs or targets"
+            )
         single = torch.stack([self(*one).detach() for one in alone]).double()
         known = single.nan_to_num()
         scale, spread = max(abs(together), float(known.abs().max()), 1e-12), float(known.max() - known.min())
@@ -395,7 +436,8 @@ def _one_example(argument: Any, index: int) -> Any:
     """One example of a tree; None and functions as they are."""
     if argument is None or (callable(argument) and not isinstance(argument, Tensor)):
         return argument
-    return mapped(lambda tensor: tensor[index : index + 1], argument)
+    # A single number, such as a temperature, belongs to every example.
+    return mapped(lambda tensor: tensor[index : index + 1] if tensor.dim() else tensor, argument)
 
 
 def _length(tree: Any) -> int:
@@ -440,9 +482,7 @@ def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
         function = named_object(loss)
         if not callable(function):
             raise LandscapeError(f"--loss {loss} is a {type(function).__name__}: name a function")
-        file = source_file(loss)
-        content = b"" if file is None else file.read_bytes()
-        return UserLoss(function, f"{printable(loss)}@{hashlib.sha256(content).hexdigest()[:12]}")
+        return UserLoss(function, f"{printable(loss)}@{code_sha256(loss)[:12]}")
     if name not in NAMES:
         raise LandscapeError(f"unknown loss {name!r}: choose one of {', '.join(NAMES)}, or give FILE.py:FUNCTION")
     if name in ("cross_entropy", "causal_lm", "masked_lm"):

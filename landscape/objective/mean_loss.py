@@ -19,6 +19,7 @@ from landscape.objective import losses
 from landscape.objective.chunked import SMALLEST, Deferred, deferring
 from landscape.objective.losses import Loss, called
 from landscape.objective.network import ALL, Network, frozen_randomness, ranges
+from landscape.objective.parameters import in_pairs
 from landscape.objective.preparation import examples, trial_rows, with_labels
 from landscape.store.protocol import Protocol
 
@@ -81,7 +82,7 @@ class MeanLoss:
         if self.loss.needs_network and self.protocol.batch_norm == "batch":
             return False  # what such a network gives for an example depends on the others
         trial = self.data.select(trial_rows(self.data))
-        network = self._under_masks(self.network.module, start=0, sample=0)
+        network = self._under_masks(self.network.module, self.network.module, start=0, sample=0)
         inputs, targets = self.network.inputs(trial, 0, len(trial)), trial.target(0, len(trial), self.dtype)
         with frozen_randomness(self.device):
             with nullcontext() if self.loss.needs_network else torch.no_grad():
@@ -180,15 +181,22 @@ class MeanLoss:
         """The dropout masks of the protocol; address them before each pass."""
         return Masks.off() if self.protocol.dropout == "off" else Masks.addressed(seed=self.protocol.mask_seed)
 
-    def _under_masks(self, module: Callable[..., Any], *, start: int, sample: int) -> Callable[..., Any]:
-        """The selected output of a module, as a function of its inputs; every call draws the same masks."""
+    def _under_masks(
+        self, module: nn.Module, run: Callable[..., Any], *, start: int, sample: int
+    ) -> losses.RunningNetwork:
+        """The selected output of a module, run by `run`, as a function of its inputs; all calls draw the same masks."""
 
-        def run(*arguments: Any, **named: Any) -> Any:
+        @contextmanager
+        def masked() -> Iterator[None]:
             with self.masks() as masks:
                 masks.address(first_example=start, sample=sample)
-                return self.network.select(module(*arguments, **named))
+                yield
 
-        return run
+        def selected(*arguments: Any, **named: Any) -> Any:
+            with masked():
+                return self.network.select(run(*arguments, **named))
+
+        return losses.RunningNetwork(module, selected, masked)
 
     def deferring(self) -> AbstractContextManager[None]:
         """Within it, outputs of a large vocabulary are `Deferred` ones."""
@@ -215,7 +223,7 @@ class MeanLoss:
     @measurement
     def example_losses_of(self, module: nn.Module, inputs: Tree, start: int, stop: int, *, sample: int = 0) -> Tensor:
         """What each of some examples contributes (n,), float64, with another copy of the network."""
-        network = self._under_masks(module, start=start, sample=sample)
+        network = self._under_masks(module, module, start=start, sample=sample)
         return self._contributions(self._sums(network, inputs, start, stop)[0])
 
     def _contributions(self, sums: Tensor) -> Tensor:
@@ -233,9 +241,9 @@ class MeanLoss:
             return sum_of_outputs(outputs) * 0
         return self.loss(outputs, self.labels(start, stop)) * fraction
 
-    def batch_loss_of(self, module: Callable[..., Any], inputs: Tree, start: int, stop: int) -> Tensor:
+    def batch_loss_of(self, module: nn.Module, inputs: Tree, start: int, stop: int) -> Tensor:
         """What examples `start` to `stop`, given as `inputs`, add to the mean loss, by another copy of the network."""
-        return self._batch_loss(self._under_masks(module, start=start, sample=0), inputs, start, stop)
+        return self._batch_loss(self._under_masks(module, module, start=start, sample=0), inputs, start, stop)
 
     def _batch_loss(self, network: Callable[..., Any], inputs: Tree, start: int, stop: int) -> Tensor:
         arguments = self._arguments(network, inputs, self.labels(start, stop))
@@ -260,4 +268,5 @@ def sum_of_outputs(outputs: Any) -> Tensor:
     """Sum of all floating-point outputs, for a derivative in which only zero or not counts."""
     if isinstance(outputs, Deferred):
         return outputs.hidden.sum() + outputs.weight.sum()
-    return torch.stack([leaf.sum() for _, leaf in leaves(outputs) if leaf.is_floating_point()]).sum()
+    real = [in_pairs(leaf) for _, leaf in leaves(outputs)]
+    return torch.stack([leaf.sum() for leaf in real if leaf.is_floating_point()]).sum()

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import stateless
 
-from landscape.compute.masks import Masks
+from landscape.compute.masks import Masks, dropping
 from landscape.compute.settings import math_attention
 from landscape.data import Data, Images
 from landscape.data.examples import Tree, leaves, mapped
@@ -36,12 +38,13 @@ class Network:
     ``part_of_network`` is true. Parametrizations are not hooks; they are copied, too.
 
     Convolutions are fastest channels-last; a network that cannot be run that way (``x.view(...)`` wants contiguous
-    memory) is run in the contiguous layout. Which of the two is decided once, by trying.
+    memory, Conv3d has another) is run in the contiguous layout. Which of the two is decided once, by trying.
 
     Parameters
     ----------
     model
-        Any network that maps the examples' inputs to outputs, whose first dimension counts examples.
+        Any network that maps the examples' inputs to outputs, whose first dimension counts examples; also inside
+        ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``.
     data
         Examples that it takes; it is tried on the first two.
     device, dtype
@@ -67,8 +70,8 @@ class Network:
     Raises
     ------
     LandscapeError
-        When a parameter is not finite, the network cannot be copied or cannot take the examples, lacks the output,
-        or is not deterministic but for its dropout.
+        When a parameter is not finite or has no shape yet, the network cannot be copied or cannot take the examples,
+        lacks the output, or is not deterministic but for its dropout.
     """
 
     def __init__(
@@ -81,9 +84,12 @@ class Network:
         masks: Callable[[], Masks] = Masks.addressed,
         output: str | None = None,
     ) -> None:
+        model = unwrapped(model)
+        if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+            raise LandscapeError("the network holds TorchScript, which takes no other weights: give the plain module")
         require_finite(model)
         self.device, self.dtype, self.output = device, dtype, output
-        self.module = private_copy(model).eval().to(device=device, dtype=dtype)
+        self.module = in_precision(private_copy(model).eval(), dtype, device)
         self._lay_out(data, masks)
 
     def _lay_out(self, data: Data, masks: Callable[[], Masks]) -> None:
@@ -91,8 +97,9 @@ class Network:
         refusal: Exception | None = None
         for layout in (torch.channels_last, torch.contiguous_format):
             self.layout, self.activation_bytes = layout, 0
-            self.module = self.module.to(memory_format=layout)  # type: ignore[call-overload]
             try:
+                # Weights of five dimensions, of Conv3d, have no such layout.
+                self.module = self.module.to(memory_format=layout)  # type: ignore[call-overload]
                 self._try(data, masks)
             except _REFUSALS as error:
                 if isinstance(error, (LandscapeError, torch.OutOfMemoryError)):
@@ -124,9 +131,11 @@ class Network:
 
         handles = [module.register_forward_hook(watch) for module in self.module.modules()]
         outputs = []
+        off: set[str] = set()
         try:
             # Another thread's measurement may change the kernel of attention, and so the last digit, between the two.
             with frozen_randomness(self.device), math_attention, masks() as drawn:
+                handles += _watch_dropping(self.module, drawn, off)
                 for _ in range(2):
                     drawn.address(first_example=0, sample=0)
                     outputs.append(self(inputs))
@@ -142,6 +151,11 @@ class Network:
             raise LandscapeError(
                 f"the network gives different outputs for the same {what}: it draws random numbers that are not "
                 "dropout's; switch them off, or draw them from a fixed torch.Generator"
+            )
+        if off:
+            _log.warning(
+                "dropout that is not drawn here, so that it is off: %s; write it with torch.nn.functional.dropout",
+                ", ".join(sorted(off)),
             )
 
     def images(self, data: Images, start: int, stop: int) -> Tensor:
@@ -264,6 +278,30 @@ class Network:
             folding.replace(self.module, norm_name, folding.FoldedNorm(norm))
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside wrappers for several devices and for compilation."""
+    while True:
+        parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if parallel else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def in_precision(module: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> nn.Module:
+    """The module, changed in place: floating-point tensors in `dtype`, complex ones in pairs of it, on a device.
+
+    `nn.Module.to` would drop imaginary parts, and `nn.Module.double` leave complex tensors as they are.
+    """
+
+    def converted(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(device=device, dtype=dtype.to_complex())
+        return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+    return module._apply(converted)
+
+
 def private_copy(model: nn.Module) -> nn.Module:
     """A deep copy of a network without the hooks that are not part of it."""
     # `deepcopy` takes what its memo holds for the copy: hooks that stay behind are not even looked at.
@@ -309,6 +347,23 @@ def _belongs(hook: Any) -> bool:
     return getattr(hook, "part_of_network", False) or type(hook).__module__.startswith("torch.nn.utils.")
 
 
+def _watch_dropping(network: nn.Module, drawn: Masks, off: set[str]) -> list[Any]:
+    """Put into `off` which modules drop nothing, though they seem to; nothing where no masks are drawn."""
+    handles: list[Any] = []
+    for module, words in dropping(network) if drawn.draws else ():
+        before: list[int] = []
+
+        def enter(*_: Any, before: list[int] = before) -> None:
+            before.append(drawn.calls)
+
+        def leave(*_: Any, before: list[int] = before, words: str = words) -> None:
+            if before.pop() == drawn.calls:
+                off.add(words)
+
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    return handles
+
+
 _randomness = threading.RLock()
 
 
@@ -316,6 +371,14 @@ _randomness = threading.RLock()
 def frozen_randomness(device: torch.device) -> Iterator[None]:
     """Whatever a network draws from the global generators, they are as before afterwards; one thread at a time."""
     with _randomness, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def running_with(module: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """Within it, a module has other tensors, by name, in place of its own; what is tied stays tied."""
+    # What `torch.func.functional_call` does for one call: a loss may call parts of the network, too.
+    with stateless._reparametrize_module(module, tensors, tie_weights=True):
         yield
 
 
@@ -421,9 +484,11 @@ def logits(output: Any) -> Tensor:
 
 
 def require_finite(model: nn.Module) -> None:
-    """Raise LandscapeError that names the first tensor of the model with a value that is not finite."""
+    """Raise LandscapeError that names the first tensor of the model with a value that is not finite, or none yet."""
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if is_lazy(tensor):
+            raise LandscapeError(f"{name} has no shape yet: call the network once with an example, so that it gets one")
+        if (tensor.is_floating_point() or tensor.is_complex()) and not bool(tensor.isfinite().all()):
             bad = int((~tensor.isfinite()).sum())
             raise LandscapeError(
                 f"{name} holds {bad} values that are not finite: the checkpoint is damaged or diverged"

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from landscape.compute import workers
 from landscape.compute.memory import total_memory
@@ -18,8 +17,8 @@ from landscape.objective import folding, losses, recomputing
 from landscape.objective.l2 import L2Term
 from landscape.objective.losses import called
 from landscape.objective.mean_loss import MeanLoss, sum_of_outputs
-from landscape.objective.network import frozen_randomness, ranges
-from landscape.objective.parameters import ParameterSpace, selection
+from landscape.objective.network import frozen_randomness, in_precision, ranges, running_with
+from landscape.objective.parameters import ParameterSpace, in_pairs, selection
 from landscape.objective.preparation import loss_of_protocol, micro_batch_size
 from landscape.objective.recalibration import Recalibration, tracked
 from landscape.objective.terms import Terms, Weights
@@ -159,7 +158,9 @@ class Objective(MeanLoss):
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         self.inner_names = {name: names[id(parameter)] for name, parameter in parameters.items()}
         self.space = ParameterSpace(parameters.items(), chosen=chosen, unused=unused)
-        trainable = {name: value for name, value in parameters.items() if value.requires_grad}
+        # The space, and all that is outside the network, is of real numbers.
+        self._complex = {name for name, value in parameters.items() if value.is_complex()}
+        trainable = {name: in_pairs(value) for name, value in parameters.items() if value.requires_grad}
         self.l2 = L2Term(self.protocol.l2, self.weight_decay, self.space, trainable)
         self.point = self.space.flatten(parameters[name].detach() for name in self.space.names)
         for parameter in parameters.values():
@@ -198,6 +199,9 @@ class Objective(MeanLoss):
         known = self.network.activation_bytes * self.micro_batch
         if known < _SHORT_BYTES or not recomputing.blocks(self.network.module):
             return False
+        # It may differentiate in the inputs, and blocks that are computed again have no third derivative.
+        if self.loss.needs_network and not isinstance(self.loss, losses.ModelLoss):
+            return False
         total = 0
 
         def count(tensor: Tensor) -> None:
@@ -206,8 +210,14 @@ class Objective(MeanLoss):
 
         # Tensors saved for the backward pass are counted, not kept.
         hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing)
-        with self._trial_masks(), torch.enable_grad(), self.deferring(), hooks:
-            self.network(self.batch(0, 1))
+        try:
+            with self._trial_masks(), torch.enable_grad(), self.deferring(), hooks:
+                self.network(self.batch(0, 1))
+        except RuntimeError as error:
+            # `torch.func.grad` in a network takes neither such hooks nor blocks that are computed again.
+            if "saved tensor hooks" not in str(error):
+                raise
+            return False
         return _GRAPH_PER_FORWARD * total * self.micro_batch > total_memory(self.device) // 2
 
     def _count_terms(self) -> Tensor:
@@ -228,7 +238,7 @@ class Objective(MeanLoss):
         if not trainable:
             return []
         with frozen_randomness(self.device), torch.enable_grad():
-            network = self._under_masks(self.network.module, start=0, sample=0)
+            network = self._under_masks(self.network.module, self.network.module, start=0, sample=0)
             if self.loss.needs_network:
                 total = self.loss(*self._arguments(network, self.batch(0, 2), self.labels(0, 2)))
             else:
@@ -275,9 +285,9 @@ class Objective(MeanLoss):
     @measurement
     def in_double(self) -> "Objective":
         """The same function, computed in float64 at the same weights; copies the network."""
-        module = self.private_module().double()
+        module = in_precision(self.private_module(), torch.float64)
         parameters = dict(module.named_parameters())
-        trainable = {name: parameters[self.inner_names[name]] for name in self.l2.trainable}
+        trainable = {name: in_pairs(parameters[self.inner_names[name]]) for name in self.l2.trainable}
         return self._changed(
             protocol=self.protocol.replace(dtype="float64"),
             dtype=torch.float64,
@@ -327,15 +337,19 @@ class Objective(MeanLoss):
         self, parameters: Sequence[Tensor], start: int, sample: int, statistics: Mapping[str, Tensor] | None
     ) -> Iterator[Callable[..., Any]]:
         """The network with some parameters, as a function of inputs whose first is example `start`."""
-        inner = {self.inner_names[name]: value for name, value in zip(self.space.names, parameters, strict=True)}
-        tensors = {**inner, **(statistics or {})}
-        with self._replicas.one() as module:
+        inner = {self.inner_names[name]: value for name, value in self.in_network(parameters).items()}
+        with self._replicas.one() as module, running_with(module, {**inner, **(statistics or {})}):
 
             def run(*arguments: Any, **named: Any) -> Any:
                 with recomputing.recomputing(self.checkpointing):
-                    return functional_call(module, tensors, arguments, named)
+                    return module(*arguments, **named)
 
-            yield self._under_masks(run, start=start, sample=sample)
+            yield self._under_masks(module, run, start=start, sample=sample)
+
+    def in_network(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Parameters by name, in the form in which the network has them: complex where it has complex ones."""
+        named = zip(self.space.names, parameters, strict=True)
+        return {name: torch.view_as_complex(value) if name in self._complex else value for name, value in named}
 
     @measurement
     def weights(self, point: Tensor | None = None, *, sample: int = 0) -> Weights:
@@ -354,7 +368,7 @@ class Objective(MeanLoss):
         """Recalibrated batch-norm statistics by name of the inner buffer; none unless the protocol has them."""
         if self._recalibration is None:
             return {}
-        parameters = dict(zip(self.space.names, self.space.split(point), strict=True))
+        parameters = self.in_network(self.space.split(point))
         bounds = ranges(0, self.images, max(128, self.micro_batch))
         batches = ((start, self.batch(start, stop)) for start, stop in bounds)
         statistics = self._recalibration.statistics(parameters, batches, self.masks, sample=sample)

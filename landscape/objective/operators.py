@@ -6,14 +6,18 @@ those of the others are built anew for every product, but only once for all vect
 
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from landscape.compute import distributed, workers
 from landscape.compute.memory import available_memory, total_memory
@@ -174,7 +178,7 @@ class CurvatureOperator(SymmetricOperator):
     @measurement
     def _graph(self, batch: int) -> Product:
         start, stop = self._ranges[batch]
-        with torch.enable_grad(), CheapDoubleBackward():
+        with torch.enable_grad(), CheapDoubleBackward(), _twice_differentiable():
             return _GRAPHS[self.kind](_Batch(self.objective, self._leaves, start, stop, self._sample, self._statistics))
 
     def _measure(self) -> None:
@@ -182,8 +186,16 @@ class CurvatureOperator(SymmetricOperator):
         if self._bytes_each is not None or not self._ranges:
             return
         counter = _SavedBytes(self._leaves)
-        with torch.autograd.graph.saved_tensors_hooks(counter.pack, counter.unpack):
-            self._graph(0)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(counter.pack, counter.unpack):
+                self._graph(0)
+        except RuntimeError as error:
+            # `torch.func.grad`, in a loss or a network, takes no such hooks: count all that is computed, which is more.
+            if "saved tensor hooks" not in str(error):
+                raise
+            counter = _SavedBytes(self._leaves)
+            with _Computed(counter):
+                self._graph(0)
         self._bytes_each = counter.total
         self._allowed = min(len(self._ranges), self._budget() // max(counter.total, 1))
         _log.debug("%s products: %s", self.kind, self.plan)
@@ -414,6 +426,50 @@ class _SavedBytes:
         return tensor
 
 
+class _Computed(TorchDispatchMode):
+    """Shows a counter the result of every operation."""
+
+    def __init__(self, counter: _SavedBytes) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._counter.pack(tensor)
+        return result
+
+
+class NoSecondDerivative(LandscapeError):
+    """An operation of the network or its loss has no second derivative, so that there is no curvature."""
+
+
+# How torch says so, and whose derivative it is where the message does not tell.
+_ONCE = (
+    (re.compile(r"derivative for '?(?:aten::)?_?(\w+?)(?:_backward)?'? is not implemented"), ""),
+    (re.compile("once_differentiable"), "an autograd.Function that is once_differentiable"),
+    (re.compile("support double backward"), "parts that are compiled"),
+)
+
+
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Names the operation that torch cannot differentiate a second time."""
+    try:
+        yield
+    except RuntimeError as error:  # NotImplementedError is one
+        for pattern, operation in _ONCE:
+            if match := pattern.search(str(error)):
+                raise NoSecondDerivative(
+                    f"no second derivative of {operation or match[1]}, which the network or its loss uses: measure "
+                    "what needs none (a surface), or put operations in its place that have one"
+                ) from None
+        raise
+
+
 def _differentiate(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]
 ) -> Sequence[Tensor]:
@@ -421,14 +477,15 @@ def _differentiate(
     pairs = [(output, cotangent) for output, cotangent in zip(outputs, cotangents, strict=True) if output.requires_grad]
     if not pairs:
         return [torch.zeros_like(value) for value in inputs]
-    return torch.autograd.grad(
-        [output for output, _ in pairs],
-        inputs,
-        [cotangent for _, cotangent in pairs],
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )
+    with _twice_differentiable():
+        return torch.autograd.grad(
+            [output for output, _ in pairs],
+            inputs,
+            [cotangent for _, cotangent in pairs],
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class ParameterSpace:
     Attributes
     ----------
     names, shapes, sizes
-        Of the parameters that count.
+        Of the parameters that count; a complex one is its pairs of real numbers, (..., 2).
     size
         Their number of elements together, the dimension of the space.
     left_out
@@ -56,7 +56,7 @@ class ParameterSpace:
                 self.left_out[name] = "not selected"
             else:
                 self.names.append(name)
-                self.shapes.append(parameter.shape)
+                self.shapes.append(in_pairs(parameter).shape)
         self.sizes = [shape.numel() for shape in self.shapes]
         self.size = sum(self.sizes)
         if not self.names:
@@ -66,17 +66,27 @@ class ParameterSpace:
             )
 
     def split(self, vector: Tensor) -> list[Tensor]:
-        """Views of a flat vector (P,), one a parameter, in the parameters' shapes."""
-        return [part.view(shape) for part, shape in zip(vector.split(self.sizes), self.shapes, strict=True)]
+        """Views of a flat vector (P,), one a parameter, in the parameters' shapes.
+
+        Pairs of real numbers are copied where that is needed to look at them as complex ones.
+        """
+        parts = [part.view(shape) for part, shape in zip(vector.split(self.sizes), self.shapes, strict=True)]
+        # Complex numbers begin at even places in memory (`torch.view_as_complex`).
+        return [part.clone() if part.shape[-1:] == (2,) and part.storage_offset() % 2 else part for part in parts]
 
     def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
         """One flat vector (P,) from a tensor a parameter."""
-        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+        return torch.cat([in_pairs(tensor).reshape(-1) for tensor in tensors])
 
     def slices(self) -> dict[str, slice]:
         """Where each parameter stands in the flat vector."""
         ends = torch.tensor([0, *self.sizes]).cumsum(0).tolist()
         return {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(self.names)}
+
+
+def in_pairs(tensor: Tensor) -> Tensor:
+    """A complex tensor as its pairs of real numbers (..., 2), a view; any other as it is."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def selection(parameters: Mapping[str, Tensor], wanted: str, last_layer: Callable[[], str]) -> set[str]:

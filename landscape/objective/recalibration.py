@@ -14,6 +14,7 @@ from landscape.compute.masks import Masks
 from landscape.data.examples import Tree
 from landscape.objective import folding
 from landscape.objective.losses import called
+from landscape.objective.network import in_precision
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -51,7 +52,7 @@ class Recalibration:
 
     def in_double(self) -> "Recalibration":
         """The same in float64; copies the network."""
-        return Recalibration(self._replicas.apart().double())
+        return Recalibration(in_precision(self._replicas.apart(), torch.float64))
 
     @torch.no_grad()
     def statistics(

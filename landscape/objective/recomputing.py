@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from landscape.compute import masks
 from landscape.compute.settings import math_attention
+from landscape.errors import LandscapeError
 from landscape.objective.convolution import CheapDoubleBackward
 
 _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
@@ -86,6 +86,8 @@ class _Recomputed(nn.Module):
         forward = super().forward
         given, spec = tree_flatten((arguments, named))
         plain = not (_recomputing.get() and torch.is_grad_enabled())
+        # `torch.func.grad` and its like, in a loss of the user's own, take no `_Block`.
+        plain = plain or torch._C._are_functorch_transforms_active()
         if plain or not all(isinstance(one, (Tensor, *_CONSTANTS)) for one in given):
             return forward(*arguments, **named)
         call = _Call(self, given, spec)
@@ -173,7 +175,7 @@ class _Block(torch.autograd.Function):
         ctx.call = call
         ctx.save_for_backward(*tensors)
         outputs = call.run(tensors)
-        ctx.mark_non_differentiable(*(one for one in outputs if not one.is_floating_point()))
+        ctx.mark_non_differentiable(*(one for one in outputs if not (one.is_floating_point() or one.is_complex())))
         return tuple(outputs)
 
     @staticmethod
@@ -197,8 +199,13 @@ class _Backward(torch.autograd.Function):
             return tuple(_pulled(call, wanted, given[:count], _leaves(given[count:], wanted), create_graph=False))  # type: ignore[arg-type]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        # `once_differentiable` would give zeros in place of what depends on parameters.
+        if torch.is_grad_enabled():
+            raise LandscapeError(
+                "the loss differentiates in the network's inputs, so that its curvature needs third derivatives of "
+                "blocks that are computed again, which have two: leave out --activation-checkpointing"
+            )
         given, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]
         with _again():
             cotangents = [

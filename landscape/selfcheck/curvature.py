@@ -13,7 +13,7 @@ from landscape.compute.randomness import generator
 from landscape.compute.settings import math_attention, measurement
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.convolution import RightWeightNorm
-from landscape.objective.network import ALL, private_copy, ranges
+from landscape.objective.network import ALL, in_precision, private_copy, ranges, unwrapped
 from landscape.selfcheck.check import Check, relative
 
 # The plain graph of these is held whole, in float64.
@@ -199,7 +199,7 @@ def plain_checks(model: nn.Module, exact: Objective, *, seed: int = 0) -> list[C
     """
     if exact.protocol.batch_norm != "running":
         return []
-    plain = private_copy(model).to(device=exact.device, dtype=torch.float64).eval()
+    plain = in_precision(private_copy(unwrapped(model)), torch.float64, exact.device).eval()
     parameters = dict(plain.named_parameters())
 
     def loss(start: int, stop: int) -> Tensor:
@@ -224,14 +224,15 @@ def plain_checks(model: nn.Module, exact: Objective, *, seed: int = 0) -> list[C
     best = math.inf
     for point in _nearby(exact, seed):
         with torch.no_grad():
-            for name, value_there in zip(exact.names, exact.space.split(point), strict=True):
+            for name, value_there in exact.in_network(exact.space.split(point)).items():
                 parameters[name].copy_(value_there)
         wanted = [parameters[name] for name in exact.names]
         # Beside ours, the only kernels whose second derivatives exist and are right.
         with math_attention, RightWeightNorm(), torch.enable_grad():
             mean = loss(start, stop) / exact.fraction(start, stop)
             gradients = torch.autograd.grad(mean, wanted, create_graph=True, materialize_grads=True)
-            rows = torch.autograd.grad(gradients, wanted, exact.space.split(vector), materialize_grads=True)
+            along = list(exact.in_network(exact.space.split(vector)).values())
+            rows = torch.autograd.grad(gradients, wanted, along, materialize_grads=True)
         truth = exact.space.flatten(rows)
         ours = CurvatureOperator(exact, point=point, first=start, last=stop)(vector)
         ours = ours - exact.l2.product(exact.space.split(point), vector[:, None]).squeeze(-1)

@@ -191,6 +191,7 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
 
     def measure(journal: Journal) -> xarray.Dataset:
         from landscape.objective import fit
+        from landscape.objective.operators import NoSecondDerivative
 
         objective = command.objective(arguments, subject)
         axes = chosen_directions(arguments, objective, seed=seed)
@@ -211,7 +212,10 @@ def measured(arguments: argparse.Namespace, subject: command.Subject, *, seed: i
             quiet=arguments.quiet,
             **({"keep_losses": True} if arguments.keep_losses else {}),
         )
-        result = result.merge(surface.curvature.along_axes(objective, axes))
+        try:
+            result = result.merge(surface.curvature.along_axes(objective, axes))
+        except NoSecondDerivative as error:
+            command.caution(f"without curvature along the axes: {error}")
         result = result.assign_attrs(fit.fit(objective).attributes())
         if arguments.curvature_map is not None:
             coordinates = surface.measure.grid(arguments.curvature_map, _span(arguments, axes), 2)
