@@ -245,8 +245,9 @@ class Origin:
     std: tuple[float, ...] | None = None
 
     def checkpoint(self, path: Path) -> Checkpoint:
-        """The network in a file, loaded once."""
-        return _loaded(path, self.model, self.num_classes)
+        """The network in a file, loaded once, and again when the file is written anew."""
+        written = path.stat().st_mtime_ns if path.exists() else 0
+        return _loaded(path, written, self.model, self.num_classes)
 
     def subject(self, path: Path, protocol: Protocol) -> Subject:
         """The network in a file with the images of a protocol; at most as many as there are."""
@@ -262,7 +263,7 @@ class Origin:
 
 
 @cache
-def _loaded(path: Path, model: str | None, num_classes: int | None) -> Checkpoint:
+def _loaded(path: Path, written: int, model: str | None, num_classes: int | None) -> Checkpoint:
     return checkpoint.load(path, model=model, num_classes=num_classes)
 
 

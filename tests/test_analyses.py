@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import struct
@@ -365,6 +366,15 @@ def test_the_page_of_claims_is_what_the_kept_reports_say_stage_by_stage(tmp_path
     (c13,) = (line for line in lines if line.startswith("| C13: "))
     assert c13.endswith(" | not measured |")
     assert [line for line in lines if line.startswith("## ")] == ["## Stage: converged", "## Stage: digits"]
+
+
+def test_a_checkpoint_that_is_written_anew_is_read_anew(tmp_path):
+    path = tmp_path / "net.safetensors"
+    for seed, kept in ((0, "reference/converged/converged-vit-seed0"), (1, "reference/converged/converged-vit-seed1")):
+        shutil.copyfile(f"{kept}.safetensors", path)
+        os.utime(path, ns=(seed, seed))
+        assert measuring.Origin().checkpoint(path).recipe["seed"] == seed
+    assert measuring.Origin().checkpoint(path) is measuring.Origin().checkpoint(path)
 
 
 def test_every_preset_has_networks_and_a_scale():

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -447,6 +448,10 @@ class NoSecondDerivative(LandscapeError):
     """An operation of the network or its loss has no second derivative, so that there is no curvature."""
 
 
+_ONCE_ALONE = (
+    "no second derivative of {}, which the network or its loss uses: measure what needs none (a surface), or put "
+    "operations in its place that have one"
+)
 # How torch says so, and whose derivative it is where the message does not tell.
 _ONCE = (
     (re.compile(r"derivative for '?(?:aten::)?_?(\w+?)(?:_backward)?'? is not implemented"), ""),
@@ -463,11 +468,26 @@ def _twice_differentiable() -> Iterator[None]:
     except RuntimeError as error:  # NotImplementedError is one
         for pattern, operation in _ONCE:
             if match := pattern.search(str(error)):
-                raise NoSecondDerivative(
-                    f"no second derivative of {operation or match[1]}, which the network or its loss uses: measure "
-                    "what needs none (a surface), or put operations in its place that have one"
-                ) from None
+                raise NoSecondDerivative(_ONCE_ALONE.format(operation or match[1])) from None
         raise
+
+
+# Of all functions that `once_differentiable` makes.
+_ONCE_CODE = once_differentiable(lambda context: None).__code__
+
+
+def _require_second_derivatives(output: Tensor) -> None:
+    """Raise for a function that is marked `once_differentiable`: torch may take its derivative for a constant."""
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        function: Any = getattr(type(node), "_forward_cls", None)
+        if getattr(getattr(function, "backward", None), "__code__", None) is _ONCE_CODE:
+            raise NoSecondDerivative(_ONCE_ALONE.format(f"{function.__name__}, an autograd.Function"))
+        waiting += [following for following, _ in node.next_functions]
 
 
 def _differentiate(
@@ -513,7 +533,9 @@ class _Batch:
 
 
 def _hessian_graph(batch: _Batch) -> Product:
-    gradients = torch.autograd.grad(batch.loss(), batch.leaves, create_graph=True, materialize_grads=True)
+    loss = batch.loss()
+    _require_second_derivatives(loss)
+    gradients = torch.autograd.grad(loss, batch.leaves, create_graph=True, materialize_grads=True)
     return lambda vectors: _differentiate(gradients, batch.leaves, vectors)
 
 
@@ -525,6 +547,8 @@ def _output_graph(
     outputs = batch.outputs()
     free = outputs.detach().requires_grad_()
     loss = objective.mean_loss(free, batch.start, batch.stop)
+    for graph in (outputs, loss):
+        _require_second_derivatives(graph)
     (loss_gradient,) = torch.autograd.grad(loss, free, create_graph=True)
     # J' u is linear in u: differentiating it in u gives J v by reverse mode alone.
     dummy = torch.zeros_like(outputs).requires_grad_()
