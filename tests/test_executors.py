@@ -70,6 +70,7 @@ def test_a_study_gives_the_same_results_with_two_workers(tmp_path: Path, monkeyp
     assert len(found[""]) == len(STUDIES["feature_uncertainty"].kinds)
     for here, there in zip(*found.values(), strict=True):
         # Trained twice: files differ in the seconds that they state, and what is measured does not.
+        assert all(here.attrs[name] == there.attrs[name] for name in ("name", "data_sha256", "protocol_hash"))
         np.testing.assert_array_equal(here["model_std"], there["model_std"])
 
 
