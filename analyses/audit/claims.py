@@ -210,7 +210,7 @@ def high_frequencies(masks: str, where: Where = _behind) -> Callable[[Results, R
         mine, theirs = own["fourier"], other["fourier"]
         curves = []
         for stage, index in enumerate(where(mine, theirs)):
-            frequency = _equal_frequency(stage, mine, theirs)
+            frequency = equal_frequency(stage, mine, theirs)
             if frequency is not None:
                 curves.append(_at(mine, index, frequency, masks))
         return mean(np.mean(curves, axis=0)) if curves else exactly(math.nan)
@@ -218,7 +218,7 @@ def high_frequencies(masks: str, where: Where = _behind) -> Callable[[Results, R
     return read
 
 
-def _equal_frequency(stage: int, mine: xarray.Dataset, theirs: xarray.Dataset) -> float | None:
+def equal_frequency(stage: int, mine: xarray.Dataset, theirs: xarray.Dataset) -> float | None:
     """The highest frequency below pi that all maps at the end of a stage have; None where one has a single pixel."""
     highest = []
     for result, other in ((mine, theirs), (theirs, mine)):
