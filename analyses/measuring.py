@@ -145,7 +145,7 @@ REQUESTS: dict[str, Request] = {
         lambda sizes, masks: _flags(image_groups=QUOTIENT_GROUP, top=1, tolerance=TOLERANCE),
         lambda sizes, masks: {"top": 1, "group": QUOTIENT_GROUP},
     ),
-    # Of the loss without its L2 term, whose part is told apart.
+    # Of the loss without its L2 term, whose part is kept apart.
     "curvature": Request(
         hessian.INSTRUMENT,
         lambda sizes: TRAINED.replace(images=sizes.curvature_images, l2="none"),

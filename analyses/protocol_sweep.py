@@ -118,7 +118,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         shown.append([f"{row['moment']}, L2 {row['l2']}, {row['variant']}", *cells])
     lines = [
         command.columns(["smooth / plain", *COLUMNS.values()], shown),
-        "below 1 the claim holds; brackets: 95 % interval of Student's t over seeds, each for itself; * holds in every "
+        "below 1 the claim holds; brackets: 95 % interval of Student's t over seeds, uncorrected; * holds in every "
         "seed. '-': not measured, not positive, or exactly zero roughness.",
         f"Masks averaged: the mean Hessian, and the mean loss with fresh masks, over {AVERAGED} draws.",
     ]

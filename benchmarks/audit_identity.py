@@ -64,21 +64,21 @@ def decided(made: panel.Audit) -> list[str]:
 
 
 def planted(audits: int, cache: Path) -> dict[str, object]:
-    """Whether an effect of a size that a pilot has told is found by the foretold number of pairs."""
+    """Whether an effect of a size that a pilot has estimated is found by the predicted number of pairs."""
     claims = [claim for claim in CLAIMS if claim.statement == "lower NLL"]
     pilot = audit(FIRST_PLANTED, PLANTED, cache, pairs=PILOT, claims=claims).rows[0].effect
     facts = {"spread": pilot.spread, "shared": pilot.shared}
     needed = seeds_needed(pilot.estimate, spread=pilot.spread, shared=pilot.shared)
     told: dict[str, object] = {"planted_effect": pilot.estimate, "interval": [pilot.low, pilot.high], **facts}
     if needed is None:
-        return told | {"pairs_foretold": None}
+        return told | {"pairs_predicted": None}
     found = 0
     for number in range(audits):
         first = FIRST_PLANTED + PILOT + number * needed
         row = audit(first, PLANTED, cache, pairs=needed, claims=claims).rows[0]
         found += row.verdict == "against"
-    foretold = power(pilot.estimate, needed, spread=pilot.spread, shared=pilot.shared, level=LEVEL)
-    return told | {"pairs_foretold": needed, "probability_foretold": foretold, "found": found, "of": audits}
+    predicted = power(pilot.estimate, needed, spread=pilot.spread, shared=pilot.shared, level=LEVEL)
+    return told | {"pairs_predicted": needed, "probability_predicted": predicted, "found": found, "of": audits}
 
 
 def main() -> None:

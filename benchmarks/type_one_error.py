@@ -110,8 +110,8 @@ def sequential(repeats: int, seed: int) -> Iterator[dict[str, object]]:
             yield row | {"at any look": decided / repeats, "held by the interval": held / repeats}
 
 
-def foretold(repeats: int, seed: int) -> Iterator[dict[str, object]]:
-    """Effects found by the foretold number of seeds, and by the foretold look."""
+def predicted(repeats: int, seed: int) -> Iterator[dict[str, object]]:
+    """Effects found by the predicted number of seeds, and by the predicted look."""
     for kind, share in (("own", 0.0), ("own", 0.5), ("shared", 0.25)):
         source = Differences(share, KINDS[kind], seed)
         shared = float(np.sqrt(share * KINDS[kind]))
@@ -123,7 +123,7 @@ def foretold(repeats: int, seed: int) -> Iterator[dict[str, object]]:
             if needed is not None:
                 p = np.array([measured(source.draw(needed, size)).p for _ in range(repeats)])
                 row |= {
-                    "foretold": power(size, needed, spread=spread, shared=shared),
+                    "predicted": power(size, needed, spread=spread, shared=shared),
                     "found": float((p < LEVEL).mean()),
                 }
             if look is not None:
@@ -141,7 +141,7 @@ def table(rows: Sequence[dict[str, object]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def cell(name: str, value: object) -> str:
-        if name.startswith(("at ", "found", "foretold", "held")) and isinstance(value, float):
+        if name.startswith(("at ", "found", "predicted", "held")) and isinstance(value, float):
             return f"{100 * value:.1f}"
         return "-" if value is None else f"{value:g}" if isinstance(value, (float, int)) else str(value)
 
@@ -195,8 +195,8 @@ def main() -> None:
     looks = list(sequential(arguments.repeats // 6, arguments.seed))
     print("\nNo effect called one at any of the looks\n")
     print(table(looks), flush=True)
-    found = list(foretold(arguments.repeats // 6, arguments.seed))
-    print("\nEffects, in standard deviations of one pair's difference, found by the foretold number of seeds\n")
+    found = list(predicted(arguments.repeats // 6, arguments.seed))
+    print("\nEffects, in standard deviations of one pair's difference, found by the predicted number of seeds\n")
     print(table(found), flush=True)
     values = [float(str(row["at 5 %"])) for row in fixed]
     summary = {

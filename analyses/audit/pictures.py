@@ -31,7 +31,7 @@ def all_of(audit: Audit) -> Iterator[tuple[str, Figure, str]]:
         "effects",
         effects(audit),
         (
-            "Effects of the variant with 95 % intervals (each for itself), turned so that right is what is claimed and "
+            "Effects of the variant with 95 % intervals (uncorrected), turned so that right is what is claimed and "
             "scaled row by row; small dots are seeds."
             + (" The placebo is below each in grey." if any(row.placebo is not None for row in audit.rows) else "")
         ),

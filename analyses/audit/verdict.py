@@ -30,7 +30,7 @@ RULE = (
 )
 # Quantile of the spread over seeds that images alone would give, below which the measured one is not believed.
 _FLOOR = 0.05
-# Bootstrap samples of the images, and how many images are taken where power is foretold.
+# Bootstrap samples of the images, and how many images are taken where power is predicted.
 REPLICATES = 400
 _IMAGES = 200
 # Differences that agree to this share of the values they are taken from agree to rounding: float32 sums of images.
