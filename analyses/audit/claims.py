@@ -397,7 +397,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C4",
         "lower model uncertainty before the smoothing layers",
-        f"{_UNCERTAINTY}, last block of stages",
+        f"{_UNCERTAINTY}, mean over the last blocks of stages",
         LOWER,
         ("feature_maps",),
         model_uncertainty(_before),
@@ -406,7 +406,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C6",
         "less high-frequency signal before the smoothing layers",
-        f"{_AMPLITUDE}, last block of stages",
+        f"{_AMPLITUDE}, mean over the last blocks of stages",
         LOWER,
         ("fourier",),
         high_frequencies("off", _before),
@@ -465,7 +465,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C4",
         "arithmetic: lower model uncertainty behind the smoothing layers",
-        f"{_UNCERTAINTY}, stage ends",
+        f"{_UNCERTAINTY}, mean over stage ends",
         LOWER,
         ("feature_maps",),
         model_uncertainty(_behind),
@@ -485,7 +485,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C6",
         "arithmetic: less high-frequency signal behind the smoothing layers",
-        f"{_AMPLITUDE}, stage ends",
+        f"{_AMPLITUDE}, mean over stage ends",
         LOWER,
         ("fourier",),
         high_frequencies("off", _behind),
@@ -506,7 +506,7 @@ OTHERS: tuple[Claim, ...] = (
     Claim(
         "C5",
         "dropout raises high-frequency amplitude",
-        "Delta log A at equal high frequency, stage ends, masks on where there are any",
+        "Delta log A at equal high frequency, mean over stage ends, masks on where there are any",
         HIGHER,
         ("fourier",),
         high_frequencies("on"),
