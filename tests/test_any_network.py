@@ -85,6 +85,15 @@ def both(outputs: tuple[Tensor, Tensor], targets: Tensor) -> tuple[Tensor, int]:
     return functional.cross_entropy(first, targets, reduction="sum") + second.square().sum(), 2 * len(targets)
 
 
+WEIGHTS = torch.tensor([0.01, 0.04], dtype=torch.float64)
+
+
+def weighted(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses of all examples, and the number of terms of all together: less than one, here."""
+    losses = functional.cross_entropy(outputs, targets, weight=WEIGHTS.to(outputs.dtype), reduction="none")
+    return losses, WEIGHTS[targets].sum()
+
+
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator(seed, "any"), dtype=torch.float64)
 
@@ -174,6 +183,16 @@ def cases() -> Iterator[tuple[str, Case]]:
         Case(three, (maps, classes), "cross_entropy", lambda net: functional.cross_entropy(net(maps), classes)),
     )
     scale, labels_of_two = draw(9, 4, seed=2), torch.randint(2, (9,), generator=generator(1, "two"))
+    two = lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))  # noqa: E731
+    yield (
+        "weighted-classes",
+        Case(
+            two,
+            (x, labels_of_two),
+            weighted,
+            lambda net: functional.cross_entropy(net(x), labels_of_two, weight=WEIGHTS),
+        ),
+    )
     heads = {"output": "1"}
     yield (
         "second-output",
@@ -248,6 +267,14 @@ def test_values_and_products_are_the_dense_ones_for_any_micro_batch(name: str, m
     if not case.gauss_newton:
         with pytest.raises(LandscapeError, match="no ggn matrix of the loss"):
             CurvatureOperator(measured, "ggn")
+
+
+def test_a_mini_batch_of_less_than_one_term_is_its_own_mean() -> None:
+    measured = made(CASES["weighted-classes"])
+    inputs, targets = measured.batch(2, 6), measured.labels(2, 6)
+    alone = Objective(measured.private_module().requires_grad_(True), (inputs, targets), loss=weighted, protocol=EXACT)
+    vector = draw(alone.size)
+    assert torch.allclose(CurvatureOperator(measured, first=2, last=6)(vector), CurvatureOperator(alone)(vector))
 
 
 def examples() -> dict[str, Callable[[], tuple[Case, nn.Module]]]:

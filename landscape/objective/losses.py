@@ -303,9 +303,10 @@ class UserLoss(Loss):
         """Sum and number of the terms of every example, (n,) float64 each; evaluated singly where it adds them up."""
         examples = _length(arguments[-2])
         total, terms = self._total_and_terms(self.run(*arguments))
-        if total.dim() == 1 and len(total) == examples:
-            counts = torch.ones_like(total) if terms is None else torch.as_tensor(terms, device=total.device)
-            return total.detach().double(), counts.detach().double().expand(examples)
+        counts = torch.ones_like(total) if terms is None else torch.as_tensor(terms, device=total.device)
+        # A single number beside a sum of every example is that of all of them together.
+        if total.dim() == 1 and len(total) == examples == counts.numel():
+            return total.detach().double(), counts.detach().double().view(examples)
         sums, numbers = [], []
         for index in range(examples):
             one = [_one_example(argument, index) for argument in arguments]
