@@ -105,6 +105,10 @@ def test_the_unsquared_reading_of_weight_decay_against_automatic_differentiation
     parameters = measured.space.split(measured.point)
     assert torch.allclose(measured.l2.product(parameters, vector[:, None])[:, 0], truth, atol=1e-12)
     assert measured.value().l2 == pytest.approx(float(l2(measured.point)), rel=1e-12)
+    units = torch.eye(measured.size, dtype=torch.float64)
+    assert measured.l2.trace(parameters) == pytest.approx(float(measured.l2.product(parameters, units).trace()))
+    parameters[-1].zero_()  # biases that were never trained
+    assert measured.l2.trace(parameters) == pytest.approx(float(measured.l2.product(parameters, units).trace()))
 
 
 def test_the_users_model_is_left_exactly_as_it_was() -> None:
