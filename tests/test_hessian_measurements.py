@@ -235,6 +235,13 @@ def test_the_split_is_that_of_the_dense_matrices(dense: Dense) -> None:
     assert float(found["lowest_eigenvalue"][0]) < 0 < float(found["lowest_ggn_part"][0])
 
 
+def test_the_split_of_a_single_parameter() -> None:
+    x = torch.tensor([[1.0], [2.0]])
+    found = hessian.curvature_split(Objective(torch.nn.Linear(1, 1, bias=False), (x, x), loss="mse"))
+    assert found["ggn_part"].values == pytest.approx(5)  # 2 (1 + 4) / 2
+    assert float(found["residual_largest"]) == float(found["residual_smallest"]) == pytest.approx(0, abs=1e-5)
+
+
 # Sharpness ------------------------------------------------------------------------------------------------------------
 
 
