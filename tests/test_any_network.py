@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -645,11 +645,21 @@ def test_diagonal_and_row_norms_are_exact_or_as_far_off_as_they_say() -> None:
     assert rough.attrs["products"] == 64
 
 
+def normalised(net: nn.Module) -> nn.Module:
+    """With a batch norm behind the first convolution, whose statistics are not 0 and 1."""
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean += 0.3
+    norm.running_var *= 4
+    return nn.Sequential(net[0], norm, *net[1:])
+
+
 @pytest.mark.parametrize(
-    ("name", "at"), [("segmentation-bce", "0"), ("causal-tied", "norm"), ("second-output", "body")]
+    ("name", "at"), [("segmentation-bce", "0"), ("causal-tied", "norm"), ("second-output", "body"), ("folded", "0")]
 )
 def test_curvature_in_an_activation_is_that_of_torch(name: str, at: str) -> None:
-    case = CASES[name]
+    case = CASES["segmentation-bce"] if name == "folded" else CASES[name]
+    if name == "folded":
+        case = replace(case, network=lambda: normalised(CASES["segmentation-bce"].network()))
     measured = made(case)
     torch.manual_seed(0)
     net = case.network().double().eval()
@@ -678,6 +688,10 @@ def test_curvature_in_an_activation_is_that_of_torch(name: str, at: str) -> None
             abs(float(result["trace"][example]) - float(truth.trace()))
             <= 6 * float(result["trace_stderr"][example]) + 1e-9
         )
+    if name == "second-output":
+        few = landscape.hessian.activation_curvature(measured, "second", top=2, examples=1)
+        assert np.isnan(few["eigenvalue"].values[0, 1])
+        assert np.isnan(few["residual"].values[0, 1])
     with pytest.raises(LandscapeError, match=r"no such module: give one of its names, such as "):
         landscape.hessian.activation_curvature(measured, "layer9")
 
