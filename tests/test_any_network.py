@@ -269,6 +269,48 @@ def test_values_and_products_are_the_dense_ones_for_any_micro_batch(name: str, m
             CurvatureOperator(measured, "ggn")
 
 
+class Scored(nn.Module):
+    """Computes with its scores, or changes them in place, before it returns them."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.words, self.head, self.in_place = nn.Embedding(7, 3), nn.Linear(3, 7), in_place
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        scores = self.head(self.words(ids))
+        if self.in_place:
+            scores[..., 6:] = -10.0
+            return {"logits": scores}
+        return {"logits": scores, "probabilities": scores.softmax(-1)}
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_scores_that_the_network_itself_uses_are_not_left_to_the_loss(
+    in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mean_loss, "SMALLEST", 1)
+    ids, _ = tokens()
+    net = Scored(in_place=in_place)
+    measured = Objective(net, (ids % 6, ids % 6), loss="masked_lm", protocol=EXACT)
+    truth = functional.cross_entropy(net.double()(ids % 6)["logits"].flatten(0, 1), (ids % 6).flatten())
+    assert measured.value().loss == pytest.approx(float(truth.detach()), rel=1e-12)
+    assert not measured.defers
+
+
+def test_what_is_ignored_may_be_beyond_a_large_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, labels = tokens()
+    vectors = None
+    for smallest in (chunked.SMALLEST, 1):
+        monkeypatch.setattr(mean_loss, "SMALLEST", smallest)
+        torch.manual_seed(0)
+        beyond = labels.where(labels >= 0, 50)
+        measured = Objective(Language(), (ids, beyond), loss="causal_lm,ignore_index=50", protocol=EXACT)
+        assert measured.defers == (smallest == 1)
+        found = [CurvatureOperator(measured, kind)(draw(measured.size)) for kind in ("hessian", "ggn", "fisher")]
+        vectors = vectors or found
+        assert all(torch.allclose(one, two, atol=1e-12) for one, two in zip(found, vectors, strict=True))
+
+
 def test_a_mini_batch_of_less_than_one_term_is_its_own_mean() -> None:
     measured = made(CASES["weighted-classes"])
     inputs, targets = measured.batch(2, 6), measured.labels(2, 6)
