@@ -148,6 +148,24 @@ def test_frozen_and_unused_parameters_are_left_out_and_said_so() -> None:
     assert measured.size == sum(p.numel() for p in net.parameters()) - 72 - 3
 
 
+class Routed(nn.Module):
+    """Asks a second part for some examples alone, and does not call it where there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 2), nn.Linear(1, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = (x[:, 0] > 35).nonzero()[:, 0]
+        return self.first(x).index_add(0, chosen, self.second(x[chosen])) if len(chosen) else self.first(x)
+
+
+def test_parts_that_few_examples_use_count() -> None:
+    x = torch.arange(40.0)[:, None]
+    measured = Objective(Routed(), (x, torch.arange(40) % 2))
+    assert measured.names == ["first.weight", "first.bias", "second.weight", "second.bias"]
+
+
 def test_some_parameters_alone_give_the_block_of_the_matrix(dense: Dense) -> None:
     measured = objective(weight_decay=0.1)
     part = measured.restricted([name for name in measured.names if name.startswith("3.")])

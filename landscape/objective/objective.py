@@ -26,6 +26,8 @@ from landscape.store.protocol import Protocol
 
 # Largest activation of a micro-batch below which nobody asks whether its graph fits the memory.
 _SHORT_BYTES = 16 * 2**20
+# Examples at a time, where parameters are sought that none of them uses.
+_EXAMPLES_OF_A_LOOK = 16
 # Bytes that the graph of a second derivative holds, per byte that the forward pass alone saves: 2 to 6 were measured.
 _GRAPH_PER_FORWARD = 4
 
@@ -233,20 +235,23 @@ class Objective(MeanLoss):
         return counts
 
     def _unused(self, parameters: dict[str, nn.Parameter]) -> list[str]:
-        """Names of trainable parameters that the outputs do not depend on."""
-        trainable = {name: value for name, value in parameters.items() if value.requires_grad}
-        if not trainable:
-            return []
-        with frozen_randomness(self.device), torch.enable_grad():
-            network = self._under_masks(self.network.module, self.network.module, start=0, sample=0)
-            if self.loss.needs_network:
-                total = self.loss(*self._arguments(network, self.batch(0, 2), self.labels(0, 2)))
-            else:
-                total = sum_of_outputs(called(network, self.batch(0, 2)))
-            if not total.requires_grad:
-                return list(trainable)
-            gradients = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)
-        return [name for name, gradient in zip(trainable, gradients, strict=True) if gradient is None]
+        """Names of trainable parameters that the outputs do not depend on, for any example."""
+        unused = {name: value for name, value in parameters.items() if value.requires_grad}
+        # Two examples show nearly always that all are used; but a network may choose its parts by what it is given.
+        for start, stop in [(0, 2), *ranges(2, self.images, _EXAMPLES_OF_A_LOOK)]:
+            if not unused:
+                break
+            with frozen_randomness(self.device), torch.enable_grad():
+                network = self._under_masks(self.network.module, self.network.module, start=start, sample=0)
+                if self.loss.needs_network:
+                    total = self.loss(*self._arguments(network, self.batch(start, stop), self.labels(start, stop)))
+                else:
+                    total = sum_of_outputs(called(network, self.batch(start, stop)))
+                if total.requires_grad:
+                    gradients = torch.autograd.grad(total, list(unused.values()), allow_unused=True)
+                    pairs = zip(list(unused.items()), gradients, strict=True)
+                    unused = {name: value for (name, value), gradient in pairs if gradient is None}
+        return list(unused)
 
     # Coordinates ------------------------------------------------------------------------------------------------------
 
