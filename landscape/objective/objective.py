@@ -26,6 +26,8 @@ from landscape.store.protocol import Protocol
 
 # Largest activation of a micro-batch below which nobody asks whether its graph fits the memory.
 _SHORT_BYTES = 16 * 2**20
+# Examples per batch whose statistics batch norm is recalibrated by: whatever the micro-batches are, as in training.
+_RECALIBRATED_AT_ONCE = 128
 # Examples at a time, where parameters are sought that none of them uses.
 _EXAMPLES_OF_A_LOOK = 16
 # Bytes that the graph of a second derivative holds, per byte that the forward pass alone saves: 2 to 6 were measured.
@@ -374,8 +376,10 @@ class Objective(MeanLoss):
         if self._recalibration is None:
             return {}
         parameters = self.in_network(self.space.split(point))
-        bounds = ranges(0, self.images, max(128, self.micro_batch))
-        batches = ((start, self.batch(start, stop)) for start, stop in bounds)
+        bounds = ranges(0, self.images, _RECALIBRATED_AT_ONCE)
+        if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1:
+            bounds[-2:] = [(bounds[-2][0], self.images)]  # a single example may have no variance
+        batches = ((start, stop, self.batch(start, stop)) for start, stop in bounds)
         statistics = self._recalibration.statistics(parameters, batches, self.masks, sample=sample)
         return {self._inner_statistics[name]: value for name, value in statistics.items()}
 
