@@ -216,6 +216,16 @@ def test_masks_that_mean_nothing_are_refused(dropout: float, mode: str, masks: i
         hessian.mask_spectra(function, masks=masks)
 
 
+def test_every_output_of_a_regression_has_a_copy_of_each_eigenvalue() -> None:
+    x = torch.randn(16, 3, generator=generator(0), dtype=torch.float64)
+    objective = Objective(nn.Linear(3, 2), (x, x[:, :2]), loss="mse", protocol=Protocol(dtype="float64"))
+    values = descending(CurvatureOperator(objective)(torch.eye(objective.size, dtype=torch.float64)))
+    groups = hessian.image_group_spectrum(objective, top=4)["eigenvalue"].values
+    batches = hessian.mini_batch_spectra(objective, per_batch=16, top=4)["eigenvalue"].values[0]
+    assert groups == pytest.approx(values[:4], rel=1e-4)
+    assert batches == pytest.approx(values[:4], rel=1e-4)
+
+
 # Split ----------------------------------------------------------------------------------------------------------------
 
 
