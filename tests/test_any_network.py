@@ -929,6 +929,21 @@ class Tempered(nn.Module):
         return self.linear(inputs), self.temperature.exp()
 
 
+@dataclass
+class Huber:
+    """A dataclass with a comparison has no hash."""
+
+    delta: float = 1.0
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.huber_loss(outputs[:, 0], targets, delta=self.delta)
+
+
+def test_a_loss_may_be_an_object_without_a_hash() -> None:
+    objective = Objective(nn.Linear(3, 1), (draw(9, 3), draw(9, seed=1)), loss=Huber(0.5), protocol=EXACT)
+    assert objective.value().loss > 0
+
+
 def test_an_output_may_be_one_number() -> None:
     def loss(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
         return (outputs[0] * outputs[1] - targets).square().mean()  # a mean: evaluated alone for every example

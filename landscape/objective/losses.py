@@ -448,11 +448,11 @@ def _length(tree: Any) -> int:
 
 
 NAMES = ("cross_entropy", "causal_lm", "masked_lm", "mse", "bce", "model")
-_FUNCTIONS = {
-    nn.functional.cross_entropy: "cross_entropy",
-    nn.functional.mse_loss: "mse",
-    nn.functional.binary_cross_entropy_with_logits: "bce",
-}
+_FUNCTIONS = (
+    (nn.functional.cross_entropy, "cross_entropy"),
+    (nn.functional.mse_loss, "mse"),
+    (nn.functional.binary_cross_entropy_with_logits, "bce"),
+)
 
 
 def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
@@ -476,7 +476,7 @@ def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
     if isinstance(loss, Loss):
         return loss
     if not isinstance(loss, str):
-        name = _FUNCTIONS.get(loss)  # type: ignore[call-overload]
+        name = next((name for function, name in _FUNCTIONS if function is loss), None)
         return UserLoss(loss, _own_name(loss)) if name is None else resolved(name)
     name, *options = loss.split(",")
     if ":" in loss:
