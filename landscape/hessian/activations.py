@@ -173,7 +173,8 @@ def activation_curvature(
     -------
     xarray.Dataset
         Over ``example``: ``eigenvalue`` (example, rank) with ``residual``, the true eigenvalue lies within it; not a
-        number where the activation has fewer; ``trace`` with ``trace_stderr``; ``gradient_norm``, the length of the loss's gradient in the activation.
+        number where the activation has fewer; ``trace`` with ``trace_stderr``; ``gradient_norm``, the length of the
+        loss's gradient in the activation.
 
     Raises
     ------

@@ -190,7 +190,7 @@ class Network:
         return self._calls(inputs, masks)[1]
 
     def defer_head(self, inputs: Tree, masks: Callable[[], Masks]) -> nn.Linear | None:
-        """Leave the product of the `head` to the loss (`landscape.objective.chunked`); the head, or None if it cannot."""
+        """Leave the product of the `head` to the loss (`landscape.objective.chunked`); the head, or None if not."""
         name = self.head(inputs, masks)
         if name is None:
             return None
