@@ -604,6 +604,15 @@ def test_spectrum_and_surface_of_a_language_model() -> None:
     assert surface.attrs["loss_name"] == "causal_lm"
 
 
+@pytest.mark.parametrize("selection", ["last-layer", "head.*"])
+def test_a_tied_weight_is_selected_by_any_of_its_names(selection: str) -> None:
+    net = Language()
+    net.head.bias = nn.Parameter(torch.zeros(7))
+    ids, labels = tokens()
+    measured = Objective(net, (ids, labels), loss="causal_lm", protocol=EXACT.replace(parameters=selection))
+    assert measured.names == ["words.weight", "head.bias"]
+
+
 def test_instruments_beside_the_spectrum() -> None:
     language, regression = made(CASES["masked"]), made(CASES["regression"])
     with pytest.raises(LandscapeError, match="PyHessian takes means over examples"):

@@ -153,9 +153,13 @@ class Objective(MeanLoss):
         """Which parameters count, their names before and after batch norm is folded, and the point they are at."""
         module = self.network.module
         parameters = dict(module.named_parameters())
-        chosen = selection(
-            parameters, self.protocol.parameters, lambda: self.network.last_layer(self.batch(0, 1), self.masks)
+        # A tied parameter is selected by any of its names.
+        known = dict(module.named_parameters(remove_duplicate=False))
+        chosen_names = selection(
+            known, self.protocol.parameters, lambda: self.network.last_layer(self.batch(0, 1), self.masks)
         )
+        chosen_ids = {id(known[name]) for name in chosen_names}
+        chosen = {name for name, value in parameters.items() if id(value) in chosen_ids}
         unused = self._unused({name: value for name, value in parameters.items() if name in chosen})
         self._prepare_batch_norm()
         self.checkpointing = self._prepare_checkpointing(checkpointing)
