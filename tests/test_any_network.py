@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,15 @@ def squared(outputs: Tensor, targets: Tensor) -> Tensor:
 def both(outputs: tuple[Tensor, Tensor], targets: Tensor) -> tuple[Tensor, int]:
     first, second = outputs
     return functional.cross_entropy(first, targets, reduction="sum") + second.square().sum(), 2 * len(targets)
+
+
+WEIGHTS = torch.tensor([0.01, 0.04], dtype=torch.float64)
+
+
+def weighted(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses of all examples, and the number of terms of all together: less than one, here."""
+    losses = functional.cross_entropy(outputs, targets, weight=WEIGHTS.to(outputs.dtype), reduction="none")
+    return losses, WEIGHTS[targets].sum()
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -174,6 +183,16 @@ def cases() -> Iterator[tuple[str, Case]]:
         Case(three, (maps, classes), "cross_entropy", lambda net: functional.cross_entropy(net(maps), classes)),
     )
     scale, labels_of_two = draw(9, 4, seed=2), torch.randint(2, (9,), generator=generator(1, "two"))
+    two = lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))  # noqa: E731
+    yield (
+        "weighted-classes",
+        Case(
+            two,
+            (x, labels_of_two),
+            weighted,
+            lambda net: functional.cross_entropy(net(x), labels_of_two, weight=WEIGHTS),
+        ),
+    )
     heads = {"output": "1"}
     yield (
         "second-output",
@@ -248,6 +267,56 @@ def test_values_and_products_are_the_dense_ones_for_any_micro_batch(name: str, m
     if not case.gauss_newton:
         with pytest.raises(LandscapeError, match="no ggn matrix of the loss"):
             CurvatureOperator(measured, "ggn")
+
+
+class Scored(nn.Module):
+    """Computes with its scores, or changes them in place, before it returns them."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.words, self.head, self.in_place = nn.Embedding(7, 3), nn.Linear(3, 7), in_place
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        scores = self.head(self.words(ids))
+        if self.in_place:
+            scores[..., 6:] = -10.0
+            return {"logits": scores}
+        return {"logits": scores, "probabilities": scores.softmax(-1)}
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_scores_that_the_network_itself_uses_are_not_left_to_the_loss(
+    in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mean_loss, "SMALLEST", 1)
+    ids, _ = tokens()
+    net = Scored(in_place=in_place)
+    measured = Objective(net, (ids % 6, ids % 6), loss="masked_lm", protocol=EXACT)
+    truth = functional.cross_entropy(net.double()(ids % 6)["logits"].flatten(0, 1), (ids % 6).flatten())
+    assert measured.value().loss == pytest.approx(float(truth.detach()), rel=1e-12)
+    assert not measured.defers
+
+
+def test_what_is_ignored_may_be_beyond_a_large_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, labels = tokens()
+    vectors = None
+    for smallest in (chunked.SMALLEST, 1):
+        monkeypatch.setattr(mean_loss, "SMALLEST", smallest)
+        torch.manual_seed(0)
+        beyond = labels.where(labels >= 0, 50)
+        measured = Objective(Language(), (ids, beyond), loss="causal_lm,ignore_index=50", protocol=EXACT)
+        assert measured.defers == (smallest == 1)
+        found = [CurvatureOperator(measured, kind)(draw(measured.size)) for kind in ("hessian", "ggn", "fisher")]
+        vectors = vectors or found
+        assert all(torch.allclose(one, two, atol=1e-12) for one, two in zip(found, vectors, strict=True))
+
+
+def test_a_mini_batch_of_less_than_one_term_is_its_own_mean() -> None:
+    measured = made(CASES["weighted-classes"])
+    inputs, targets = measured.batch(2, 6), measured.labels(2, 6)
+    alone = Objective(measured.private_module().requires_grad_(True), (inputs, targets), loss=weighted, protocol=EXACT)
+    vector = draw(alone.size)
+    assert torch.allclose(CurvatureOperator(measured, first=2, last=6)(vector), CurvatureOperator(alone)(vector))
 
 
 def examples() -> dict[str, Callable[[], tuple[Case, nn.Module]]]:
@@ -535,6 +604,15 @@ def test_spectrum_and_surface_of_a_language_model() -> None:
     assert surface.attrs["loss_name"] == "causal_lm"
 
 
+@pytest.mark.parametrize("selection", ["last-layer", "head.*"])
+def test_a_tied_weight_is_selected_by_any_of_its_names(selection: str) -> None:
+    net = Language()
+    net.head.bias = nn.Parameter(torch.zeros(7))
+    ids, labels = tokens()
+    measured = Objective(net, (ids, labels), loss="causal_lm", protocol=EXACT.replace(parameters=selection))
+    assert measured.names == ["words.weight", "head.bias"]
+
+
 def test_instruments_beside_the_spectrum() -> None:
     language, regression = made(CASES["masked"]), made(CASES["regression"])
     with pytest.raises(LandscapeError, match="PyHessian takes means over examples"):
@@ -618,11 +696,21 @@ def test_diagonal_and_row_norms_are_exact_or_as_far_off_as_they_say() -> None:
     assert rough.attrs["products"] == 64
 
 
+def normalised(net: nn.Module) -> nn.Module:
+    """With a batch norm behind the first convolution, whose statistics are not 0 and 1."""
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean += 0.3
+    norm.running_var *= 4
+    return nn.Sequential(net[0], norm, *net[1:])
+
+
 @pytest.mark.parametrize(
-    ("name", "at"), [("segmentation-bce", "0"), ("causal-tied", "norm"), ("second-output", "body")]
+    ("name", "at"), [("segmentation-bce", "0"), ("causal-tied", "norm"), ("second-output", "body"), ("folded", "0")]
 )
 def test_curvature_in_an_activation_is_that_of_torch(name: str, at: str) -> None:
-    case = CASES[name]
+    case = CASES["segmentation-bce"] if name == "folded" else CASES[name]
+    if name == "folded":
+        case = replace(case, network=lambda: normalised(CASES["segmentation-bce"].network()))
     measured = made(case)
     torch.manual_seed(0)
     net = case.network().double().eval()
@@ -651,6 +739,10 @@ def test_curvature_in_an_activation_is_that_of_torch(name: str, at: str) -> None
             abs(float(result["trace"][example]) - float(truth.trace()))
             <= 6 * float(result["trace_stderr"][example]) + 1e-9
         )
+    if name == "second-output":
+        few = landscape.hessian.activation_curvature(measured, "second", top=2, examples=1)
+        assert np.isnan(few["eigenvalue"].values[0, 1])
+        assert np.isnan(few["residual"].values[0, 1])
     with pytest.raises(LandscapeError, match=r"no such module: give one of its names, such as "):
         landscape.hessian.activation_curvature(measured, "layer9")
 
@@ -844,6 +936,21 @@ class Tempered(nn.Module):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         return self.linear(inputs), self.temperature.exp()
+
+
+@dataclass
+class Huber:
+    """A dataclass with a comparison has no hash."""
+
+    delta: float = 1.0
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.huber_loss(outputs[:, 0], targets, delta=self.delta)
+
+
+def test_a_loss_may_be_an_object_without_a_hash() -> None:
+    objective = Objective(nn.Linear(3, 1), (draw(9, 3), draw(9, seed=1)), loss=Huber(0.5), protocol=EXACT)
+    assert objective.value().loss > 0
 
 
 def test_an_output_may_be_one_number() -> None:

@@ -71,6 +71,15 @@ def test_every_copy_of_a_multiple_eigenvalue_is_found(spectrum: np.ndarray, whic
     assert pairs.converged.all()
 
 
+def test_a_near_copy_is_found_where_the_rest_is_zero() -> None:
+    # It hides in the direction that is multiplied next; outside of that there is nothing, so that a check ends at once.
+    spectrum = np.r_[7.4, 1.5555, 1.5511, -20.4, -7.7, -3.7, -2.0, np.zeros(24)]
+    operator = dense(torch.diag(torch.from_numpy(spectrum).float()))
+    for seed in range(20):
+        pairs = eigenpairs(operator, 3, seed=seed)
+        assert pairs.values == pytest.approx(spectrum[:3], rel=1e-4)
+
+
 def test_without_the_check_copies_are_missed() -> None:
     spectrum = np.r_[[5, 5, 5, 4, 3, 3], np.linspace(-1, 1, 80)]
     blind = eigenpairs(dense(with_spectrum(spectrum)), 3, confidence=0)

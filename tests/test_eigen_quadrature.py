@@ -74,6 +74,26 @@ def test_stated_intervals_of_the_mass_cover_the_truth() -> None:
     assert 0.92 <= np.mean(held) <= 0.98
 
 
+@pytest.mark.parametrize(
+    ("spectrum", "threshold"),
+    [
+        # A bulk narrower than the residual at which a pair far out counts as converged.
+        (np.r_[np.linspace(10, 100, 10), 0.02 * numpy_generator(5, "bulk").standard_normal(390)], 0.02),
+        # Multiple eigenvalues away from the median, as the outputs of a linear regression have them.
+        (np.repeat(np.linspace(1, 5, 20), 10), 3.3),
+        (np.repeat([-1.0, 1.0], 200), 0.0),
+    ],
+    ids=["narrow bulk", "multiple", "two"],
+)
+def test_what_is_taken_out_leaves_the_first_probe_a_fair_sample(spectrum: np.ndarray, threshold: float) -> None:
+    operator = dense(torch.diag(torch.from_numpy(spectrum)))
+    held = []
+    for seed in range(40):
+        mass = spectral_density(operator, probes=3, steps=40, seed=seed).mass_above(threshold)
+        held.append(abs(mass.value - (spectrum > threshold).mean()) <= 1.96 * mass.stderr)
+    assert np.mean(held) >= 0.9
+
+
 def test_given_eigenpairs_become_point_masses() -> None:
     spectrum = np.r_[8.0, 6.0, np.linspace(-1, 1, 98)]
     operator = dense(with_spectrum(spectrum))

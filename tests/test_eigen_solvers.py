@@ -67,6 +67,23 @@ def test_a_solver_of_ones_own_is_judged_and_not_believed() -> None:
     np.testing.assert_allclose(found.vectors.norm(dim=0).numpy(), 1)
 
 
+def test_errors_of_other_solvers_hold_for_values_of_neighbours_mixed() -> None:
+    spectrum = np.r_[10.0, 5.0, 4.98, np.linspace(0, 1, 20)]
+    operator = dense(torch.diag(torch.from_numpy(spectrum)))
+
+    def mixing(
+        operator: Operator, count: int, which: str, tolerance: float, seed: int, products: Products
+    ) -> tuple[np.ndarray, Tensor]:
+        vectors = torch.eye(operator.size, count, dtype=operator.dtype)
+        vectors[1:3, 1] = 1
+        return np.array([10, 4.99]), vectors
+
+    found = eigenpairs(operator, 2, solver=mixing)
+    off = np.abs(spectrum[:, None] - found.values).min(axis=0)
+    assert (off <= found.errors).all()
+    assert found.converged.tolist() == [True, False]
+
+
 def test_what_other_solvers_cannot_do_is_refused() -> None:
     operator = dense(with_spectrum(SPECTRUM))
     with pytest.raises(LandscapeError, match="keep_space is for the solver lanczos alone"):

@@ -216,6 +216,16 @@ def test_masks_that_mean_nothing_are_refused(dropout: float, mode: str, masks: i
         hessian.mask_spectra(function, masks=masks)
 
 
+def test_every_output_of_a_regression_has_a_copy_of_each_eigenvalue() -> None:
+    x = torch.randn(16, 3, generator=generator(0), dtype=torch.float64)
+    objective = Objective(nn.Linear(3, 2), (x, x[:, :2]), loss="mse", protocol=Protocol(dtype="float64"))
+    values = descending(CurvatureOperator(objective)(torch.eye(objective.size, dtype=torch.float64)))
+    groups = hessian.image_group_spectrum(objective, top=4)["eigenvalue"].values
+    batches = hessian.mini_batch_spectra(objective, per_batch=16, top=4)["eigenvalue"].values[0]
+    assert groups == pytest.approx(values[:4], rel=1e-4)
+    assert batches == pytest.approx(values[:4], rel=1e-4)
+
+
 # Split ----------------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +243,13 @@ def test_the_split_is_that_of_the_dense_matrices(dense: Dense) -> None:
     assert float(found["ggn_eigenvalue"][0]) == pytest.approx(descending(dense.ggn)[0], rel=1e-6)
     # All negative curvature is the residual's.
     assert float(found["lowest_eigenvalue"][0]) < 0 < float(found["lowest_ggn_part"][0])
+
+
+def test_the_split_of_a_single_parameter() -> None:
+    x = torch.tensor([[1.0], [2.0]])
+    found = hessian.curvature_split(Objective(torch.nn.Linear(1, 1, bias=False), (x, x), loss="mse"))
+    assert found["ggn_part"].values == pytest.approx(5)  # 2 (1 + 4) / 2
+    assert float(found["residual_largest"]) == float(found["residual_smallest"]) == pytest.approx(0, abs=1e-5)
 
 
 # Sharpness ------------------------------------------------------------------------------------------------------------

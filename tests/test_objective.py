@@ -6,7 +6,9 @@ from nets_for_tests import Dense, small_images, small_net
 from torch import nn
 
 from landscape.compute.randomness import generator
+from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
+from landscape.hessian.sampling import sampling
 from landscape.nets import MCDropout
 from landscape.objective import CurvatureOperator, Inference, Objective, folding
 from landscape.store.protocol import Protocol
@@ -105,6 +107,10 @@ def test_the_unsquared_reading_of_weight_decay_against_automatic_differentiation
     parameters = measured.space.split(measured.point)
     assert torch.allclose(measured.l2.product(parameters, vector[:, None])[:, 0], truth, atol=1e-12)
     assert measured.value().l2 == pytest.approx(float(l2(measured.point)), rel=1e-12)
+    units = torch.eye(measured.size, dtype=torch.float64)
+    assert measured.l2.trace(parameters) == pytest.approx(float(measured.l2.product(parameters, units).trace()))
+    parameters[-1].zero_()  # biases that were never trained
+    assert measured.l2.trace(parameters) == pytest.approx(float(measured.l2.product(parameters, units).trace()))
 
 
 def test_the_users_model_is_left_exactly_as_it_was() -> None:
@@ -142,6 +148,24 @@ def test_frozen_and_unused_parameters_are_left_out_and_said_so() -> None:
     measured = objective(net)
     assert measured.left_out == {"0.weight": "frozen", "never": "unused"}
     assert measured.size == sum(p.numel() for p in net.parameters()) - 72 - 3
+
+
+class Routed(nn.Module):
+    """Asks a second part for some examples alone, and does not call it where there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 2), nn.Linear(1, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = (x[:, 0] > 35).nonzero()[:, 0]
+        return self.first(x).index_add(0, chosen, self.second(x[chosen])) if len(chosen) else self.first(x)
+
+
+def test_parts_that_few_examples_use_count() -> None:
+    x = torch.arange(40.0)[:, None]
+    measured = Objective(Routed(), (x, torch.arange(40) % 2))
+    assert measured.names == ["first.weight", "first.bias", "second.weight", "second.bias"]
 
 
 def test_some_parameters_alone_give_the_block_of_the_matrix(dense: Dense) -> None:
@@ -218,6 +242,40 @@ def test_recalibrated_statistics_do_not_depend_on_the_stored_ones() -> None:
     away = measured.value(measured.point * 1.1).loss
     assert away != losses[0]
     assert measured.value().loss == pytest.approx(losses[0], rel=1e-12)
+
+
+def test_a_ragged_last_batch_recalibrates_with_the_weight_of_its_size() -> None:
+    data, protocol = small_images(), EXACT.replace(batch_norm="recalibrated")
+    rows = torch.arange(129) % 37
+    inputs, labels = data.images[rows].clone(), data.labels[rows]
+    inputs[128] += 20  # on its own in the last batch of 128
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(72), nn.Linear(72, 3))
+    found = [Objective(net, (inputs, labels), protocol=protocol, micro_batch=size) for size in (16, 256)]
+    assert found[0].value().loss == pytest.approx(found[1].value().loss, rel=1e-12)
+    net.double().train()[1].momentum = 1.0
+    net(inputs.double())
+    truth = Objective(net, (inputs, labels), protocol=EXACT).value().loss
+    assert found[0].value().loss == pytest.approx(truth, rel=1e-12)
+    # 128 and 3 of 131: weighted, not one half each.
+    more = torch.cat([inputs, inputs[:2]])
+    measured = Objective(net, (more, labels[torch.arange(131) % 129]), protocol=protocol)
+    mean = next(iter(measured._statistics(measured.point, 0).values()))
+    assert torch.allclose(mean, more.double().flatten(1).mean(0), atol=1e-12)
+
+
+def test_statistics_of_each_batch_are_never_of_a_part_of_it_or_of_one_example() -> None:
+    net, x = (
+        nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+        torch.randn(257, 2, generator=generator(0)),
+    )
+    whole = Objective(net, (x[:256], torch.arange(256) % 2), protocol=EXACT.replace(batch_norm="batch"))
+    curvature = CurvatureOperator(whole)
+    pairs = eigenpairs(curvature, 1)
+    projections = curvature.batch_projections(pairs.vectors)[0][:, 0, 0]
+    found = sampling(curvature, pairs.values, pairs.vectors)
+    assert found.stderr == pytest.approx(float(projections.std()) / 2**0.5, rel=1e-9)
+    with pytest.raises(LandscapeError, match="no statistics of a batch of one example"):
+        Objective(net, (x, torch.arange(257) % 2), protocol=EXACT.replace(batch_norm="batch")).value()
 
 
 class Noisy(nn.Module):

@@ -126,7 +126,7 @@ class SpectralDensity:
         for probe in range(self.probes):
             held = self.weights[probe] > 0
             width = np.zeros(len(held))
-            width[held] = np.minimum(self.residuals[probe, held], _spacing(self.nodes[probe, held]) / 2)
+            width[held] = np.minimum(self.residuals[probe, held], spacing(self.nodes[probe, held]) / 2)
             fraction[probe] = _above(self.nodes[probe], width, threshold)
         samples = (self.weights * fraction).sum(axis=1)
         value = float(samples.mean())
@@ -219,7 +219,7 @@ class SpectralDensity:
             held = self.weights[probe] > 0
             nodes, weights = self.nodes[probe, held], self.weights[probe, held]
             floor = resolution * cells[np.clip(np.searchsorted(edges, nodes, side="right") - 1, 0, len(cells) - 1)]
-            width = np.maximum(np.minimum(self.residuals[probe, held], _spacing(nodes)), floor)
+            width = np.maximum(np.minimum(self.residuals[probe, held], spacing(nodes)), floor)
             cumulative = ndtr((edges[:, None] - nodes) / width)
             mass = np.diff(cumulative, axis=0)
             masses[probe] = (mass / mass.sum(axis=0)) @ weights
@@ -234,7 +234,7 @@ class SpectralDensity:
         )
 
 
-def _spacing(nodes: np.ndarray) -> np.ndarray:
+def spacing(nodes: np.ndarray) -> np.ndarray:
     """Distance of every node to its nearest neighbour."""
     if len(nodes) < 2:
         return np.zeros(len(nodes))

@@ -100,6 +100,8 @@ class _Search:
         self.width = 1
         self.on_check = False
         self.missed = 1.0
+        # Whether the search's own next direction has been multiplied since everything wanted has converged.
+        self.done = self.settled = False
         # log(error / goal) of the last pair to converge, after each product.
         self.excess: list[float] = []
         self.drawn = 0
@@ -160,6 +162,7 @@ class _Search:
         if not space.pending or left < 1:
             return
         width = min(self.width, left)
+        self.settled = self.done and (self.settled or width > 0)
         if check is None or not self.on_check or width == left:
             norms = space.step(width)
             if check is not None and norms[-1] > 0:
@@ -207,6 +210,8 @@ class _Search:
             return True
         if not self.done or check is None or check.spoilt:
             return False
+        if check.ended and not self.settled and self.space.pending > 0:
+            return False  # what the check cannot see is in the search's own next direction: that first
         return self.missed <= 1 - confidence or len(check.diagonal) >= check.limit or check.ended
 
     def _judge_check(self, check: CopyCheck) -> None:

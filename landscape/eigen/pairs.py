@@ -34,7 +34,7 @@ class Eigenpairs:
     errors
         (k,) the sharper estimate min(residual, ||R||^2 / gap), which takes the rest of the spectrum to lie where the
         search space saw it (Li and Li 2005, "A note on eigenvalues of perturbed Hermitian matrices"), and the products'
-        rounding.
+        rounding. Of other solvers than ours, whose search space is not known, the residual.
     converged
         (k,) bool: the residual is finite, and error <= tolerance * max(|value|, 1e-3 of the largest Ritz value) plus
         rounding.

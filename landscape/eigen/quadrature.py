@@ -8,6 +8,11 @@ The error of that mean sits in the outliers: a probe sees mass chi^2/n instead o
 bulk. The first probe's run has found the outliers as converged Ritz pairs, for no product more. They enter every
 probe's measure as point masses of exactly 1/n, and all probes, the first one's remainder included, sample only the
 complement, of mass (n - k)/n.
+
+The remainder is a fair sample only if the pairs taken out do not depend on the probe. The Ritz vector of a stretch of
+bulk, or of a multiple eigenvalue, is the probe's own projection on it, and takes all of the probe's mass there along.
+So residuals must be small beside the gaps, and where a later probe meets an eigenvalue that has been taken out already,
+the first one's remainder is replaced by a further run.
 """
 
 from collections.abc import Callable
@@ -20,14 +25,18 @@ from torch import Tensor
 
 from landscape.compute.settings import measurement
 from landscape.eigen.adapters import as_operator
-from landscape.eigen.density import SpectralDensity
+from landscape.eigen.density import SpectralDensity, spacing
 from landscape.eigen.operator import Products, orthogonalise, random_direction, together
 from landscape.eigen.pairs import Eigenpairs
 from landscape.errors import LandscapeError
 
-# A Ritz pair counts as an eigenpair when its residual is below this share of the spectral range: its value is then off
-# by less, and by the square of it over the gap as a rule.
-_CONVERGED = 1e-3
+# A Ritz pair counts as an eigenpair when its residual is below these shares of the spectral range and of the distance
+# to the nearest other one: its value is then off by less, and by the square of it over the gap as a rule, and its
+# vector is that of one eigenvalue, not a mixture of many.
+_CONVERGED, _ALONE = 1e-3, 0.2
+
+# Nodes, weights and residuals of one probe.
+Measure = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class _Run:
@@ -88,6 +97,8 @@ def spectral_density(
 ) -> SpectralDensity:
     """Spectral density (1/n) sum_i delta(x - lambda_i) from probes * steps products.
 
+    A multiple eigenvalue among the outliers costs another run of `steps` products; a single probe cannot see one.
+
     Parameters
     ----------
     operator
@@ -128,29 +139,56 @@ def spectral_density(
         locked = deflate.vectors.T[torch.from_numpy(known).to(operator.device)].contiguous()
         points = [float(value) for value in deflate.values[known]]
 
-    measures: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    while len(measures) < probes:
-        # The first one alone: the others leave out what it finds.
-        width = min(together(operator, len(locked) + steps), probes - len(measures)) if measures else 1
-        numbers = range(len(measures), len(measures) + width)
-        runs = [_Run(random_direction(operator, seed, "probe", probe), locked, steps) for probe in numbers]
-        while going := [run for run in runs if not run.ended]:
+    def runs(first: int, count: int) -> list[_Run]:
+        """Runs of some probes, side by side."""
+        of_probes = [
+            _Run(random_direction(operator, seed, "probe", probe), locked, steps)
+            for probe in range(first, first + count)
+        ]
+        while going := [run for run in of_probes if not run.ended]:
             for run, product in zip(going, products.of_each([run.vector for run in going]), strict=True):
                 run.take(product)
-        for run in runs:
-            nodes, weights, residuals, vectors = run.quadrature()
-            if not measures and lock > 0 and size - len(locked) > 1:
-                extent = max([*nodes, *points]) - min([*nodes, *points])
-                taken = _outliers(nodes, weights, residuals, _CONVERGED * extent, min(lock, size - len(locked) - 1))
-                locked = run.with_locked(vectors[:, taken])
-                points += [float(node) for node in nodes[taken]]
-                rest = np.setdiff1d(np.arange(len(nodes)), taken)
-                nodes, weights, residuals = nodes[rest], weights[rest] / weights[rest].sum(), residuals[rest]
-            measures.append((nodes, weights, residuals))
+        return of_probes
+
+    # The first one alone: the others leave out what it finds.
+    (first,) = runs(0, 1)
+    nodes, weights, residuals, vectors = first.quadrature()
+    extent = max([*nodes, *points]) - min([*nodes, *points])
+    taken = np.zeros(0, dtype=int)
+    if lock > 0 and size - len(locked) > 1:
+        alone = _alone(nodes, residuals, extent)
+        taken = _outliers(nodes, weights, alone, min(lock, size - len(locked) - 1))
+        locked = first.with_locked(vectors[:, taken])
+        points += [float(node) for node in nodes[taken]]
+    del first, vectors
+    rest = np.setdiff1d(np.arange(len(nodes)), taken)
+    measures = [(nodes[rest], weights[rest] / weights[rest].sum(), residuals[rest])]
+    again = False
+    while len(measures) < probes:
+        width = min(together(operator, len(locked) + steps), probes - len(measures))
+        for run in runs(len(measures), width):
+            measure = run.quadrature()[:3]
+            again = again or _meets(measure, nodes[taken], residuals[taken], extent, operator.dtype)
+            measures.append(measure)
+    if again:
+        measures[0] = runs(probes, 1)[0].quadrature()[:3]
     return SpectralDensity.of(size, np.array(points), measures, products.count)
 
 
-def _outliers(nodes: np.ndarray, weights: np.ndarray, residuals: np.ndarray, allowed: float, limit: int) -> np.ndarray:
+def _alone(nodes: np.ndarray, residuals: np.ndarray, extent: float) -> np.ndarray:
+    """Whether each Ritz pair is an eigenpair of one eigenvalue, as far as the run can see."""
+    return residuals <= np.minimum(_CONVERGED * extent, _ALONE * spacing(nodes))
+
+
+def _meets(measure: Measure, points: np.ndarray, errors: np.ndarray, extent: float, dtype: torch.dtype) -> bool:
+    """Whether an eigenvalue of a measure is that of a point mass, too, within the residuals of both and rounding."""
+    nodes, _, residuals = measure
+    alone = _alone(nodes, residuals, extent)
+    distance = np.abs(nodes[alone, None] - points) - residuals[alone, None] - errors
+    return bool((distance <= 64 * torch.finfo(dtype).eps * extent).any())
+
+
+def _outliers(nodes: np.ndarray, weights: np.ndarray, converged: np.ndarray, limit: int) -> np.ndarray:
     """Indices of converged Ritz pairs, contiguous from both ends inwards, farthest from the median first."""
     median = nodes[min(int(np.searchsorted(np.cumsum(weights), 0.5)), len(nodes) - 1)]
     taken: list[int] = []
@@ -158,10 +196,10 @@ def _outliers(nodes: np.ndarray, weights: np.ndarray, residuals: np.ndarray, all
     # At least one node stays, to carry the complement's mass.
     while len(taken) < limit and low < high:
         side = high if nodes[high] - median >= median - nodes[low] else low
-        if residuals[side] > allowed:
+        if not converged[side]:
             # This end is done; the other may go on.
             other = low if side == high else high
-            if residuals[other] > allowed:
+            if not converged[other]:
                 break
             side = other
         taken.append(side)

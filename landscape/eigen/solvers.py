@@ -14,7 +14,6 @@ from landscape.eigen.adapters import as_operator
 from landscape.eigen.lanczos import Lanczos
 from landscape.eigen.operator import Operator, Products, norm_of, random_direction
 from landscape.eigen.pairs import FLOOR, Callback, Eigenpairs, Which, wanted
-from landscape.eigen.search_space import sharper
 from landscape.errors import LandscapeError
 
 # (operator, count, which, tolerance, seed, products) -> eigenvalues (k,) and unit eigenvectors (n, k).
@@ -177,16 +176,16 @@ def judged(products: Products, values: np.ndarray, vectors: Tensor, which: Which
     scale = float(np.abs(values).max(initial=0.0))
     rounding = (8 * epsilon + getattr(products.operator, "relative_rounding", 0.0)) * scale
     off = [norm_of(products(column) - value * column) for column, value in zip(columns.T, values, strict=True)]
+    # Nothing sharper: a value need not be its vector's Rayleigh quotient, and what lies beside it is not known.
     residuals = np.array(off) + rounding
-    errors = sharper(values, residuals) + rounding
     chosen = wanted(values, len(values), which)
     goal = tolerance * np.maximum(np.abs(values), FLOOR * scale) + 2 * rounding
     return Eigenpairs(
         values=values[chosen],
         vectors=columns[:, torch.from_numpy(chosen.copy()).to(columns.device)],
         residuals=residuals[chosen],
-        errors=errors[chosen],
-        converged=((errors <= goal) & np.isfinite(residuals))[chosen],
+        errors=residuals[chosen],
+        converged=((residuals <= goal) & np.isfinite(residuals))[chosen],
         products=products.count,
         missed_probability=1.0,
         smallest=float(values[0]),

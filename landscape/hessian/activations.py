@@ -18,7 +18,7 @@ from landscape.compute.progress import Progress
 from landscape.compute.settings import math_attention, measurement
 from landscape.eigen import SymmetricOperator, eigenpairs, trace
 from landscape.errors import LandscapeError
-from landscape.objective import Objective
+from landscape.objective import Objective, folding
 from landscape.objective.convolution import CheapDoubleBackward
 
 
@@ -55,10 +55,17 @@ class ActivationOperator(SymmetricOperator):
         self.dtype, self.device = objective.dtype, objective.device
         shifts: list[Tensor] = []
 
-        def shift(_: nn.Module, arguments: Any, output: Any) -> Any:
-            return _shifted(output, shifts)
+        part = _named(module, at)
+        factor: Tensor | float = 1.0
+        if isinstance(part, folding.FoldedConvolution):
+            # Its output here is that of the batch norm behind it, which scales what the convolution's is moved by.
+            scale = folding.scale_and_shift(part.norm)[0]
+            factor = scale.view([-1] + [1] * (part.convolution.weight.dim() - 2))
 
-        handle = _named(module, at).register_forward_hook(shift)
+        def shift(_: nn.Module, arguments: Any, output: Any) -> Any:
+            return _shifted(output, shifts, factor)
+
+        handle = part.register_forward_hook(shift)
         try:
             with torch.enable_grad(), CheapDoubleBackward(), math_attention:
                 inputs = objective.batch(example, example + 1)
@@ -104,18 +111,18 @@ def _named(module: nn.Module, at: str) -> nn.Module:
     return parts[at]
 
 
-def _shifted(output: Any, shifts: list[Tensor]) -> Any:
-    """The output with a leaf of zeros added to its first tensor; the leaf is appended to `shifts`."""
+def _shifted(output: Any, shifts: list[Tensor], factor: Tensor | float) -> Any:
+    """The output with a leaf of zeros, times `factor`, added to its first tensor; the leaf is appended to `shifts`."""
     if isinstance(output, Tensor):
         if not output.is_floating_point():
             raise LandscapeError("--at names a module that returns whole numbers: name one that returns features")
         shifts.append(torch.zeros_like(output, requires_grad=True))
-        return output.detach() + shifts[-1]
+        return output.detach() + factor * shifts[-1]
     if isinstance(output, (tuple, list)) and output:
-        return type(output)([_shifted(output[0], shifts), *output[1:]])
+        return type(output)([_shifted(output[0], shifts, factor), *output[1:]])
     if isinstance(output, dict) and output:
         first = next(iter(output))
-        output[first] = _shifted(output[first], shifts)
+        output[first] = _shifted(output[first], shifts, factor)
         return output
     raise LandscapeError(f"--at names a module that returns a {type(output).__name__}: name one that returns a tensor")
 
@@ -165,8 +172,9 @@ def activation_curvature(
     Returns
     -------
     xarray.Dataset
-        Over ``example``: ``eigenvalue`` (example, rank) with ``residual``, the true eigenvalue lies within it;
-        ``trace`` with ``trace_stderr``; ``gradient_norm``, the length of the loss's gradient in the activation.
+        Over ``example``: ``eigenvalue`` (example, rank) with ``residual``, the true eigenvalue lies within it; not a
+        number where the activation has fewer; ``trace`` with ``trace_stderr``; ``gradient_norm``, the length of the
+        loss's gradient in the activation.
 
     Raises
     ------
@@ -175,7 +183,7 @@ def activation_curvature(
     """
     count = min(examples, objective.images)
     module = objective.private_module()
-    values = {name: np.zeros((count, top) if name in ("eigenvalue", "residual") else count) for name in _LABELS}
+    values = {name: np.full((count, top) if name in ("eigenvalue", "residual") else count, np.nan) for name in _LABELS}
     products = 0
     shape: tuple[int, ...] = ()
     with Progress(count, f"curvature at {at}", unit="example", quiet=quiet) as bar:
@@ -188,7 +196,7 @@ def activation_curvature(
             values["eigenvalue"][example, known], values["residual"][example, known] = pairs.values, pairs.residuals
             values["trace"][example], values["trace_stderr"][example] = estimate.value, estimate.stderr
             values["gradient_norm"][example] = float(operator.gradient.norm())
-            products += pairs.products + trace_products
+            products += pairs.products + estimate.products
             bar.update()
     return xarray.Dataset(
         {

@@ -7,6 +7,7 @@ import xarray
 from landscape import tables
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs
+from landscape.hessian.mini_batches import confidence_of_copies
 from landscape.hessian.sampling import sampling
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
@@ -49,8 +50,7 @@ def image_group_spectrum(
         (`landscape.hessian.sampling.Sampling`); ``quotient_of_group`` (group).
     """
     curvature = CurvatureOperator(objective, operator)
-    # No search for further copies of an eigenvalue: which of equal ones comes first does not matter here.
-    pairs = eigenpairs(curvature, top, tolerance=tolerance, confidence=0, seed=seed)
+    pairs = eigenpairs(curvature, top, tolerance=tolerance, confidence=confidence_of_copies(objective), seed=seed)
     groups = CurvatureOperator(objective, operator, micro_batch=group)
     quotients = groups.batch_projections(pairs.vectors[:, :1])[0][:, 0, 0]
     return xarray.Dataset(

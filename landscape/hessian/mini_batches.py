@@ -18,6 +18,7 @@ from landscape.errors import LandscapeError
 from landscape.hessian.over_masks import MeanOperator
 from landscape.metrics.confidence import of_quantile, tails
 from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.losses import Classification
 from landscape.objective.operators import Kind
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
@@ -172,13 +173,22 @@ def _pairs_of(
         CurvatureOperator(objective, operator, first=first, last=last, sample=mask, micro_batch=last - first)
         for mask in range(masks)
     ]
-    # No search for further copies of an eigenvalue: exact copies among the largest need equal images.
     curvature = parts[0] if masks == 1 else MeanOperator(parts)
-    pairs = eigenpairs(curvature, top, which="LM", tolerance=tolerance, seed=seed, confidence=0)
+    confidence = confidence_of_copies(objective)
+    pairs = eigenpairs(curvature, top, which="LM", tolerance=tolerance, seed=seed, confidence=confidence)
     order = np.argsort(-pairs.values)
     columns = np.full((len(_COLUMNS), top), np.nan)
     columns[:, : len(order)] = np.stack([getattr(pairs, name)[order] for name in _COLUMNS])
     return {"pairs": columns, "products": np.array([float(pairs.products)])}
+
+
+def confidence_of_copies(objective: Objective) -> float:
+    """How surely `eigenpairs` is to look for further copies of an eigenvalue: not at all of a classifier.
+
+    Exact copies among its largest eigenvalues need equal images. Of a regression's last layer, or a linear one, every
+    eigenvalue is there once per output.
+    """
+    return 0.0 if isinstance(objective.loss, Classification) else 0.95
 
 
 _COLUMNS = ("values", "residuals", "errors", "converged")

@@ -71,8 +71,10 @@ def sampling(curvature: CurvatureOperator, values: np.ndarray, vectors: Tensor, 
     if objective.images == objective.population:
         zero = np.zeros(len(values))
         return Sampling(zero, values.copy(), values.copy(), zero)
-    # Groups of the micro-batches' size when there are enough of them to see a spread, smaller ones otherwise.
-    size = min(objective.micro_batch, max(1, objective.images // GROUPS))
+    # Groups of the micro-batches' size when there are enough of them to see a spread, smaller ones otherwise; but with
+    # statistics of each batch, parts of one are another function.
+    whole = objective.protocol.batch_norm == "batch" and objective.has_batch_norm
+    size = objective.micro_batch if whole else min(objective.micro_batch, max(1, objective.images // GROUPS))
     if size != objective.micro_batch:
         curvature = CurvatureOperator(objective, curvature.kind, sample=sample, micro_batch=size)
     groups, second, third, rises = _moments(objective, *curvature.batch_projections(vectors))

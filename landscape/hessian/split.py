@@ -102,7 +102,7 @@ def curvature_split(
         variables |= {"ggn_eigenvalue": ("rank", of_ggn.values), "ggn_residual": ("rank", of_ggn.residuals)}
         bar.update()
         extremes = eigenpairs(residual, 2, which="BE", tolerance=tolerance, seed=seed, keep_space=True)
-        for index, name in enumerate(("largest", "smallest")):
+        for index, name in ((0, "largest"), (-1, "smallest")):
             variables[f"residual_{name}"] = ((), float(extremes.values[index]))
             variables[f"residual_{name}_bound"] = ((), float(extremes.residuals[index]))
         bar.update()

@@ -171,7 +171,7 @@ def _moved(hidden: Tensor, weight: Tensor, rows: slice, tangents: Sequence[Tenso
 def _residual(probabilities: Tensor, classes: Tensor, ignored: int, smoothing: float) -> Tensor:
     """Probabilities less target distribution, zero where a token is ignored; `probabilities` is overwritten."""
     valid = classes != ignored
-    known = classes.clamp(min=0)[:, None]
+    known = classes.where(valid, 0)[:, None]  # what is ignored may be beyond the classes
     if smoothing:
         probabilities -= smoothing / probabilities.shape[1]
     probabilities.scatter_add_(1, known, probabilities.new_full((1, 1), smoothing - 1).expand_as(known))

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from landscape.errors import LandscapeError
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 _HOOKS = (
@@ -110,6 +112,11 @@ class BatchStatistics(StandIn):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, C, ...) normalised over the batch."""
+        if features.numel() == features.shape[1]:
+            raise LandscapeError(
+                "batch norm has no statistics of a batch of one example: give a number of examples and a --batch that "
+                "leave none of one, or --batch-norm running"
+            )
         return nn.functional.batch_norm(
             features, None, None, self.norm.weight, self.norm.bias, training=True, eps=self.norm.eps
         )

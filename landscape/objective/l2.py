@@ -81,10 +81,11 @@ class L2Term:
     def trace(self, parameters: Sequence[Tensor]) -> float:
         r"""Trace of its Hessian: :math:`wd\,P` where it is exact.
 
-        Where it is unsquared, tensor by tensor, :math:`wd\,(P_t - 1) / \lVert w_t\rVert`.
+        Where it is unsquared, tensor by tensor, :math:`wd\,(P_t - 1) / \lVert w_t\rVert`; zero for a tensor of zeros.
         """
-        if self.reading == "none":
+        if self._is_zero:
             return 0.0
         if self.reading == "exact":
             return self.weight_decay * self.space.size
-        return self.weight_decay * sum((value.numel() - 1) / float(value.norm()) for value in parameters)
+        lengths = [(value.numel(), float(value.norm())) for value in parameters]
+        return self.weight_decay * sum((size - 1) / length for size, length in lengths if length > 0)

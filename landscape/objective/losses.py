@@ -303,9 +303,10 @@ class UserLoss(Loss):
         """Sum and number of the terms of every example, (n,) float64 each; evaluated singly where it adds them up."""
         examples = _length(arguments[-2])
         total, terms = self._total_and_terms(self.run(*arguments))
-        if total.dim() == 1 and len(total) == examples:
-            counts = torch.ones_like(total) if terms is None else torch.as_tensor(terms, device=total.device)
-            return total.detach().double(), counts.detach().double().expand(examples)
+        counts = torch.ones_like(total) if terms is None else torch.as_tensor(terms, device=total.device)
+        # A single number beside a sum of every example is that of all of them together.
+        if total.dim() == 1 and len(total) == examples == counts.numel():
+            return total.detach().double(), counts.detach().double().view(examples)
         sums, numbers = [], []
         for index in range(examples):
             one = [_one_example(argument, index) for argument in arguments]
@@ -447,11 +448,11 @@ def _length(tree: Any) -> int:
 
 
 NAMES = ("cross_entropy", "causal_lm", "masked_lm", "mse", "bce", "model")
-_FUNCTIONS = {
-    nn.functional.cross_entropy: "cross_entropy",
-    nn.functional.mse_loss: "mse",
-    nn.functional.binary_cross_entropy_with_logits: "bce",
-}
+_FUNCTIONS = (
+    (nn.functional.cross_entropy, "cross_entropy"),
+    (nn.functional.mse_loss, "mse"),
+    (nn.functional.binary_cross_entropy_with_logits, "bce"),
+)
 
 
 def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
@@ -475,7 +476,7 @@ def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
     if isinstance(loss, Loss):
         return loss
     if not isinstance(loss, str):
-        name = _FUNCTIONS.get(loss)  # type: ignore[call-overload]
+        name = next((name for function, name in _FUNCTIONS if function is loss), None)
         return UserLoss(loss, _own_name(loss)) if name is None else resolved(name)
     name, *options = loss.split(",")
     if ":" in loss:

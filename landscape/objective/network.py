@@ -19,7 +19,7 @@ from landscape.data import Data, Images
 from landscape.data.examples import Tree, leaves, mapped
 from landscape.errors import LandscapeError
 from landscape.objective import folding
-from landscape.objective.chunked import Deferred, DeferredHead
+from landscape.objective.chunked import Deferred, DeferredHead, deferring
 from landscape.objective.losses import called
 
 _log = logging.getLogger(__name__)
@@ -190,13 +190,20 @@ class Network:
         return self._calls(inputs, masks)[1]
 
     def defer_head(self, inputs: Tree, masks: Callable[[], Masks]) -> nn.Linear | None:
-        """Leave the product of the `head` to the loss (`landscape.objective.chunked`); the head, or None without."""
+        """Leave the product of the `head` to the loss (`landscape.objective.chunked`); the head, or None if not."""
         name = self.head(inputs, masks)
         if name is None:
             return None
         head = self.module.get_submodule(name)
         assert isinstance(head, nn.Linear)
         folding.replace(self.module, name, DeferredHead(head))
+        try:
+            with torch.no_grad(), frozen_randomness(self.device), masks() as drawn, deferring():
+                drawn.address(first_example=0, sample=0)
+                self(inputs)
+        except (*_REFUSALS, AttributeError):  # the network computes with its scores, or changes them in place
+            folding.replace(self.module, name, head)
+            return None
         return head
 
     @torch.no_grad()

@@ -26,6 +26,10 @@ from landscape.store.protocol import Protocol
 
 # Largest activation of a micro-batch below which nobody asks whether its graph fits the memory.
 _SHORT_BYTES = 16 * 2**20
+# Examples per batch whose statistics batch norm is recalibrated by: whatever the micro-batches are, as in training.
+_RECALIBRATED_AT_ONCE = 128
+# Examples at a time, where parameters are sought that none of them uses.
+_EXAMPLES_OF_A_LOOK = 16
 # Bytes that the graph of a second derivative holds, per byte that the forward pass alone saves: 2 to 6 were measured.
 _GRAPH_PER_FORWARD = 4
 
@@ -149,9 +153,13 @@ class Objective(MeanLoss):
         """Which parameters count, their names before and after batch norm is folded, and the point they are at."""
         module = self.network.module
         parameters = dict(module.named_parameters())
-        chosen = selection(
-            parameters, self.protocol.parameters, lambda: self.network.last_layer(self.batch(0, 1), self.masks)
+        # A tied parameter is selected by any of its names.
+        known = dict(module.named_parameters(remove_duplicate=False))
+        chosen_names = selection(
+            known, self.protocol.parameters, lambda: self.network.last_layer(self.batch(0, 1), self.masks)
         )
+        chosen_ids = {id(known[name]) for name in chosen_names}
+        chosen = {name for name, value in parameters.items() if id(value) in chosen_ids}
         unused = self._unused({name: value for name, value in parameters.items() if name in chosen})
         self._prepare_batch_norm()
         self.checkpointing = self._prepare_checkpointing(checkpointing)
@@ -233,20 +241,23 @@ class Objective(MeanLoss):
         return counts
 
     def _unused(self, parameters: dict[str, nn.Parameter]) -> list[str]:
-        """Names of trainable parameters that the outputs do not depend on."""
-        trainable = {name: value for name, value in parameters.items() if value.requires_grad}
-        if not trainable:
-            return []
-        with frozen_randomness(self.device), torch.enable_grad():
-            network = self._under_masks(self.network.module, self.network.module, start=0, sample=0)
-            if self.loss.needs_network:
-                total = self.loss(*self._arguments(network, self.batch(0, 2), self.labels(0, 2)))
-            else:
-                total = sum_of_outputs(called(network, self.batch(0, 2)))
-            if not total.requires_grad:
-                return list(trainable)
-            gradients = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)
-        return [name for name, gradient in zip(trainable, gradients, strict=True) if gradient is None]
+        """Names of trainable parameters that the outputs do not depend on, for any example."""
+        unused = {name: value for name, value in parameters.items() if value.requires_grad}
+        # Two examples show nearly always that all are used; but a network may choose its parts by what it is given.
+        for start, stop in [(0, 2), *ranges(2, self.images, _EXAMPLES_OF_A_LOOK)]:
+            if not unused:
+                break
+            with frozen_randomness(self.device), torch.enable_grad():
+                network = self._under_masks(self.network.module, self.network.module, start=start, sample=0)
+                if self.loss.needs_network:
+                    total = self.loss(*self._arguments(network, self.batch(start, stop), self.labels(start, stop)))
+                else:
+                    total = sum_of_outputs(called(network, self.batch(start, stop)))
+                if total.requires_grad:
+                    gradients = torch.autograd.grad(total, list(unused.values()), allow_unused=True)
+                    pairs = zip(list(unused.items()), gradients, strict=True)
+                    unused = {name: value for (name, value), gradient in pairs if gradient is None}
+        return list(unused)
 
     # Coordinates ------------------------------------------------------------------------------------------------------
 
@@ -369,8 +380,10 @@ class Objective(MeanLoss):
         if self._recalibration is None:
             return {}
         parameters = self.in_network(self.space.split(point))
-        bounds = ranges(0, self.images, max(128, self.micro_batch))
-        batches = ((start, self.batch(start, stop)) for start, stop in bounds)
+        bounds = ranges(0, self.images, _RECALIBRATED_AT_ONCE)
+        if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1:
+            bounds[-2:] = [(bounds[-2][0], self.images)]  # a single example may have no variance
+        batches = ((start, stop, self.batch(start, stop)) for start, stop in bounds)
         statistics = self._recalibration.statistics(parameters, batches, self.masks, sample=sample)
         return {self._inner_statistics[name]: value for name, value in statistics.items()}
 

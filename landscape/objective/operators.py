@@ -128,7 +128,7 @@ class CurvatureOperator(SymmetricOperator):
         self._ranges = objective.micro_batches(first, last, size=self._micro_batch)
         # Each micro-batch's loss is its part of the mean over all terms; of a mini-batch, over the mini-batch.
         covered = sum(objective.count(start, stop) for start, stop in self._ranges)
-        self._scale = 1.0 if whole else objective.terms / max(covered, 1)
+        self._scale = 1.0 if whole else objective.terms / (covered or 1)
         parameters, self._statistics = objective.weights(point, sample=sample)
         self._leaves = [value.detach().clone().requires_grad_() for value in parameters]
         self._kept: list[Product] = []

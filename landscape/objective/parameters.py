@@ -95,7 +95,7 @@ def selection(parameters: Mapping[str, Tensor], wanted: str, last_layer: Callabl
     Parameters
     ----------
     parameters
-        All of the network, by name.
+        All of the network, by name; tied ones by each of theirs.
     wanted
         ``all``, ``trainable``, ``weights``, ``lora``, ``last-layer`` or glob patterns, with commas between them.
     last_layer

@@ -1,7 +1,9 @@
 """Batch-norm statistics measured anew, at any point of weight space."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -30,7 +32,9 @@ def tracked(module: nn.Module) -> dict[str, Tensor]:
 
 
 class Recalibration:
-    """Measures running statistics: the mean over batches, as stochastic weight averaging does (Izmailov et al. 2018).
+    """Measures running statistics: the mean over batches, each weighted with the number of its examples.
+
+    So does stochastic weight averaging (Izmailov et al. 2018).
 
     Nothing is changed by measuring, so that any number of threads may.
 
@@ -44,7 +48,6 @@ class Recalibration:
         network = copy.deepcopy(network).requires_grad_(False)
         for norm in folding.batch_norms(network).values():
             if norm.running_mean is not None:
-                norm.momentum = None  # the plain mean over batches
                 norm.train()
         self._replicas = workers.Replicas(network)
         self._before = {name: _initial(name, buffer) for name, buffer in network.named_buffers() if _counts(name)}
@@ -58,7 +61,7 @@ class Recalibration:
     def statistics(
         self,
         parameters: Mapping[str, Tensor],
-        batches: Iterable[tuple[int, Tree]],
+        batches: Iterable[tuple[int, int, Tree]],
         masks: Callable[[], Masks],
         *,
         sample: int = 0,
@@ -70,13 +73,25 @@ class Recalibration:
         parameters
             Those not named stay the network's own.
         batches
-            Number of the first example of each batch, and the batch.
+            Numbers of the first example of each batch and of the one after its last, and the batch.
         masks, sample
             The dropout masks, and which draw of them.
         """
         buffers = {name: value.clone() for name, value in self._before.items()}
-        for first, batch in batches:
-            with masks() as drawn, self._replicas.one() as network:
+        seen: Counter[str] = Counter()
+
+        def weigh(name: str, count: int) -> Callable[..., None]:
+            # In every call: a norm that is called twice per pass takes the mean over both.
+            def hook(norm: Any, inputs: Any) -> None:
+                seen[name] += count
+                norm.momentum = count / seen[name]
+
+            return hook
+
+        for first, last, batch in batches:
+            with masks() as drawn, self._replicas.one() as network, ExitStack() as hooks:
+                for name, norm in folding.batch_norms(network).items():
+                    hooks.enter_context(norm.register_forward_pre_hook(weigh(name, last - first)))
                 drawn.address(first_example=first, sample=sample)
                 called(partial(_run, network, {**parameters, **buffers}), batch)
         return {name: buffers[name] for name in self._names}
