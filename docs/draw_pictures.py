@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from analyses import claims, stage
 from figures import fig8, sources, sweep, training_curvature
 from landscape import (
+    connectivity,
     feature_maps,
     fourier,
     frequency_noise,
@@ -51,6 +52,7 @@ PICTURES: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], str, Callable]]
         frequency_noise.picture.draw,
     ),
     "predictions": ("predictions", ("mcdo", "mcdo-smooth"), (0,), "nll_low", predictions.picture.draw),
+    "connectivity": ("connectivity", ("dnn",), (0,), "accuracy", connectivity.picture.draw),
     "robustness": ("robustness", ("mcdo", "mcdo-smooth"), (0,), "accuracy_stderr", robustness.picture.draw),
 }
 
