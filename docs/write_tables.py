@@ -36,7 +36,9 @@ MEASURED = {
     "flatter loss surface": "rise of the surface",
     "smoother loss surface under dropout": "roughness of the surface under dropout",
     "lower model uncertainty before the smoothing layers": "uncertainty of maps before blurs, mean over stages",
-    "less high-frequency signal before the smoothing layers": "log amplitude before blurs, mean over stages",
+    "less high-frequency signal before the smoothing layers": (
+        "high-frequency log amplitude before blurs, mean over stages"
+    ),
     "dropout raises high-frequency amplitude": "high frequencies that dropout adds, log amplitude",
     "more robust to high-frequency noise": "accuracy lost under high-frequency noise, points",
     "lower NLL": "NLL, nats, where least sure",
