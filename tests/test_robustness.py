@@ -442,12 +442,16 @@ def linear() -> nn.Module:
     return model
 
 
-def test_fgsm_of_two_classes_in_closed_form() -> None:
-    """A linear network of two classes: each pixel moves by epsilon against the difference of the weights."""
+@pytest.mark.parametrize("scale", [0.02, 20.0])
+def test_fgsm_of_two_classes_in_closed_form(scale: float) -> None:
+    """A linear network of two classes: each pixel moves by epsilon against the difference of the weights.
+
+    However sure the network is: of large logits, the softmax in float32 is exactly 0 or 1.
+    """
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator(0, "linear")))
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator(0, "linear")))
     data = pictures(8)
     two = Images(images=data.images.clamp(50, 200), labels=data.labels % 2, classes=2, name="two", split="test")
     predictor = Predictor(model, two, protocol=FRESH)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import xarray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from landscape import metrics
 from landscape.compute.masks import BLOCK
@@ -52,8 +53,11 @@ class Attack:
 def input_gradient(predictor: Predictor, images: Tensor, labels: Tensor, first: int, samples: Sequence[int]) -> Tensor:
     r"""Gradient of the log-likelihood of a Monte-Carlo average in the images, up to a positive factor for each image.
 
-    :math:`\nabla \log \frac1T \sum_t p_t(y) \propto \sum_t p_t(y) \nabla \log p_t(y)`: one backward pass a draw, so
-    that memory does not grow with *T*; the weights are kept relative to the largest so far, so that none underflows.
+    With the label's log-odds :math:`m_t = z_y - \log \sum_{c \neq y} e^{z_c}` of the scores *z* in draw *t*,
+    :math:`\nabla \log \frac1T \sum_t p_t(y) \propto \sum_t p_t(y) (1 - p_t(y)) \nabla m_t`: one backward pass a draw,
+    so that memory does not grow with *T*; the weights are kept relative to the largest so far, so that none underflows.
+    (Of a confident network, the gradient of :math:`\log p` itself is lost in the rounding of *p* to 1, which makes
+    attacks look weak.)
 
     Parameters
     ----------
@@ -79,11 +83,13 @@ def input_gradient(predictor: Predictor, images: Tensor, labels: Tensor, first: 
     with predictor.masks() as masks, torch.enable_grad():
         for sample in samples:
             masks.address(first_example=first, sample=sample)
-            own = predictor.network(leaf).log_softmax(-1).gather(1, labels[:, None])[:, 0]
-            (gradient,) = torch.autograd.grad(own.sum(), leaf)
-            level = torch.maximum(highest, own.detach())
+            scores, own = predictor.network(leaf), labels[:, None]
+            odds = scores.gather(1, own)[:, 0] - scores.scatter(1, own, -torch.inf).logsumexp(1)
+            (gradient,) = torch.autograd.grad(odds.sum(), leaf)
+            weight = functional.logsigmoid(odds.detach()) + functional.logsigmoid(-odds.detach())
+            level = torch.maximum(highest, weight)
             shape = [-1, *[1] * (images.dim() - 1)]
-            total = total * (highest - level).exp().view(shape) + gradient * (own.detach() - level).exp().view(shape)
+            total = total * (highest - level).exp().view(shape) + gradient * (weight - level).exp().view(shape)
             highest = level
     return total
 
