@@ -363,6 +363,13 @@ def test_tables_say_how_networks_compare() -> None:
     printed = cli.table({"corruptions": [first, corrupted_as("two", 0.5)]}, [])
     assert "the NLL of two is lower than that of one at fog; at snow the choice of images alone may explain" in printed
     assert "the error of two and of one: everywhere the choice of images alone may explain the difference." in printed
+    # Four images of 80 that only one classifies rightly: a fair coin falls alike four times in 12.5 % of cases.
+    better = corrupted_as("two", 0.0)
+    better["correct_of_image"] = first["correct_of_image"].copy()
+    wrong = [np.flatnonzero(~row)[:4] for row in first["correct_of_image"].values[0]]
+    for row, images in enumerate(wrong):
+        better["correct_of_image"][0, row, images] = True
+    assert "the error of two and of one: everywhere" in cli.table({"corruptions": [first, better]}, [])
     strangers = corrupted_as("two", 0.5).assign_attrs(images_sha256="other")
     assert "two is not compared with one: the networks were shown different images" in cli.table(
         {"corruptions": [first, strangers]}, []
