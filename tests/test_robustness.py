@@ -228,6 +228,12 @@ def test_headers_of_cifar_c_files_run_nothing_and_take_no_memory(tmp_path: Path)
 # Mean corruption errors -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("severities", [(), (0,), (6,)])
+def test_severities_are_one_to_five(severities: tuple[int, ...]) -> None:
+    with pytest.raises(LandscapeError, match="severities are 1, 2, 3, 4, 5, not"):
+        corrupted.measure(linear(), Computed(pictures(4)), severities=severities, protocol=FRESH)
+
+
 def test_metrics_under_corruption_are_those_of_the_average(tmp_path: Path) -> None:
     model, data = net(), pictures(48)
     chosen = {"corruptions": ("contrast", "shot_noise"), "severities": (2, 5), "protocol": FRESH, "passes": 3}
@@ -302,6 +308,21 @@ def test_a_corruption_without_a_wrong_prediction_leaves_the_error_without_interv
         assert np.isnan(uncertain["high"].sel(measure=measure))
         assert np.isnan(difference(certain, uncertain)["low"].sel(measure=measure))
     assert np.isfinite(uncertain["high"].sel(measure="mCECE"))
+
+
+def test_the_interval_of_calibration_is_of_the_binning_measured() -> None:
+    """Confidences that round to 1 have no gap in the authors' bins above the last: most of the error is gone."""
+    data = pictures(40)
+    model = linear()
+    with torch.no_grad():
+        model[1].weight.mul_(1e4)
+    found = corrupted.measure(
+        model, Computed(data), corruptions=["contrast"], severities=[1, 2, 1], protocol=FRESH, binning="authors"
+    )
+    assert found["severity"].values.tolist() == [1, 2]
+    ratio = relative_errors(found, found, replicates=50).sel(measure="mCECE")
+    assert float(ratio["low"]) < 1 < float(ratio["high"])
+    assert float(ratio["replicate"].mean()) == pytest.approx(1, abs=0.2)
 
 
 def test_differences_are_paired() -> None:
