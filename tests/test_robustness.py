@@ -1,5 +1,6 @@
 """Corruptions, mean corruption errors, consistency, attacks."""
 
+import argparse
 import colorsys
 import io
 import json
@@ -20,6 +21,7 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.metrics.definitions import bin_of
 from landscape.nets.dropout import MCDropout
+from landscape.objective.preparation import examples
 from landscape.predictions import Predictor
 from landscape.robustness import (
     COMPUTED,
@@ -536,8 +538,28 @@ def test_accuracy_falls_with_the_radius() -> None:
     assert found["accuracy"].values[1] > found["accuracy"].values[2]
     assert found["kind"].values.tolist() == ["none", "pgd", "pgd"]
     np.testing.assert_allclose(found["correct_of_image"].mean("image"), found["accuracy"])
-    with pytest.raises(LandscapeError, match="bad attack"):
-        adversarial.measure(linear(), own, attacks=[Attack("pgd", -1.0)], protocol=FRESH)
+    for radius in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(LandscapeError, match="bad attack"):
+            adversarial.measure(linear(), own, attacks=[Attack("pgd", radius)], protocol=FRESH)
+    with pytest.raises(argparse.ArgumentTypeError, match="divides by zero"):
+        cli.radii_of("1/255,8/0")
+
+
+def test_a_radius_is_a_share_of_the_range_of_all_images() -> None:
+    """Of a few floating-point images as of all of them; an attack that is named twice is made once."""
+    data = pictures(60)
+    pixels = data.batch(0, 60)
+    pixels[(pixels == pixels.max()).nonzero()[0, 0]] *= 3
+    own = Images(images=pixels, labels=linear()(pixels).argmax(1), classes=CLASSES, name="own", split="test")
+    attack = Attack("fgsm", 0.01)
+    found = adversarial.measure(linear(), own, attacks=[attack, attack], protocol=FRESH.replace(images=10))
+    assert found.sizes["attack"] == 2
+    chosen = examples(own, FRESH.replace(images=10))
+    predictor = Predictor(linear(), chosen, protocol=FRESH)
+    moved = attacked(predictor, chosen, attack, 0, 10, within=adversarial.pixel_range(own))
+    expected = metrics.examples(linear()(moved).double().log_softmax(1), chosen.labels).nll
+    np.testing.assert_allclose(found["nll_of_image"][1], expected.detach(), rtol=1e-4)
+    assert adversarial.pixel_range(chosen) != adversarial.pixel_range(own)
 
 
 # Pictures and command -------------------------------------------------------------------------------------------------

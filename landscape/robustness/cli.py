@@ -47,11 +47,11 @@ def severities_of(text: str) -> tuple[int, ...]:
 
 def radii_of(text: str) -> tuple[float, ...]:
     """Radii with commas between: numbers, or quotients such as 8/255."""
-    radii = []
-    for part in text.split(","):
-        above, _, below = part.partition("/")
-        radii.append(float(above) / float(below or 1))
-    return tuple(radii)
+    parts = [part.partition("/") for part in text.split(",")]
+    try:
+        return tuple(float(above) / float(below or 1) for above, _, below in parts)
+    except ZeroDivisionError:
+        raise argparse.ArgumentTypeError(f"{text} divides by zero") from None
 
 
 def add_arguments(parser: command.Parser) -> None:
