@@ -93,8 +93,10 @@ def test_dropout_averages_over_masks_and_batches_change_nothing():
     assert not np.allclose(off["nll"], one["nll"], rtol=1e-4)
     effect = drops_compared(one, other)
     np.testing.assert_allclose(effect["accuracy_drop"], 0, atol=1e-12)
-    with pytest.raises(LandscapeError, match="different images or noise"):
-        drops_compared(one, measure(model, images, frequencies=(0, 1), width=0.3, given=0.5))
+    shuffled = images.select(torch.arange(len(images)).flip(0))
+    for shown, change in ((images, {"given": 0.5}), (images, {"seed": 1}), (shuffled, {})):
+        with pytest.raises(LandscapeError, match="different images or noise"):
+            drops_compared(one, measure(model, shown, frequencies=(0, 1), width=0.3, **change))
 
 
 def test_refusals():
