@@ -118,6 +118,9 @@ def test_command(tmp_path, capsys):
         checkpoint.save(paths[-1], nets.build(**arguments).state_dict(), recipe=recipe)
     common = [*map(str, paths), "--images", "10", "--passes", "2", "--frequencies", "0,0.5,1", "--width", "0.25"]
     common += ["--device", "cpu", "--out", str(tmp_path / "out.nc")]
+    # Images of 16 x 16 have frequencies in 9 of the 11 usual rings.
+    assert cli.main([str(paths[0]), "--plan", "--images", "10", "--device", "cpu"]) == 0
+    assert "10 images x 19 noises x 1 passes" in capsys.readouterr().out
     assert cli.main([*common, "--plot", str(tmp_path / "noise.png")]) == 0
     assert "drop [2] - [1], matched" in capsys.readouterr().out
     assert (tmp_path / "noise.png").stat().st_size > 10_000

@@ -245,6 +245,8 @@ def test_deep_ensemble_averages_networks() -> None:
     assert curves(whole, replicates=10)["size"].values.tolist() == [1, 2, 3]
     with pytest.raises(LandscapeError, match="two checkpoints"):
         deep_ensemble(members[:1])
+    with pytest.raises(LandscapeError, match="with 5 and 6 outputs"):
+        deep_ensemble([members[0].isel({"class": slice(5)}), members[1].isel({"class": slice(6)})])
 
 
 def test_picture_shows_the_numbers(tmp_path: Path) -> None:

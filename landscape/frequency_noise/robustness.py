@@ -103,8 +103,7 @@ def measure(
     stochastic = protocol.dropout == "fresh" and runs.dropout_calls > 0
     samples = range(passes) if stochastic else range(0)
     _, height, side = data.shape
-    if frequencies is None:
-        frequencies = [frequency for frequency in FREQUENCIES if bool(in_ring(height, side, frequency, width).any())]
+    frequencies = present(data, width) if frequencies is None else frequencies
     rings = [ring(height, side, frequency, width).to(runs.device) for frequency in frequencies]
 
     def of_batch(start: int, stop: int) -> Arrays:
@@ -124,6 +123,12 @@ def measure(
         "images_sha256": runs.data.sha256,
     }
     return result
+
+
+def present(data: Images, width: float) -> list[float]:
+    """Those of the usual frequencies of which images of this size have any within a ring of that width."""
+    _, height, side = data.shape
+    return [frequency for frequency in FREQUENCIES if bool(in_ring(height, side, frequency, width).any())]
 
 
 def _batch(

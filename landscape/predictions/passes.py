@@ -244,11 +244,16 @@ def deep_ensemble(members: Sequence[xarray.Dataset]) -> xarray.Dataset:
     Raises
     ------
     LandscapeError
-        For fewer than two members, or members measured on different images.
+        For fewer than two members, or members measured on different images or with different numbers of classes.
     """
     if len(members) < 2:
         raise LandscapeError(f"a deep ensemble of {len(members)} network: give two checkpoints or more")
     require_same_images(members)
+    classes = sorted({member.sizes["class"] for member in members})
+    if len(classes) > 1:
+        raise LandscapeError(
+            f"a deep ensemble of networks with {' and '.join(map(str, classes))} outputs: give ones of the same classes"
+        )
     averages = [
         metrics.log_mean_exp(torch.from_numpy(member["log_probability"].values)).float().numpy() for member in members
     ]
