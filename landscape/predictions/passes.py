@@ -57,7 +57,8 @@ class Predictor(Runner):
     ------
     LandscapeError
         When the network cannot take the images or does not return (images, classes), has fewer outputs than the data
-        have classes, or has values that are not finite; for fixed masks, or batch norm that is not ``running``.
+        have classes, or has values that are not finite; for negative labels, fixed masks, or batch norm that is not
+        ``running``.
     """
 
     @measurement
@@ -84,7 +85,14 @@ class Predictor(Runner):
 
     def _require_scores(self, data: Data) -> int:
         """Number of classes of the scores that the network gives."""
-        return self.network.require_class_scores(data)
+        classes = self.network.require_class_scores(data)
+        labels = data.target(0, len(data))
+        assert isinstance(labels, Tensor)  # checked by now
+        if int(labels.min()) < 0:
+            raise LandscapeError(
+                f"label {int(labels.min())} in {data.name} is not a class: leave out the examples without one"
+            )
+        return classes
 
     def images(self, data: Data, start: int, stop: int) -> Tree:
         """Examples `start` to `stop` as the network takes them."""
