@@ -172,6 +172,17 @@ def test_refusals():
         measure(model, data(4, channels=1))
     with pytest.raises(LandscapeError, match="no image 9"):
         maps.measure(model, images, 9)
+    with pytest.raises(LandscapeError, match="fresh masks, not 'off'"):
+        maps.measure(model, images, 0, protocol=FRESH.replace(dropout="off"))
+
+
+def test_maps_of_zeros_and_single_images_have_no_relative_values_nor_errors():
+    model = trained("resnet_mcdo_18")
+    for parameter in model.parameters():
+        parameter.detach().zero_()
+    result = measure(model, data(4), protocol=FRESH.replace(images=1), passes=2)
+    assert result["relative_model_std"].isnull().all()
+    assert result["variance_between_images_stderr"].isnull().all()
 
 
 class Awkward(nn.Module):
@@ -295,6 +306,12 @@ def test_paired_comparison():
         assert bool(effect["ratio"][0] == 1) == before
     with pytest.raises(LandscapeError, match="different images"):
         comparison.paired(plain, smooth.isel(image=slice(3)), "model_std_of_image")
+    with pytest.raises(LandscapeError, match="different images"):
+        comparison.paired(
+            plain, measure(trained("resnet_mcdo_18"), data(20, 16, seed=1), passes=3), "data_std_of_image"
+        )
+    off = measure(trained("resnet_dnn_18"), images, passes=3)
+    assert comparison.paired(off, plain, "model_std_of_image")["ratio"].isnull().all()
     assert comparison.ordered_union([["a", "b", "d"], ["a", "c", "d", "e"]]) == ["a", "c", "b", "d", "e"]
 
 

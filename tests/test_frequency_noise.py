@@ -93,8 +93,10 @@ def test_dropout_averages_over_masks_and_batches_change_nothing():
     assert not np.allclose(off["nll"], one["nll"], rtol=1e-4)
     effect = drops_compared(one, other)
     np.testing.assert_allclose(effect["accuracy_drop"], 0, atol=1e-12)
-    with pytest.raises(LandscapeError, match="different images or noise"):
-        drops_compared(one, measure(model, images, frequencies=(0, 1), width=0.3, given=0.5))
+    shuffled = images.select(torch.arange(len(images)).flip(0))
+    for shown, change in ((images, {"given": 0.5}), (images, {"seed": 1}), (shuffled, {})):
+        with pytest.raises(LandscapeError, match="different images or noise"):
+            drops_compared(one, measure(model, shown, frequencies=(0, 1), width=0.3, **change))
 
 
 def test_refusals():
@@ -116,6 +118,9 @@ def test_command(tmp_path, capsys):
         checkpoint.save(paths[-1], nets.build(**arguments).state_dict(), recipe=recipe)
     common = [*map(str, paths), "--images", "10", "--passes", "2", "--frequencies", "0,0.5,1", "--width", "0.25"]
     common += ["--device", "cpu", "--out", str(tmp_path / "out.nc")]
+    # Images of 16 x 16 have frequencies in 9 of the 11 usual rings.
+    assert cli.main([str(paths[0]), "--plan", "--images", "10", "--device", "cpu"]) == 0
+    assert "10 images x 19 noises x 1 passes" in capsys.readouterr().out
     assert cli.main([*common, "--plot", str(tmp_path / "noise.png")]) == 0
     assert "drop [2] - [1], matched" in capsys.readouterr().out
     assert (tmp_path / "noise.png").stat().st_size > 10_000

@@ -120,6 +120,22 @@ def test_means_of_symmetric_values_get_students_interval() -> None:
     assert np.isnan(confidence.of_mean(values[:2])).all()
 
 
+def test_equal_classifiers_that_differ_on_few_examples_are_rarely_told_apart() -> None:
+    drawn = numpy_generator(0, "paired").random((1500, 100))
+    differences = np.where(drawn < 0.025, 1.0, np.where(drawn < 0.05, -1.0, 0.0))
+    low, high = confidence.of_paired_shares(differences)
+    assert np.mean((low > 0) | (high < 0)) < 0.05
+    assert np.mean(np.multiply(*confidence.of_mean(differences)) > 0) > 0.1
+    # Of those that differ in truth, 3 % for the better and 1 % for the worse.
+    differences = np.where(drawn < 0.03, 1.0, np.where(drawn < 0.04, -1.0, 0.0))
+    low, high = confidence.of_paired_shares(differences)
+    assert np.mean((low <= 0.02) & (high >= 0.02)) > 0.935
+    # Right of the better alone 4 examples of 100: 4 / 102 +- 1.96 sqrt(5 - 16 / 102) / 102.
+    assert confidence.of_paired_shares(np.r_[np.ones(4), np.zeros(96)]) == pytest.approx(
+        (-0.003072, 0.081503), abs=1e-6
+    )
+
+
 def test_wilsons_interval() -> None:
     # Brown, Cai & DasGupta 2001: closed form.
     assert confidence.of_proportion(0.0, 10) == pytest.approx((0.0, 0.27753), abs=1e-4)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from landscape import checkpoint, metrics, nets, predictions
 from landscape.compute.masks import Masks
 from landscape.compute.randomness import generator
-from landscape.data import Images
+from landscape.data import Images, as_examples
 from landscape.errors import LandscapeError
 from landscape.metrics.confidence import Z
 from landscape.predictions import cli, picture
@@ -126,6 +126,8 @@ def test_refuses_what_passes_cannot_give() -> None:
         Predictor(nn.Conv2d(3, CLASSES, 3), data)
     with pytest.raises(LandscapeError, match="label"):
         Predictor(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), data)
+    with pytest.raises(LandscapeError, match=r"label -100 .* is not a class"):
+        Predictor(net(), as_examples((data.batch(0, 4), torch.tensor([0, 1, -100, 2]))))
 
 
 def synthetic(
@@ -187,6 +189,9 @@ def test_crossing_interpolates_in_one_over_size() -> None:
     assert crossing(sizes, curve, np.array([0.5 + 1 / 8]))[0] == pytest.approx(8)
     assert crossing(sizes, curve, np.array([0.4]))[0] == np.inf
     assert np.isnan(crossing(sizes, curve, np.array([np.nan]))[0])
+    for undefined in (np.nan, np.inf):
+        curve[0] = undefined
+        assert crossing(sizes, curve, np.array([1.0]))[0] == 2
 
 
 def test_effective_size_of_a_network_against_itself_is_the_size() -> None:
@@ -245,6 +250,8 @@ def test_deep_ensemble_averages_networks() -> None:
     assert curves(whole, replicates=10)["size"].values.tolist() == [1, 2, 3]
     with pytest.raises(LandscapeError, match="two checkpoints"):
         deep_ensemble(members[:1])
+    with pytest.raises(LandscapeError, match="with 5 and 6 outputs"):
+        deep_ensemble([members[0].isel({"class": slice(5)}), members[1].isel({"class": slice(6)})])
 
 
 def test_picture_shows_the_numbers(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Corruptions, mean corruption errors, consistency, attacks."""
 
+import argparse
 import colorsys
 import io
 import json
@@ -20,6 +21,7 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.metrics.definitions import bin_of
 from landscape.nets.dropout import MCDropout
+from landscape.objective.preparation import examples
 from landscape.predictions import Predictor
 from landscape.robustness import (
     COMPUTED,
@@ -228,6 +230,12 @@ def test_headers_of_cifar_c_files_run_nothing_and_take_no_memory(tmp_path: Path)
 # Mean corruption errors -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("severities", [(), (0,), (6,)])
+def test_severities_are_one_to_five(severities: tuple[int, ...]) -> None:
+    with pytest.raises(LandscapeError, match="severities are 1, 2, 3, 4, 5, not"):
+        corrupted.measure(linear(), Computed(pictures(4)), severities=severities, protocol=FRESH)
+
+
 def test_metrics_under_corruption_are_those_of_the_average(tmp_path: Path) -> None:
     model, data = net(), pictures(48)
     chosen = {"corruptions": ("contrast", "shot_noise"), "severities": (2, 5), "protocol": FRESH, "passes": 3}
@@ -304,6 +312,21 @@ def test_a_corruption_without_a_wrong_prediction_leaves_the_error_without_interv
     assert np.isfinite(uncertain["high"].sel(measure="mCECE"))
 
 
+def test_the_interval_of_calibration_is_of_the_binning_measured() -> None:
+    """Confidences that round to 1 have no gap in the authors' bins above the last: most of the error is gone."""
+    data = pictures(40)
+    model = linear()
+    with torch.no_grad():
+        model[1].weight.mul_(1e4)
+    found = corrupted.measure(
+        model, Computed(data), corruptions=["contrast"], severities=[1, 2, 1], protocol=FRESH, binning="authors"
+    )
+    assert found["severity"].values.tolist() == [1, 2]
+    ratio = relative_errors(found, found, replicates=50).sel(measure="mCECE")
+    assert float(ratio["low"]) < 1 < float(ratio["high"])
+    assert float(ratio["replicate"].mean()) == pytest.approx(1, abs=0.2)
+
+
 def test_differences_are_paired() -> None:
     base = table()
     first, second = (
@@ -363,6 +386,13 @@ def test_tables_say_how_networks_compare() -> None:
     printed = cli.table({"corruptions": [first, corrupted_as("two", 0.5)]}, [])
     assert "the NLL of two is lower than that of one at fog; at snow the choice of images alone may explain" in printed
     assert "the error of two and of one: everywhere the choice of images alone may explain the difference." in printed
+    # Four images of 80 that only one classifies rightly: a fair coin falls alike four times in 12.5 % of cases.
+    better = corrupted_as("two", 0.0)
+    better["correct_of_image"] = first["correct_of_image"].copy()
+    wrong = [np.flatnonzero(~row)[:4] for row in first["correct_of_image"].values[0]]
+    for row, images in enumerate(wrong):
+        better["correct_of_image"][0, row, images] = True
+    assert "the error of two and of one: everywhere" in cli.table({"corruptions": [first, better]}, [])
     strangers = corrupted_as("two", 0.5).assign_attrs(images_sha256="other")
     assert "two is not compared with one: the networks were shown different images" in cli.table(
         {"corruptions": [first, strangers]}, []
@@ -442,12 +472,16 @@ def linear() -> nn.Module:
     return model
 
 
-def test_fgsm_of_two_classes_in_closed_form() -> None:
-    """A linear network of two classes: each pixel moves by epsilon against the difference of the weights."""
+@pytest.mark.parametrize("scale", [0.02, 20.0])
+def test_fgsm_of_two_classes_in_closed_form(scale: float) -> None:
+    """A linear network of two classes: each pixel moves by epsilon against the difference of the weights.
+
+    However sure the network is: of large logits, the softmax in float32 is exactly 0 or 1.
+    """
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator(0, "linear")))
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator(0, "linear")))
     data = pictures(8)
     two = Images(images=data.images.clamp(50, 200), labels=data.labels % 2, classes=2, name="two", split="test")
     predictor = Predictor(model, two, protocol=FRESH)
@@ -504,8 +538,28 @@ def test_accuracy_falls_with_the_radius() -> None:
     assert found["accuracy"].values[1] > found["accuracy"].values[2]
     assert found["kind"].values.tolist() == ["none", "pgd", "pgd"]
     np.testing.assert_allclose(found["correct_of_image"].mean("image"), found["accuracy"])
-    with pytest.raises(LandscapeError, match="bad attack"):
-        adversarial.measure(linear(), own, attacks=[Attack("pgd", -1.0)], protocol=FRESH)
+    for radius in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(LandscapeError, match="bad attack"):
+            adversarial.measure(linear(), own, attacks=[Attack("pgd", radius)], protocol=FRESH)
+    with pytest.raises(argparse.ArgumentTypeError, match="divides by zero"):
+        cli.radii_of("1/255,8/0")
+
+
+def test_a_radius_is_a_share_of_the_range_of_all_images() -> None:
+    """Of a few floating-point images as of all of them; an attack that is named twice is made once."""
+    data = pictures(60)
+    pixels = data.batch(0, 60)
+    pixels[(pixels == pixels.max()).nonzero()[0, 0]] *= 3
+    own = Images(images=pixels, labels=linear()(pixels).argmax(1), classes=CLASSES, name="own", split="test")
+    attack = Attack("fgsm", 0.01)
+    found = adversarial.measure(linear(), own, attacks=[attack, attack], protocol=FRESH.replace(images=10))
+    assert found.sizes["attack"] == 2
+    chosen = examples(own, FRESH.replace(images=10))
+    predictor = Predictor(linear(), chosen, protocol=FRESH)
+    moved = attacked(predictor, chosen, attack, 0, 10, within=adversarial.pixel_range(own))
+    expected = metrics.examples(linear()(moved).double().log_softmax(1), chosen.labels).nll
+    np.testing.assert_allclose(found["nll_of_image"][1], expected.detach(), rtol=1e-4)
+    assert adversarial.pixel_range(chosen) != adversarial.pixel_range(own)
 
 
 # Pictures and command -------------------------------------------------------------------------------------------------

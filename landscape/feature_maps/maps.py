@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from landscape.compute.settings import measurement
 from landscape.data import Images
 from landscape.errors import LandscapeError
-from landscape.feature_maps.uncertainty import Streams
+from landscape.feature_maps.uncertainty import Streams, require_fresh_masks
 from landscape.look.forward import Passes
 from landscape.store.protocol import Protocol
 from landscape.tables import columns
@@ -42,7 +42,7 @@ def measure(
     image
         Index of the image.
     protocol, blocks, device
-        See `Passes`; the protocol's sample of images is ignored.
+        See `Passes`; the protocol's sample of images is ignored, and masks are fresh.
     passes
         Monte-Carlo passes for mean and standard deviation.
 
@@ -56,11 +56,12 @@ def measure(
     Raises
     ------
     LandscapeError
-        When there is no such image, or what `Passes` refuses.
+        When there is no such image, for fixed or no masks, or what `Passes` refuses.
     """
     if not 0 <= image < len(data):
         raise LandscapeError(f"there is no image {image}: {data.title} has images 0 to {len(data) - 1}")
     protocol = (protocol or Protocol(dropout="fresh", split="test")).replace(images=None)
+    require_fresh_masks(protocol)
     runs = Passes(model, data.select(torch.tensor([image])), protocol=protocol, blocks=blocks, device=device)
     streams, kept = Streams(), dict[int, list[Tensor]]()
     ends = runs.depths.stage_ends

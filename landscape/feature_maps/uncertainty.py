@@ -109,8 +109,7 @@ def measure(
     True
     """
     protocol = protocol or Protocol(dropout="fresh", split="test")
-    if protocol.dropout != "fresh":
-        raise LandscapeError(f"model uncertainty needs fresh masks, not {protocol.dropout!r}: give --dropout fresh")
+    require_fresh_masks(protocol)
     if passes < 2:
         raise LandscapeError(f"a variance over {passes} pass is none: give --passes 2 or more")
     runs = Passes(model, data, protocol=protocol, blocks=blocks, batch=batch, device=device)
@@ -125,8 +124,15 @@ def measure(
         "population": len(data),
         "passes": passes if runs.dropout_calls else 1,
         "dropout_calls": runs.dropout_calls,
+        "images_sha256": runs.data.sha256,
     }
     return result
+
+
+def require_fresh_masks(protocol: Protocol) -> None:
+    """Raise LandscapeError when the protocol holds masks, or switches them off."""
+    if protocol.dropout != "fresh":
+        raise LandscapeError(f"model uncertainty needs fresh masks, not {protocol.dropout!r}: give --dropout fresh")
 
 
 class Streams:
@@ -223,7 +229,9 @@ def _dataset(runs: Passes, pieces: Sequence[Mapping[str, np.ndarray]], passes: i
         values = of_image[name]
         add(name, values.mean(1), _stderr(values), label)
         variables[f"{name}_of_image"] = (("point", "image"), values, {"long_name": label})
+    # A map that is zero everywhere has no relative values.
     root = np.sqrt(of_image["power"].mean(1))
+    root[root == 0] = np.nan
     for name in ("model_std", "data_std"):
         ratio = of_image[name].mean(1) / root
         # Delta method for a ratio of a mean to the root of a mean.
@@ -254,19 +262,18 @@ def _between_images(
     points, images = of_image["power"].shape
     group_of = group(np.arange(images), images)
     groups = group_of[-1] + 1
+    # The last row leaves nothing out.
+    rows = range(groups + 1) if groups > 2 else [groups]
     replicates = np.empty((groups + 1, points))
     for index in range(points):
         names = [f"sum of {index} in {member}" for member in range(groups)]
         sums = [np.sum([piece[name] for piece in pieces if name in piece], axis=0) for name in names]
         total_sum = np.sum(sums, axis=0)
-        # The last row leaves nothing out.
-        for left_out in range(groups + 1):
+        for left_out in rows:
             kept = group_of != left_out
             count = kept.sum()
             total = total_sum if left_out == groups else total_sum - sums[left_out]
-            spread = (
-                of_image["square_of_mean"][index, kept].mean() - np.square(total / count).mean() if count else np.nan
-            )
+            spread = of_image["square_of_mean"][index, kept].mean() - np.square(total / count).mean()
             unbiased = spread * count / (count - 1) if count > 1 else np.nan
             replicates[left_out, index] = unbiased - of_image["model_variance"][index, kept].mean() / passes
     if groups < 3:

@@ -123,6 +123,7 @@ def measure(
         "population": len(data),
         "passes": passes if stochastic else 1,
         "dropout_calls": runs.dropout_calls,
+        "images_sha256": runs.data.sha256,
         "window": window or "none",
     }
     return result

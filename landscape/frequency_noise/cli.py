@@ -63,9 +63,8 @@ def plan(arguments: argparse.Namespace, subject: command.Subject) -> str:
     """Forward passes that the measurement will cost."""
     runs = look.forward.Passes(subject.checkpoint.model, subject.images, **command.pass_settings(arguments, subject))
     passes = arguments.passes if runs.dropout_calls and subject.protocol.dropout == "fresh" else 1
-    noises = 1 + len(frequency_noise.robustness.ENERGIES) * len(
-        arguments.frequencies or frequency_noise.bands.FREQUENCIES
-    )
+    frequencies = arguments.frequencies or frequency_noise.robustness.present(subject.images, arguments.width)
+    noises = 1 + len(frequency_noise.robustness.ENERGIES) * len(frequencies)
     return f"{subject.name}: {len(runs)} images x {noises} noises x {passes} passes in batches of {runs.batch}"
 
 

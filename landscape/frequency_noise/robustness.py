@@ -14,6 +14,7 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.frequency_noise.bands import FREQUENCIES, banded, in_ring, ring, white_noise
 from landscape.frequency_noise.choices import WIDTH
+from landscape.look.comparison import of_same_images
 from landscape.look.forward import Passes, of_images
 from landscape.metrics import confidence
 from landscape.store.journal import Journal
@@ -102,8 +103,7 @@ def measure(
     stochastic = protocol.dropout == "fresh" and runs.dropout_calls > 0
     samples = range(passes) if stochastic else range(0)
     _, height, side = data.shape
-    if frequencies is None:
-        frequencies = [frequency for frequency in FREQUENCIES if bool(in_ring(height, side, frequency, width).any())]
+    frequencies = present(data, width) if frequencies is None else frequencies
     rings = [ring(height, side, frequency, width).to(runs.device) for frequency in frequencies]
 
     def of_batch(start: int, stop: int) -> Arrays:
@@ -119,8 +119,16 @@ def measure(
         "given": given,
         "matched": matched,
         "width": width,
+        "seed": seed,
+        "images_sha256": runs.data.sha256,
     }
     return result
+
+
+def present(data: Images, width: float) -> list[float]:
+    """Those of the usual frequencies of which images of this size have any within a ring of that width."""
+    _, height, side = data.shape
+    return [frequency for frequency in FREQUENCIES if bool(in_ring(height, side, frequency, width).any())]
 
 
 def _batch(
@@ -209,10 +217,8 @@ def drops_compared(baseline: xarray.Dataset, other: xarray.Dataset) -> xarray.Da
     LandscapeError
         When the images or the noise differ.
     """
-    same = ("given", "matched", "width", "seed", "data_sha256")
-    if any(baseline.attrs.get(name) != other.attrs.get(name) for name in same) or not all(
-        np.array_equal(baseline[name], other[name]) for name in ("image", "frequency")
-    ):
+    alike = all(baseline.attrs.get(name) == other.attrs.get(name) for name in ("given", "matched", "width", "seed"))
+    if not (alike and of_same_images(baseline, other) and np.array_equal(baseline["frequency"], other["frequency"])):
         raise LandscapeError("the two results are of different images or noise: measure both networks alike")
     drops, rises = [], []
     for result in (baseline, other):

@@ -64,6 +64,12 @@ def smoothed_upstream(result: xarray.Dataset) -> bool:
     return "smoothing" in kinds and "block" in kinds[kinds.index("smoothing") :]
 
 
+def of_same_images(one: xarray.Dataset, other: xarray.Dataset) -> bool:
+    """Whether nothing that both results say of their images differs."""
+    both = one.attrs.keys() & other.attrs.keys() & {"data_sha256", "images_sha256"}
+    return all(one.attrs[name] == other.attrs[name] for name in both) and np.array_equal(one["image"], other["image"])
+
+
 def paired(
     baseline: xarray.Dataset, other: xarray.Dataset, variable: str, *, before_smoothing: bool = False
 ) -> xarray.Dataset:
@@ -83,19 +89,18 @@ def paired(
     -------
     xarray.Dataset
         Over ``block`` (the names in `baseline`): ``difference`` (mean over images of other - baseline) with
-        ``difference_stderr``; ``ratio`` of the two means with ``ratio_stderr`` (delta method, paired);
-        ``effect_size``, the difference in standard deviations of the paired differences (Cohen's :math:`d_z`);
-        ``interval`` of the difference and ``ratio_interval``, 95 % by `landscape.metrics.confidence.of_mean`. The
-        intervals are over images, for these two networks; seeds are another source of variation.
+        ``difference_stderr``; ``ratio`` of the two means with ``ratio_stderr`` (delta method, paired), not a number
+        where the first is 0; ``effect_size``, the difference in standard deviations of the paired differences (Cohen's
+        :math:`d_z`); ``interval`` of the difference and ``ratio_interval``, 95 % by
+        `landscape.metrics.confidence.of_mean`. The intervals are over images, for these two networks; seeds are another
+        source of variation.
 
     Raises
     ------
     LandscapeError
         When images differ, or the networks have no blocks that correspond.
     """
-    if baseline.attrs.get("data_sha256") != other.attrs.get("data_sha256") or not np.array_equal(
-        baseline["image"].values, other["image"].values
-    ):
+    if not of_same_images(baseline, other):
         raise LandscapeError("the two results are of different images: measure both networks on the same ones")
     pair = ((baseline, other), (other, baseline))
     blocks = [compared_blocks(result, against) for result, against in pair]
@@ -109,8 +114,11 @@ def paired(
     first, second = (result[variable].values[own] for (result, _), own in zip(pair, places, strict=True))
     images = first.shape[1]
     difference = second - first
-    ratio = second.mean(1) / first.mean(1)
-    influence = (second - ratio[:, None] * first) / first.mean(1)[:, None]
+    # Before the first dropout nothing varies over masks.
+    base = first.mean(1)
+    base[base == 0] = np.nan
+    ratio = second.mean(1) / base
+    influence = (second - ratio[:, None] * first) / base[:, None]
     spread = difference.std(1, ddof=1)
     effect_size = np.divide(difference.mean(1), spread, where=spread > 0, out=np.zeros(len(spread)))
     effect = xarray.Dataset(

@@ -115,6 +115,23 @@ def of_mean(values: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np
     return low, high
 
 
+def of_paired_shares(differences: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    r"""Ends of the interval of the mean over the last axis (..., n) of paired differences between -1 and 1.
+
+    For what two classifiers get right of the same examples. They differ on few, on which neither the standard error nor
+    the skewness is known: `of_mean` misses 0 in 8 to 20 % of samples of equal classifiers that differ on 1 to 10. With
+    two examples added, half of one of each outcome (both right, both wrong, either alone), the normal interval holds
+    (Agresti & Min 2005, Statist. Med. 24, 729).
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    count = differences.shape[-1] + 2
+    mean = differences.sum(-1) / count
+    half = NormalDist().inv_cdf(tails(level)[1]) * np.sqrt(
+        ((np.square(differences).sum(-1) + 1) / count - mean**2) / count
+    )
+    return mean - half, mean + half
+
+
 def of_proportion(value: float, count: float, *, level: float = LEVEL) -> tuple[float, float]:
     r"""Wilson's interval of a share of `count` independent trials.
 

@@ -101,7 +101,8 @@ def crossing(sizes: np.ndarray, curves: np.ndarray, targets: np.ndarray, *, extr
     before = np.maximum(index - 1, 0)
     above, below = curves[before, columns], curves[index, columns]
     with np.errstate(invalid="ignore", divide="ignore"):
-        fraction = np.where(index > 0, (above - targets) / (above - below), 1.0)
+        # Nothing is interpolated from values that are not finite.
+        fraction = np.where((index > 0) & np.isfinite(above), (above - targets) / (above - below), 1.0)
     inverse = 1 / sizes[before] + fraction * (1 / sizes[index] - 1 / sizes[before])
     if extrapolate and len(sizes) > 1:
         fall = (curves[0] - curves[-1]) / (1 / sizes[0] - 1 / sizes[-1])

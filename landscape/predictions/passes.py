@@ -57,7 +57,8 @@ class Predictor(Runner):
     ------
     LandscapeError
         When the network cannot take the images or does not return (images, classes), has fewer outputs than the data
-        have classes, or has values that are not finite; for fixed masks, or batch norm that is not ``running``.
+        have classes, or has values that are not finite; for negative labels, fixed masks, or batch norm that is not
+        ``running``.
     """
 
     @measurement
@@ -84,7 +85,14 @@ class Predictor(Runner):
 
     def _require_scores(self, data: Data) -> int:
         """Number of classes of the scores that the network gives."""
-        return self.network.require_class_scores(data)
+        classes = self.network.require_class_scores(data)
+        labels = data.target(0, len(data))
+        assert isinstance(labels, Tensor)  # checked by now
+        if int(labels.min()) < 0:
+            raise LandscapeError(
+                f"label {int(labels.min())} in {data.name} is not a class: leave out the examples without one"
+            )
+        return classes
 
     def images(self, data: Data, start: int, stop: int) -> Tree:
         """Examples `start` to `stop` as the network takes them."""
@@ -244,11 +252,16 @@ def deep_ensemble(members: Sequence[xarray.Dataset]) -> xarray.Dataset:
     Raises
     ------
     LandscapeError
-        For fewer than two members, or members measured on different images.
+        For fewer than two members, or members measured on different images or with different numbers of classes.
     """
     if len(members) < 2:
         raise LandscapeError(f"a deep ensemble of {len(members)} network: give two checkpoints or more")
     require_same_images(members)
+    classes = sorted({member.sizes["class"] for member in members})
+    if len(classes) > 1:
+        raise LandscapeError(
+            f"a deep ensemble of networks with {' and '.join(map(str, classes))} outputs: give ones of the same classes"
+        )
     averages = [
         metrics.log_mean_exp(torch.from_numpy(member["log_probability"].values)).float().numpy() for member in members
     ]

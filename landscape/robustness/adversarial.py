@@ -1,11 +1,13 @@
 """Accuracy under attack: FGSM and PGD within a maximum-norm ball, through the Monte-Carlo average."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
 import xarray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from landscape import metrics
 from landscape.compute.masks import BLOCK
@@ -52,8 +54,11 @@ class Attack:
 def input_gradient(predictor: Predictor, images: Tensor, labels: Tensor, first: int, samples: Sequence[int]) -> Tensor:
     r"""Gradient of the log-likelihood of a Monte-Carlo average in the images, up to a positive factor for each image.
 
-    :math:`\nabla \log \frac1T \sum_t p_t(y) \propto \sum_t p_t(y) \nabla \log p_t(y)`: one backward pass a draw, so
-    that memory does not grow with *T*; the weights are kept relative to the largest so far, so that none underflows.
+    With the label's log-odds :math:`m_t = z_y - \log \sum_{c \neq y} e^{z_c}` of the scores *z* in draw *t*,
+    :math:`\nabla \log \frac1T \sum_t p_t(y) \propto \sum_t p_t(y) (1 - p_t(y)) \nabla m_t`: one backward pass a draw,
+    so that memory does not grow with *T*; the weights are kept relative to the largest so far, so that none underflows.
+    (Of a confident network, the gradient of :math:`\log p` itself is lost in the rounding of *p* to 1, which makes
+    attacks look weak.)
 
     Parameters
     ----------
@@ -79,18 +84,27 @@ def input_gradient(predictor: Predictor, images: Tensor, labels: Tensor, first: 
     with predictor.masks() as masks, torch.enable_grad():
         for sample in samples:
             masks.address(first_example=first, sample=sample)
-            own = predictor.network(leaf).log_softmax(-1).gather(1, labels[:, None])[:, 0]
-            (gradient,) = torch.autograd.grad(own.sum(), leaf)
-            level = torch.maximum(highest, own.detach())
+            scores, own = predictor.network(leaf), labels[:, None]
+            odds = scores.gather(1, own)[:, 0] - scores.scatter(1, own, -torch.inf).logsumexp(1)
+            (gradient,) = torch.autograd.grad(odds.sum(), leaf)
+            weight = functional.logsigmoid(odds.detach()) + functional.logsigmoid(-odds.detach())
+            level = torch.maximum(highest, weight)
             shape = [-1, *[1] * (images.dim() - 1)]
-            total = total * (highest - level).exp().view(shape) + gradient * (own.detach() - level).exp().view(shape)
+            total = total * (highest - level).exp().view(shape) + gradient * (weight - level).exp().view(shape)
             highest = level
     return total
 
 
 @measurement
 def attacked(
-    predictor: Predictor, data: Images, attack: Attack, start: int, stop: int, *, offset: int = 0, seed: int = 0
+    predictor: Predictor,
+    data: Images,
+    attack: Attack,
+    start: int,
+    stop: int,
+    *,
+    within: tuple[float, float] | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """Adversarial images `start` to `stop`, as the network takes them.
 
@@ -99,18 +113,21 @@ def attacked(
     predictor
         The network.
     data
-        The images. uint8 pixels are attacked on the [0, 1] scale, before normalisation, and stay in it; floating-point
-        ones as they are, within the range of the whole set.
+        The images. uint8 pixels are attacked on the [0, 1] scale, before normalisation, floating-point ones as they
+        are.
     attack
         What to do.
     start, stop
         Which images.
-    offset
-        Number of the set's first image, for its masks.
+    within
+        The pixels' range, which attacked ones do not leave; `pixel_range` of these images unless given.
     seed
         Of the random start.
     """
-    raw, low, high = _raw(data, start, stop, predictor)
+    low, high = within or pixel_range(data)
+    raw = data.images[start:stop].to(device=predictor.device).to(predictor.dtype)
+    if data.images.dtype == torch.uint8:
+        raw = raw / 255
     labels = data.labels[start:stop].to(predictor.device)
     radius = attack.epsilon * (high - low)
     steps = attack.steps if attack.kind == "pgd" else 1
@@ -120,7 +137,7 @@ def attacked(
         # Image by image, so that it does not matter how they are grouped into batches.
         noise = torch.stack(
             [
-                torch.rand(raw.shape[1:], generator=generator(seed, "attack", offset + index), dtype=torch.float64)
+                torch.rand(raw.shape[1:], generator=generator(seed, "attack", index), dtype=torch.float64)
                 for index in range(start, stop)
             ]
         )
@@ -128,19 +145,19 @@ def attacked(
     for step in range(steps):
         samples = range(_ATTACK + step * attack.passes, _ATTACK + (step + 1) * attack.passes)
         samples = samples if predictor.stochastic else samples[:1]
-        gradient = input_gradient(predictor, _normalized(changed, data), labels, offset + start, samples)
+        gradient = input_gradient(predictor, _normalized(changed, data), labels, start, samples)
         # Uphill in loss is downhill in likelihood; normalisation by positive numbers does not change the sign.
         changed = changed - length * gradient.sign()
         changed = torch.minimum(torch.maximum(changed, raw - radius), raw + radius).clamp(low, high)
     return _normalized(changed, data).contiguous(memory_format=torch.channels_last)
 
 
-def _raw(data: Images, start: int, stop: int, predictor: Predictor) -> tuple[Tensor, float, float]:
-    """Images before normalisation, and the range of their pixels."""
-    chosen = data.images[start:stop].to(device=predictor.device)
+def pixel_range(data: Images) -> tuple[float, float]:
+    """Smallest and largest value that pixels have before normalisation: 0 and 1 of uint8, else those of the set."""
     if data.images.dtype == torch.uint8:
-        return chosen.to(predictor.dtype) / 255, 0.0, 1.0
-    return chosen.to(predictor.dtype), float(data.images.min()), float(data.images.max())
+        return 0.0, 1.0
+    low, high = data.images.aminmax()
+    return float(low), float(high)
 
 
 def _normalized(raw: Tensor, data: Images) -> Tensor:
@@ -195,12 +212,15 @@ def measure(
         For an unknown attack or a negative radius, or as `Predictor`.
     """
     protocol = protocol or Protocol(dropout="fresh", split="test")
-    wanted = [Attack(kind, epsilon) for kind in ATTACKS for epsilon in EPSILONS] if attacks is None else list(attacks)
+    usual = [Attack(kind, epsilon) for kind in ATTACKS for epsilon in EPSILONS]
+    wanted = usual if attacks is None else list(dict.fromkeys(attacks))
     for attack in wanted:
-        if attack.kind not in ATTACKS or attack.epsilon < 0 or min(attack.steps, attack.passes) < 1:
+        if attack.kind not in ATTACKS or not 0 <= attack.epsilon < math.inf or min(attack.steps, attack.passes) < 1:
             raise LandscapeError(f"bad attack {attack}: kind fgsm or pgd, epsilon >= 0, a step and a pass or more")
     chosen = examples(data, protocol)
     predictor = Predictor(model, chosen, protocol=protocol, batch=batch, device=device)
+    # A radius must not depend on how many of the images are attacked.
+    within = pixel_range(data)
     samples = range(passes if predictor.stochastic else 1)
     piece = 16 * BLOCK
     rows: list[Attack | None] = [None, *wanted]
@@ -218,7 +238,7 @@ def measure(
             images = (
                 predictor.images(chosen, start, stop)
                 if attempt is None
-                else attacked(predictor, chosen, attempt, start, stop, seed=seed)
+                else attacked(predictor, chosen, attempt, start, stop, within=within, seed=seed)
             )
             averages.append(metrics.log_mean_exp(predictor.passes(images, start, samples)))
         return cells.predicted(torch.cat(averages), chosen.labels[first:last])

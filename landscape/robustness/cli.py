@@ -47,11 +47,11 @@ def severities_of(text: str) -> tuple[int, ...]:
 
 def radii_of(text: str) -> tuple[float, ...]:
     """Radii with commas between: numbers, or quotients such as 8/255."""
-    radii = []
-    for part in text.split(","):
-        above, _, below = part.partition("/")
-        radii.append(float(above) / float(below or 1))
-    return tuple(radii)
+    parts = [part.partition("/") for part in text.split(",")]
+    try:
+        return tuple(float(above) / float(below or 1) for above, _, below in parts)
+    except ZeroDivisionError:
+        raise argparse.ArgumentTypeError(f"{text} divides by zero") from None
 
 
 def add_arguments(parser: command.Parser) -> None:
@@ -311,7 +311,8 @@ _NOTES = {
 }
 
 
-Paired = Iterator[tuple[str, list[str], "np.ndarray"]]
+# What is compared, where, the paired differences, and the method of their intervals.
+Paired = Iterator[tuple[str, list[str], "np.ndarray", Callable[["np.ndarray"], tuple["np.ndarray", "np.ndarray"]]]]
 
 
 def _reading(part: str, entries: Sequence[xarray.Dataset]) -> list[str]:
@@ -326,29 +327,34 @@ def _reading(part: str, entries: Sequence[xarray.Dataset]) -> list[str]:
         except LandscapeError as error:
             lines.append(f"{two} is not compared with {one}: {error}")
             continue
-        for what, where, differences in _PAIRED[part](first, other):
-            ends = [metrics.confidence.of_mean(each[each == each]) for each in differences]  # sequences may be fewer
+        for what, where, differences, interval in _PAIRED[part](first, other):
+            ends = [interval(each[each == each]) for each in differences]  # sequences may be fewer
             lines.append(tables.told_apart(what, one, two, where, [(float(low), float(high)) for low, high in ends]))
     return lines
 
 
 def _paired_corruptions(first: xarray.Dataset, other: xarray.Dataset) -> Paired:
     names = [str(name) for name in first["corruption"].values]
-    for what, variable, sign in (("the error", "correct_of_image", -1), ("the NLL", "nll_of_image", 1)):
+    for what, variable, sign, interval in (
+        ("the error", "correct_of_image", -1, metrics.confidence.of_paired_shares),
+        ("the NLL", "nll_of_image", 1, metrics.confidence.of_mean),
+    ):
         change = other[variable].astype(float) - first[variable]
-        yield what, names, sign * change.mean("severity").transpose("corruption", "image").values
+        yield what, names, sign * change.mean("severity").transpose("corruption", "image").values, interval
 
 
 def _paired_attacks(first: xarray.Dataset, other: xarray.Dataset) -> Paired:
     names = [
         _attack_name(kind, radius) for kind, radius in zip(first["kind"].values, first["epsilon"].values, strict=True)
     ]
-    yield "the accuracy", names, other["correct_of_image"].values.astype(float) - first["correct_of_image"].values
+    change = other["correct_of_image"].values.astype(float) - first["correct_of_image"].values
+    yield "the accuracy", names, change, metrics.confidence.of_paired_shares
 
 
 def _paired_perturbations(first: xarray.Dataset, other: xarray.Dataset) -> Paired:
     names = [str(name) for name in first["perturbation"].values]
-    yield "the consistency", names, (other["consistency_of_sequence"] - first["consistency_of_sequence"]).values
+    change = (other["consistency_of_sequence"] - first["consistency_of_sequence"]).values
+    yield "the consistency", names, change, metrics.confidence.of_paired_shares
 
 
 _PAIRED = {

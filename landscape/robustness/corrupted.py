@@ -15,7 +15,7 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.metrics import confidence
 from landscape.metrics.choices import Binning
-from landscape.metrics.definitions import BINS, bin_of
+from landscape.metrics.definitions import BINS, authors_bin_of, bin_of
 from landscape.predictions import Predictor
 from landscape.predictions.passes import require_same_images
 from landscape.robustness import cells
@@ -86,13 +86,15 @@ def measure(
     Raises
     ------
     LandscapeError
-        For a corruption that the source lacks, or as `Predictor`.
+        For a corruption that the source lacks, no or an unknown severity, or as `Predictor`.
     """
     protocol = protocol or Protocol(dropout="fresh", split="test")
-    names = tuple(corruptions or source.names)
+    names, severities = tuple(dict.fromkeys(corruptions or source.names)), tuple(dict.fromkeys(severities))
     missing = [name for name in names if name not in source.names]
     if missing or not names:
         raise LandscapeError(f"no corruption {', '.join(missing)} here: choose from {', '.join(source.names)}")
+    if not severities or not set(severities) <= set(SEVERITIES):
+        raise LandscapeError(f"severities are {', '.join(map(str, SEVERITIES))}, not {severities}")
     keys = {f"{name} {severity}": (severity, name) for severity in severities for name in names}
     first = source.load(names[0], severities[0])
     predictor = Predictor(model, first, protocol=protocol, batch=batch, device=device)
@@ -112,6 +114,7 @@ def measure(
         "images": len(first),
         "passes": len(samples),
         "computed": int(source.computed),
+        "binning": binning,
         "images_sha256": first.sha256,
     }
     return dataset
@@ -243,7 +246,11 @@ def _of_images(chosen: xarray.Dataset, base: Mapping[str, np.ndarray]) -> tuple[
     weight = {name: 1 / (value * len(value)) for name, value in base.items()}
     terms = {"error": 1 - correct, "nll": ordered["nll_of_image"].values}
     of_image = np.stack([np.einsum("sci,c->i", terms[name], weight[name]) for name in terms])
-    bin_index = bin_of(torch.from_numpy(np.ascontiguousarray(confident)).float(), BINS).numpy()
-    scaled = (confident - correct) * weight["ece"][:, None]
-    gaps = [np.where(bin_index == number, scaled, 0.0).reshape(-1, scaled.shape[-1]) for number in range(BINS)]
-    return of_image, np.concatenate(gaps)
+    rounded = torch.from_numpy(np.ascontiguousarray(confident)).float()
+    member = bin_of(rounded, BINS).numpy()
+    adds = authors_bin_of(rounded, BINS).numpy() if chosen.attrs.get("binning") == "authors" else member
+    gaps = [
+        (np.where(adds == number, confident, 0.0) - np.where(member == number, correct, 0.0)) * weight["ece"][:, None]
+        for number in range(BINS)
+    ]
+    return of_image, np.concatenate(gaps).reshape(-1, confident.shape[-1])
