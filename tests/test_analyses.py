@@ -196,6 +196,11 @@ def test_a_checkpoint_is_no_second_training_of_itself(tmp_path, monkeypatch):
     assert len(networks.given({"baseline": [Path("a"), Path("b")], "variant": [Path("c"), Path("a")]})) == 4
 
 
+def test_presets_of_the_same_data_do_not_write_over_each_others_networks():
+    names = [networks.recipe_of(preset, "blur").name for preset in networks.PRESETS.values()]
+    assert len(set(names)) == len(names)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit")

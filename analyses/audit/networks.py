@@ -100,7 +100,7 @@ def recipe_of(preset: Preset, layer: str | None) -> Recipe:
     # Unchanged, the plain network is the recipe's own, which may be trained already.
     if layer is None and not changes and model == dict(base.model):
         return base
-    return base.replace(name=f"audit-{base.data}-{name}", model=model, **changes)
+    return base.replace(name=f"audit-{base.name}-{name}", model=model, **changes)
 
 
 def _slug(layer: str) -> str:
