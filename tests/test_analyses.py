@@ -201,6 +201,14 @@ def test_presets_of_the_same_data_do_not_write_over_each_others_networks():
     assert len(set(names)) == len(names)
 
 
+def test_a_share_of_outliers_above_a_median_that_is_not_positive_is_unknown():
+    def results(largest):
+        return {"mini_batches": xarray.Dataset({"eigenvalue": (("batch", "rank"), np.array(largest)[:, None])})}
+
+    assert claims.outlier_share(results([1.0, 1.0, 1.0, 3.0]), {}).value == 25
+    assert math.isnan(claims.outlier_share(results([-2.0, -1.0, -1.5, 3.0]), {}).value)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit")
