@@ -181,6 +181,8 @@ def unwritable(folder: Path) -> None:
         (None, ["--plot", "picture.jpeg"], ".pdf"),
         (None, ["--plot", "trace.pdf", "--only", "trace"], "a trace alone has no picture"),
         (None, ["--top", "0"], "--top"),
+        (None, ["--seed", "9" * 20], "below 2^63"),
+        (None, ["--memory", "inf"], "inf is not a number of bytes"),
         (None, ["--nonsense"], "--nonsense"),
         (unwritable, [], "results"),
     ],
