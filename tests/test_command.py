@@ -74,6 +74,21 @@ def test_the_same_question_is_answered_from_the_cache_and_to_the_same_bits(
     assert json.loads(capsys.readouterr().out)["eigenvalues"] == first["eigenvalues"]
 
 
+@pytest.mark.parametrize(
+    ("facts", "flags"), [("population=60", []), ("crop_padding=2, flip=True", ["--augmentation", "frozen"])]
+)
+def test_what_examples_stand_for_and_how_they_are_augmented_is_in_the_address(
+    folder: Path, capsys: pytest.CaptureFixture[str], facts: str, flags: list[str]
+) -> None:
+    def measured(given: str) -> dict[str, object]:
+        text = f"import dataclasses, stranger\ndef own():\n    return dataclasses.replace(stranger.small_images(), {given})"
+        (folder / "own.py").write_text(text)
+        assert hessian("net.pth.tar", "--images", "20", "--only", "top", "--json", *flags, data="own.py:own") == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert measured("population=None") != measured(facts) == measured(facts)
+
+
 def test_two_checkpoints_stand_side_by_side_in_a_table_and_a_picture(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
