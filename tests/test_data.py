@@ -44,6 +44,12 @@ class TestImages:
         assert torch.allclose(images.batch(2, 5, torch.float64), expected, atol=1e-6)
         assert images.batch(2, 5).dtype == torch.float32
 
+    def test_sets_of_any_floating_type_have_a_hash_of_their_own(self):
+        one = data.Images(torch.ones(4, 3, 2, 2, dtype=torch.bfloat16), torch.zeros(4).long(), 1, "a", "")
+        assert one.sha256 != data.Images(one.images * 2, one.labels, 1, "a", "").sha256
+        examples = data.Examples(torch.ones(4, 3, dtype=torch.bfloat16), None)
+        assert examples.sha256 != data.Examples(examples.inputs.float(), None).sha256
+
     def test_float_images_are_used_as_they_are(self):
         images = dataclasses.replace(made(), images=torch.randn(7, 3, 6, 6), mean=None, std=None)
         assert torch.equal(images.batch(0, 7), images.images)
