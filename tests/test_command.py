@@ -222,6 +222,15 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     assert after == [path for path in before if "__pycache__" not in path.parts]
 
 
+def test_networks_of_one_name_do_not_share_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "other").mkdir()
+    shutil.copy("net.pth.tar", "other/net.pth.tar")
+    for flag, file in (("--out", "r.nc"), ("--save-vectors", "v.safetensors")):
+        assert hessian("net.pth.tar", "other/net.pth.tar", flag, file) == 2
+        assert "two networks are called net" in capsys.readouterr().err
+    assert not list(folder.glob("[rv]-*"))
+
+
 def test_an_unknown_recipe_is_answered_with_the_near_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.run("landscape.hessian.cli", ["digits-smoth"]) == 2
     assert "digits-smooth" in capsys.readouterr().err
