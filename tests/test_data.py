@@ -562,6 +562,20 @@ class TestLists:
         # Two examples are no pair of inputs and targets.
         assert data.as_examples(frozen[:2]).inputs.shape == (2, 5)
 
+    def test_a_mirror_of_probability_one_half_is_seen(self):
+        class Mirrored(Drawn):
+            def __len__(self):
+                return 16
+
+            def __getitem__(self, index):
+                row = torch.arange(5.0) + index
+                return row.flip(0) if torch.rand(()) < 0.5 else row, index % 3
+
+        for seed in range(8):
+            torch.manual_seed(seed)
+            with refused("the first examples differ"):
+                data.as_examples(Mirrored())
+
     def test_pictures_and_mappings_in_a_list(self):
         images = data.as_examples([(PIL.Image.new("RGB", (6, 5)), label) for label in (0, 2, 1)])
         assert (images.shape, images.classes) == ((3, 5, 6), 3)
