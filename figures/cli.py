@@ -77,19 +77,18 @@ def main(argv: Sequence[str]) -> int:
         try:
             preset, results = _found(arguments, study or module.STUDY)
             drawing = sources.read(study or module.STUDY, preset, results, arguments.published)
+            with plotting.using(arguments.style):
+                figure = module.draw(drawing)
+                if "kinds" in drawing.facts:
+                    plotting.head(figure, stage.caption(preset, drawing.facts["kinds"]))
+                facts = sources.provenance(drawing, name, asked)
+                files = [plotting.save(figure, arguments.out / f"{name}-{preset}{end}", facts) for end in FORMATS]
         except LandscapeError as error:
             if arguments.names:
                 raise
             missing[name] = str(error)
             continue
-        facts = sources.provenance(drawing, name, asked)
-        with plotting.using(arguments.style):
-            figure = module.draw(drawing)
-            if "kinds" in drawing.facts:
-                plotting.head(figure, stage.caption(preset, drawing.facts["kinds"]))
-            drawn[name] = [
-                str(plotting.save(figure, arguments.out / f"{name}-{preset}{ending}", facts)) for ending in FORMATS
-            ]
+        drawn[name] = [*map(str, files)]
     if not drawn:
         raise LandscapeError(next(iter(missing.values())))
     if arguments.json:

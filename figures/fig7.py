@@ -19,7 +19,8 @@ LEVELS = 12
 
 def draw(drawing: Drawing) -> Figure:
     """One panel per network, one scale for all of ours; the published surface, of another quantity, on its own."""
-    shown = [entry for entry in drawing.of("surface") if entry.seed == 0]
+    first = min(entry.seed for entry in drawing.of("surface"))
+    shown = [entry for entry in drawing.of("surface") if entry.seed == first]
     file = drawing.published / PUBLISHED_FILE if drawing.published else None
     extra = [published.read_surface(file)] if file is not None and file.is_file() else []
     rise = [entry.dataset["cross_entropy"] for entry in shown]

@@ -12,6 +12,7 @@ from analyses import protocol_sweep
 from analyses.kinds import KINDS
 from figures.sources import Drawing
 from landscape import plotting
+from landscape.errors import LandscapeError
 
 STUDY = "protocol_sweep"
 COLUMNS = {
@@ -27,6 +28,8 @@ MARKS = {"on": ("o", "full"), "off": ("s", "none")}
 
 def draw(drawing: Drawing) -> Figure:
     """Ratio smooth / plain, one row per moment and protocol, one panel per measure; left of 1 the claim holds."""
+    if "table" not in drawing.facts:
+        raise LandscapeError(f"{STUDY} of {drawing.preset} was not finished: run python -m analyses {STUDY} again")
     rows = drawing.facts["table"]
     places = list(dict.fromkeys((row["moment"], row["variant"]) for row in rows))
     with plotting.style():

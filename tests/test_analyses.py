@@ -1,5 +1,6 @@
 """Studies and the audit: decisions, resumption, reports."""
 
+import dataclasses
 import json
 import math
 import os
@@ -185,6 +186,29 @@ def test_checkpoints_are_paired_in_order():
         networks.given({"baseline": [Path("a"), Path("b")], "variant": [Path("c")], "placebo": []})
 
 
+def test_a_checkpoint_is_no_second_training_of_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "abcd":
+        Path(name).write_text("same" if name in "ad" else name)
+    for twice in (["a", "a"], ["a", "./a"], ["a", "d"]):
+        with pytest.raises(LandscapeError, match="are one training of the baseline"):
+            networks.given({"baseline": [*map(Path, twice)], "variant": [Path("b"), Path("c")], "placebo": []})
+    assert len(networks.given({"baseline": [Path("a"), Path("b")], "variant": [Path("c"), Path("a")]})) == 4
+
+
+def test_presets_of_the_same_data_do_not_write_over_each_others_networks():
+    names = [networks.recipe_of(preset, "blur").name for preset in networks.PRESETS.values()]
+    assert len(set(names)) == len(names)
+
+
+def test_a_share_of_outliers_above_a_median_that_is_not_positive_is_unknown():
+    def results(largest):
+        return {"mini_batches": xarray.Dataset({"eigenvalue": (("batch", "rank"), np.array(largest)[:, None])})}
+
+    assert claims.outlier_share(results([1.0, 1.0, 1.0, 3.0]), {}).value == 25
+    assert math.isnan(claims.outlier_share(results([-2.0, -1.0, -1.5, 3.0]), {}).value)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit")
@@ -269,6 +293,15 @@ def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
     loaded = json.loads(facts.read_text())
     assert loaded["claims"][0]["effect"]["estimate"] == -0.2
     assert [claim["verdict"] for claim in loaded["claims"]] == ["supported", "against", "undecided"]
+
+
+@pytest.mark.parametrize("verdict", ["no verdict", "undecided", "supported"])
+def test_a_placebo_of_too_few_pairs_is_not_called_significant(verdict):
+    made = audit_of(["undecided", "undecided"])
+    rows = [dataclasses.replace(row, placebo_verdict=verdict) for row in made.rows]
+    line = report.page(dataclasses.replace(made, rows=rows)).partition("placebo (<placebo>)")[2].splitlines()[0]
+    assert f"2 {verdict}" in line
+    assert "significant" not in line
 
 
 @pytest.mark.parametrize(("kinds", "carries"), [("block smoothing block", True), ("block block smoothing", False)])

@@ -137,6 +137,12 @@ class TestForeignFiles:
         loaded = checkpoint.load(tmp_path / "net.pth.tar", model=MODEL["name"])
         assert equal(loaded.model.state_dict(), own.state_dict())
 
+    def test_a_smoothing_layer_that_would_not_be_placed_is_refused(self, tmp_path, factory):
+        torch.save(small().state_dict(), tmp_path / "net.pt")
+        for path in (tmp_path / "net.pt", None):
+            with refused("--smoothing is for networks of ours"):
+                checkpoint.load(path, model=f"{factory}:make", smoothing="blur")
+
     def test_double_and_half_weights_load_as_float32(self, tmp_path, factory):
         for dtype in (torch.float64, torch.float16):
             torch.save(small().to(dtype).state_dict(), tmp_path / "net.pt")

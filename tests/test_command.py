@@ -74,6 +74,21 @@ def test_the_same_question_is_answered_from_the_cache_and_to_the_same_bits(
     assert json.loads(capsys.readouterr().out)["eigenvalues"] == first["eigenvalues"]
 
 
+@pytest.mark.parametrize(
+    ("facts", "flags"), [("population=60", []), ("crop_padding=2, flip=True", ["--augmentation", "frozen"])]
+)
+def test_what_examples_stand_for_and_how_they_are_augmented_is_in_the_address(
+    folder: Path, capsys: pytest.CaptureFixture[str], facts: str, flags: list[str]
+) -> None:
+    def measured(given: str) -> dict[str, object]:
+        text = f"import dataclasses, stranger\ndef own():\n    return dataclasses.replace(stranger.small_images(), {given})"
+        (folder / "own.py").write_text(text)
+        assert hessian("net.pth.tar", "--images", "20", "--only", "top", "--json", *flags, data="own.py:own") == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert measured("population=None") != measured(facts) == measured(facts)
+
+
 def test_two_checkpoints_stand_side_by_side_in_a_table_and_a_picture(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +196,8 @@ def unwritable(folder: Path) -> None:
         (None, ["--plot", "picture.jpeg"], ".pdf"),
         (None, ["--plot", "trace.pdf", "--only", "trace"], "a trace alone has no picture"),
         (None, ["--top", "0"], "--top"),
+        (None, ["--seed", "9" * 20], "below 2^63"),
+        (None, ["--memory", "inf"], "inf is not a number of bytes"),
         (None, ["--nonsense"], "--nonsense"),
         (unwritable, [], "results"),
     ],
@@ -203,6 +220,15 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     assert not (folder / "executed").exists()
     after = [path for path in sorted(folder.rglob("*")) if "__pycache__" not in path.parts]
     assert after == [path for path in before if "__pycache__" not in path.parts]
+
+
+def test_networks_of_one_name_do_not_share_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "other").mkdir()
+    shutil.copy("net.pth.tar", "other/net.pth.tar")
+    for flag, file in (("--out", "r.nc"), ("--save-vectors", "v.safetensors")):
+        assert hessian("net.pth.tar", "other/net.pth.tar", flag, file) == 2
+        assert "two networks are called net" in capsys.readouterr().err
+    assert not list(folder.glob("[rv]-*"))
 
 
 def test_an_unknown_recipe_is_answered_with_the_near_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,12 @@ class TestImages:
         assert torch.allclose(images.batch(2, 5, torch.float64), expected, atol=1e-6)
         assert images.batch(2, 5).dtype == torch.float32
 
+    def test_sets_of_any_floating_type_have_a_hash_of_their_own(self):
+        one = data.Images(torch.ones(4, 3, 2, 2, dtype=torch.bfloat16), torch.zeros(4).long(), 1, "a", "")
+        assert one.sha256 != data.Images(one.images * 2, one.labels, 1, "a", "").sha256
+        examples = data.Examples(torch.ones(4, 3, dtype=torch.bfloat16), None)
+        assert examples.sha256 != data.Examples(examples.inputs.float(), None).sha256
+
     def test_float_images_are_used_as_they_are(self):
         images = dataclasses.replace(made(), images=torch.randn(7, 3, 6, 6), mean=None, std=None)
         assert torch.equal(images.batch(0, 7), images.images)
@@ -555,6 +561,20 @@ class TestLists:
         assert examples.targets.tolist() == [0, 1, 2, 0]
         # Two examples are no pair of inputs and targets.
         assert data.as_examples(frozen[:2]).inputs.shape == (2, 5)
+
+    def test_a_mirror_of_probability_one_half_is_seen(self):
+        class Mirrored(Drawn):
+            def __len__(self):
+                return 16
+
+            def __getitem__(self, index):
+                row = torch.arange(5.0) + index
+                return row.flip(0) if torch.rand(()) < 0.5 else row, index % 3
+
+        for seed in range(8):
+            torch.manual_seed(seed)
+            with refused("the first examples differ"):
+                data.as_examples(Mirrored())
 
     def test_pictures_and_mappings_in_a_list(self):
         images = data.as_examples([(PIL.Image.new("RGB", (6, 5)), label) for label in (0, 2, 1)])

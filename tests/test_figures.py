@@ -21,6 +21,7 @@ from figures import explain, fig2, sources, training_curvature
 from figures.cli import FIGURES, main
 from landscape import checkpoint, command, plotting, training
 from landscape.errors import LandscapeError
+from landscape.store.files import write_json
 from landscape.training import recipes
 
 TINY = SampleSizes(32, 2, 3, 32, 5, 16, 2, 32, 3, 2, 16, 2)
@@ -221,6 +222,16 @@ def test_missing_results_and_strange_pictures_are_told_in_one_line(tmp_path, cap
     Image.new("L", (4, 4)).save(plain)
     with pytest.raises(LandscapeError, match="does not say where it comes from"):
         explain.provenance(plain)
+
+
+def test_a_study_that_was_not_finished_is_told_in_one_line(tmp_path, capsys):
+    entry = {"kind": "mcdo", "label": "a", "seed": 0, "instrument": "curvature", "variant": "b", "provenance": {}}
+    write_json(studies.listing(tmp_path, "protocol_sweep", "digits"), {"entries": [entry]})
+    asked = ["--results", str(tmp_path), "--preset", "digits", "--out", str(tmp_path / "out")]
+    for names in ([], ["sweep"]):
+        assert command.run("figures.cli", [*names, *asked]) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "out").exists()
 
 
 def test_listing_names_recipes_and_trains_nothing(capsys, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import xarray
 from nets_for_tests import Dense, small_images, small_net
 from torch import nn
 
-from landscape import Objective, Protocol, checkpoint, training
+from landscape import Objective, Protocol, checkpoint, nets, training
 from landscape.data import Images, load
 from landscape.errors import LandscapeError
 from landscape.hessian import spectrum
@@ -204,6 +204,20 @@ def test_what_is_no_series_is_refused(tmp_path: Path, names: list[str], message:
     given = [tmp_path / name for name in names] or [tmp_path]
     with pytest.raises(LandscapeError, match=message):
         order.series(given)
+
+
+def test_every_checkpoint_gets_the_smoothing_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"name": "resnet_dnn_18", "num_classes": 10, "width": 2, "smoothing": "blur"}
+    recipe = training.recipe("digits-plain").replace(model=model).header(seed=0)
+    for name, epoch in (("r-after1-seed0", 1), ("r-seed0", 2)):
+        weights = nets.build(**model).state_dict()
+        checkpoint.save(tmp_path / f"{name}.safetensors", weights, recipe=recipe, history=[{"epoch": epoch}])
+    flags = ["--only", "loss", "--images", "16", "--smoothing", "identity", "--out", str(tmp_path / "r.nc"), "--json"]
+    assert cli.main([str(tmp_path), *flags]) == 0
+    first, last = json.loads(capsys.readouterr().out)["loss"]
+    assert first == last
 
 
 FACTORY = """

@@ -364,6 +364,18 @@ def test_only_regular_files_are_written_over(tmp_path: Path, kind: str) -> None:
     assert path.stat().st_mode == before
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_are_for_those_that_the_users_mask_lets_read(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        files.write_whole(tmp_path / "file", b"content")
+        with Journal(tmp_path / "journal", {}) as pieces_:
+            pieces_.write("a", {"x": np.zeros(1)})
+    finally:
+        os.umask(before)
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("file", "journal")} == {0o666 & ~mask}
+
+
 def test_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder" / "file")

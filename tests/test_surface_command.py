@@ -91,6 +91,10 @@ def test_directions_are_shared_through_a_file(network: Path, tmp_path: Path) -> 
     main([str(network), *common, "--directions", file, "--out", str(tmp_path / "b.nc")])
     first, second = (result.load(tmp_path / name) for name in ("a.nc", "b.nc"))
     np.testing.assert_allclose(first.loss, second.loss, rtol=1e-5)
+    # A cached surface has no directions: they are saved all the same.
+    Path(file).unlink()
+    main([str(network), *common, "--seed", "5", "--save-directions", file, "--out", str(tmp_path / "a.nc")])
+    assert Path(file).is_file()
 
 
 def test_published_surface_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,12 @@ class TestRecipes:
         with pytest.raises(LandscapeError, match="no seed behind"):
             training.parse("digits-plain@x")
 
+    @pytest.mark.parametrize("seed", [-1, 2**63])
+    def test_a_seed_that_no_checkpoint_is_read_with_is_refused_before_it_is_trained(self, tmp_path, recipe, seed):
+        with pytest.raises(LandscapeError, match="give a whole number from 0"):
+            training.ensure(recipe, seed=seed, cache=tmp_path / "cache", quiet=True)
+        assert not (tmp_path / "cache").exists()
+
     def test_a_changed_length_has_a_name_of_its_own(self):
         assert training.recipe("digits-plain").replace(epochs=2).name == "digits-plain-epochs2"
         early = training.recipe("digits-plain-after5")

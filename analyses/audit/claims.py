@@ -136,7 +136,13 @@ def outlier_size(own: Results, other: Results) -> Reading:
 
 def outlier_share(own: Results, other: Results) -> Reading:
     """C2: mini-batches whose largest eigenvalue is more than twice their median, percent."""
-    return _over_batches(own, lambda largest: 100 * float((largest > OUTLIER * np.median(largest)).mean()))
+
+    def statistic(largest: np.ndarray) -> float:
+        middle = float(np.median(largest))
+        # Twice a negative median lies below it: half of all would count.
+        return 100 * float((largest > OUTLIER * middle).mean()) if middle > 0 else math.nan
+
+    return _over_batches(own, statistic)
 
 
 def rise(own: Results, other: Results) -> Reading:

@@ -15,6 +15,7 @@ from landscape import checkpoint, data, nets, training
 from landscape.compute.masks import Masks
 from landscape.errors import LandscapeError
 from landscape.nets import smoothing
+from landscape.store import files
 from landscape.training import Recipe
 
 ROLES = ("baseline", "variant", "placebo")
@@ -99,7 +100,7 @@ def recipe_of(preset: Preset, layer: str | None) -> Recipe:
     # Unchanged, the plain network is the recipe's own, which may be trained already.
     if layer is None and not changes and model == dict(base.model):
         return base
-    return base.replace(name=f"audit-{base.data}-{name}", model=model, **changes)
+    return base.replace(name=f"audit-{base.name}-{name}", model=model, **changes)
 
 
 def _slug(layer: str) -> str:
@@ -212,12 +213,22 @@ def given(roles: Mapping[str, Sequence[Path]], models: Mapping[str, str | None] 
     Raises
     ------
     LandscapeError
-        When the numbers differ.
+        When the numbers differ, or a network is named twice: its second pair would tell nothing of other trainings.
     """
     counts = {role: len(paths) for role, paths in roles.items() if paths}
     if len(set(counts.values())) != 1:
         counted = ", ".join(f"{count} of the {role}" for role, count in counts.items())
         raise LandscapeError(f"checkpoints are paired in order, but there are {counted}: give as many of each")
+    for role, paths in roles.items():
+        first: dict[str, Path] = {}
+        for path in paths:
+            content = files.sha256(path) if path.is_file() else str(path.resolve())
+            if content in first:
+                raise LandscapeError(
+                    f"{first[content]} and {path} are one training of the {role}: pairs count as independent trainings, "
+                    "give each once"
+                )
+            first[content] = path
     return [
         Network(role, _told(path), seed, path, (models or {}).get(role))
         for role, paths in roles.items()

@@ -82,10 +82,15 @@ PAPER = "N. Park and S. Kim, Blurs Behave Like Ensembles, ICML 2022, arXiv 2105.
 def summary(audit: Audit) -> str:
     """One sentence."""
     rows = [row for row in audit.rows if row.claim.family == NETWORK]
-    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
-    lines = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count or verdict != NO_VERDICT)
+    lines = _counted([row.verdict for row in rows])
     about = " This is about these two networks, not about other trainings of them." if audit.seeds == 1 else ""
     return f"{audit.label('variant')} against {audit.label('baseline')}: of {len(rows)} measures {lines}.{about}"
+
+
+def _counted(verdicts: Sequence[str | None]) -> str:
+    """How many have which verdict; ``no verdict`` is left out where none has it."""
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count or verdict != NO_VERDICT)
 
 
 def cautions(audit: Audit) -> list[str]:
@@ -187,13 +192,8 @@ def page(audit: Audit) -> str:
     ]
     parts += [command.columns(head, rows), ""]
     if any(row.placebo is not None for row in audit.rows):
-        moved = sum(row.placebo_verdict != "undecided" for row in audit.rows)
-        parts.append(
-            f"placebo ({audit.label('placebo')}): {len(audit.rows) - moved} of {len(audit.rows)} measures undecided, "
-            "as they should be"
-            if moved == 0
-            else f"placebo ({audit.label('placebo')}): {moved} of {len(audit.rows)} measures came out significant"
-        )
+        said = _counted([row.placebo_verdict for row in audit.rows])
+        parts.append(f"placebo ({audit.label('placebo')}), which does nothing: of {len(audit.rows)} measures {said}")
     parts += ["", command.columns(["cost", *audit.costs], cost_rows(audit)), "", NOT_APPLICABLE, READING, RULE]
     return "\n".join(parts)
 

@@ -171,6 +171,10 @@ def load(
         when a weight is not finite; the message names the first offender and, where it can be told, the network that
         the weights belong to.
     """
+    if smoothing is not None and model is not None and (building.is_code(model) or model == building.HUGGING_FACE):
+        raise LandscapeError(
+            f"--smoothing is for networks of ours, and {model} is none: let a factory return landscape.smooth(network)"
+        )
     if path is None:
         return _without_file(model, num_classes, device)
     path = Path(path)

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from landscape import __version__
+from landscape.data.examples import content
 from landscape.errors import LandscapeError
 from landscape.store import files
 
@@ -67,7 +68,7 @@ def content_sha256(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, s
         text = metadata.get(part, "").encode("utf-8", "surrogatepass")
         digest.update(f"{part} {len(text)}\n".encode() + text)
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name]
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(content(tensor))
     return digest.hexdigest()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         numbers,
         parts,
         positive,
+        seed,
     )
     from landscape.command.questions import Question, answer, question
     from landscape.command.subjects import (

@@ -147,14 +147,14 @@ def _add_protocol(parser: Parser) -> None:
         "--output", metavar="NAME|INDEX|all", help="which of several outputs of the network the loss is of"
     )
     for name in ("mask_seed", "augmentation_seed", "subset_seed"):
-        protocol.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="S", help=_FIELDS[name])
+        protocol.add_argument(f"--{name.replace('_', '-')}", type=seed, metavar="S", help=_FIELDS[name])
     protocol.add_argument("--dtype", choices=CHOICES["dtype"], help=_FIELDS["dtype"])
 
 
 def _add_run(parser: Parser, kept: bool) -> None:
     run = parser.add_argument_group("advanced: how it is computed and saved")
     run.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seed of the instrument's own random numbers (default: 0)"
+        "--seed", type=seed, default=0, metavar="S", help="seed of the instrument's own random numbers (default: 0)"
     )
     run.add_argument("--memory", type=byte_count, metavar="BYTES", help="budget of graphs kept in memory, e.g. 4G")
     run.add_argument(
@@ -197,6 +197,14 @@ def positive(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """A whole number from 0 that NetCDF attributes and headers of checkpoints can hold."""
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a seed: give a whole number from 0, below 2^63")
+    return value
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Numbers with commas between."""
     return tuple(float(part) for part in text.split(","))
@@ -216,4 +224,7 @@ def count_or_all(text: str) -> int | str:
 def byte_count(text: str) -> int:
     """A number of bytes, with K, M or G (powers of 1024) behind it if wanted."""
     factor = {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1:].upper(), 1)
-    return int(float(text[:-1] if factor > 1 else text) * factor)
+    value = float(text[:-1] if factor > 1 else text) * factor
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of bytes")
+    return int(value)

@@ -42,11 +42,17 @@ class Question:
     @property
     def key(self) -> str:
         """Content address."""
+        from landscape.data import NAMES
         from landscape.store import result
 
         # The same weights may be of another network: dropout, nonlinearities and blurs have none.
         network = self.subject.checkpoint.network
-        named = {"network": network} if network else {}
+        named: dict[str, Any] = {"network": network} if network else {}
+        # The same examples may stand for another population, or be augmented otherwise: not where a name says both.
+        data = self.subject.data
+        if data.name not in NAMES:
+            facts = ("population", "crop_padding", "flip")
+            named |= {name: value for name in facts if (value := getattr(data, name, None))}
         return result.key(
             self.instrument,
             protocol=self.subject.protocol,

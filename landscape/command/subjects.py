@@ -113,7 +113,12 @@ def subjects(arguments: argparse.Namespace) -> list[Subject]:
             require_writable(path)
     # A network without a file is one that --model brings; a surface may come from a table alone.
     alone = [] if getattr(arguments, "from_csv", None) else [None]
-    return [_subject(arguments, name, on) for name in arguments.checkpoints or alone]
+    chosen = [_subject(arguments, name, on) for name in arguments.checkpoints or alone]
+    names = [subject.name for subject in chosen]
+    same = next((name for name in names if names.count(name) > 1), None)
+    if same is not None and (arguments.out or getattr(arguments, "save_vectors", None)):
+        raise LandscapeError(f"two networks are called {same}, and what is saved of them would be: rename one")
+    return chosen
 
 
 def load_checkpoint(arguments: argparse.Namespace, name: str | None) -> "Checkpoint":

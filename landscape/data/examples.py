@@ -43,6 +43,11 @@ def converted(tree: Tree, dtype: torch.dtype, device: torch.device | str | None 
     return mapped(lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None), tree)
 
 
+def content(tensor: Tensor) -> bytes:
+    """The bytes of a tensor, of any type: NumPy has no bfloat16."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 @dataclass(frozen=True)
 class Examples:
     """Inputs of any shape with targets of any shape, or none, whole in memory or mapped from a file.
@@ -62,7 +67,7 @@ class Examples:
     Raises
     ------
     LandscapeError
-        When there are none, first dimensions differ, or a number is not finite.
+        When there are none, or first dimensions differ.
 
     Examples
     --------
@@ -148,7 +153,7 @@ class Examples:
             digest.update(f"{path} {tensor.dtype} {tuple(tensor.shape)}".encode())
             # In parts: what is mapped from a file need not be in memory at once.
             for part in tensor.split(1024):
-                digest.update(part.cpu().contiguous().numpy().tobytes())
+                digest.update(content(part))
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> "Examples":

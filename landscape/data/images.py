@@ -13,6 +13,7 @@ import torch
 
 from landscape.compute.randomness import generator
 from landscape.data.augment import augment, draws
+from landscape.data.examples import content
 from landscape.errors import LandscapeError
 
 
@@ -126,8 +127,8 @@ class Images:
         digest = hashlib.sha256()
         facts = [list(self.images.shape), str(self.images.dtype), self.mean, self.std]
         digest.update(json.dumps(facts).encode())
-        digest.update(self.images.cpu().contiguous().numpy().tobytes())
-        digest.update(self.labels.cpu().numpy().tobytes())
+        digest.update(content(self.images))
+        digest.update(content(self.labels))
         return digest.hexdigest()
 
     def require_labels_below(self, classes: int) -> None:

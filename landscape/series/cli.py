@@ -100,12 +100,10 @@ def _objectives(arguments: argparse.Namespace, last: command.Subject, training: 
     """(number, recalibrated) -> the objective of a checkpoint of the series."""
     import dataclasses
 
-    from landscape import checkpoint
-
     def objective(number: int, recalibrated: bool) -> Objective:
         subject = last
         if number < len(training.files) - 1:
-            loaded = checkpoint.load(training.files[number], model=arguments.model, num_classes=arguments.num_classes)
+            loaded = command.load_checkpoint(arguments, str(training.files[number]))
             subject = dataclasses.replace(last, checkpoint=loaded)
         # Between two networks the running statistics of either are wrong.
         if recalibrated and subject.protocol.batch_norm == "running":

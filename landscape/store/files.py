@@ -124,7 +124,6 @@ def write_whole(path: Path, *content: Content) -> None:
                 while left:
                     left = left[file.write(left) :]
             os.fsync(handle)
-            os.chmod(temporary, 0o644)
             os.replace(temporary, target)
     except OSError as error:
         raise LandscapeError(
@@ -140,7 +139,7 @@ def _temporary(folder: Path) -> tuple[Path, int]:
     """A new file of a short name of its own, open and locked for as long as its process lives."""
     while True:
         path = folder / f".landscape-{secrets.token_hex(8)}.tmp"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
         # Between the two lines a sweep may have taken it for abandoned.
         if lock(handle) is not False and is_at(path, handle):
             return path, handle

@@ -146,7 +146,7 @@ class Journal:
         for number in count(first):
             path = self.base.with_name(f"{self.base.name}.{number}") if number else self.base
             files.require_file_name(path)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
             # Between opening and locking, the process that had the file may have finished and deleted it.
             if files.lock(handle) is not False and files.is_at(path, handle):
                 return path, handle

@@ -125,6 +125,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise LandscapeError("--html, --vtp, --gif, --curvature-map and --keep-losses need a plane, not a line")
     if arguments.curvature_map == 1:
         raise LandscapeError("--curvature-map 1 is not a lattice: give 2 or more")
+    # Results hold no directions: --save-directions draws them again.
+    arguments.force = arguments.force or arguments.save_directions is not None
     for name in ("html", "gif", "vtp", "save_directions"):
         if getattr(arguments, name) is not None:
             command.require_writable(getattr(arguments, name))

@@ -317,10 +317,13 @@ def train(
     Raises
     ------
     LandscapeError
-        When data are missing, a file cannot be written, the loss is no longer finite, or an interrupted training was
-        begun in another precision, on another device or with another number of threads.
+        When the seed is negative, data are missing, a file cannot be written, the loss is no longer finite, or an
+        interrupted training was begun in another precision, on another device or with another number of threads.
     """
     began = time.perf_counter()
+    if not 0 <= seed < 2**63:
+        # With another one in its header, no checkpoint is read again.
+        raise LandscapeError(f"training {recipe.name}: {seed} is not a seed: give a whole number from 0, below 2^63")
     device = torch.device(device)
     train_images = data.load(recipe.data, "train", root=root).to(device)
     test_images = data.load(recipe.data, "test", root=root).to(device)
