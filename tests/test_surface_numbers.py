@@ -139,6 +139,15 @@ def test_directions_survive_a_file_and_serve_another_network(tmp_path: Path) -> 
     torch.testing.assert_close(
         saved_directions.load(file, other).vectors, directions.random_directions(other, seed=7).vectors
     )
+    # Made at a channel of zeros, as pruning leaves them: zero there, also for a network without.
+    pruned = small_net()
+    with torch.no_grad():
+        next(pruned.parameters())[0] = 0
+    at_zero = Objective(pruned, small_images())
+    drawn = directions.random_directions(at_zero, seed=7)
+    saved_directions.save(drawn, at_zero, file)
+    torch.testing.assert_close(saved_directions.load(file, at_zero).vectors, drawn.vectors)
+    assert bool(saved_directions.load(file, other).vectors.isfinite().all())
     with pytest.raises(LandscapeError, match="not a readable file of directions"):
         saved_directions.load(__file__, first)
 
