@@ -47,6 +47,12 @@ def test_summary_of_a_bowl_is_its_closed_form() -> None:
     assert summarize(surface_of(a**2 - b**2, span=2.0)).nonconvex_in_plane == 1
 
 
+def test_one_example_has_a_surface_without_errors() -> None:
+    surface = plane(Objective(small_net(), small_images().subset(1, 0)), points=3)
+    assert bool(surface["loss_stderr"].isnull().all())
+    assert math.isfinite(summarize(surface).origin)
+
+
 def test_roughness_is_the_noise_that_was_added() -> None:
     source = np.random.default_rng(0)
     axis = np.linspace(-1, 1, 41)
@@ -209,6 +215,8 @@ def test_line_between_networks_and_plane_through_three() -> None:
     assert float(surface.loss[-1]) == pytest.approx(objective.value(others[0]).loss, rel=1e-12)
     straight = np.linspace(float(surface.loss[0]), float(surface.loss[-1]), 11)
     assert summarize(surface).barrier == pytest.approx(float((surface.loss - straight).max()))
+    # Half of the way says nothing of the other end.
+    assert math.isnan(summarize(line(objective, directions=across, points=11, span=0.5)).barrier)
     spanned = directions.through(objective, others)
     assert spanned.angle == pytest.approx(90)
     for other, place in zip(others, list(spanned.marks.values())[1:], strict=True):
