@@ -296,8 +296,19 @@ def test_pictures_pages_and_meshes(tmp_path: Path) -> None:
     assert np.array_equal(np.frombuffer(content[8:]), surface.loss.values.ravel())
     frames = [surface, surface.assign(loss=surface.loss * 1.1)]
     assert pictures.animate(frames, tmp_path / "frames.gif").read_bytes()[:6] == b"GIF89a"
-    with pytest.raises(LandscapeError, match="has no 'nothing'"):
-        pictures.draw([surface], variable="nothing")
+    files = (
+        lambda variable: pictures.draw([surface], variable=variable),
+        lambda variable: pictures.animate(frames, tmp_path / "frames.gif", variable=variable),
+        lambda variable: html.write([surface], tmp_path / "page.html", variable=variable),
+        lambda variable: vtp.write(surface, tmp_path / "mesh.vtp", variable=variable),
+    )
+    surface["unknown"] = surface.loss * np.nan
+    frames = [surface, surface]
+    for draw in files:
+        with pytest.raises(LandscapeError, match="has no 'nothing'"):
+            draw("nothing")
+        with pytest.raises(LandscapeError, match="no cell has a finite unknown"):
+            draw("unknown")
 
 
 def test_spread_over_planes() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import xarray
 
 from landscape.store.files import write_whole
+from landscape.surface.pictures import require_drawable
 
 
 def write(surface: xarray.Dataset, path: Path | str, *, variable: str = "loss") -> Path:
@@ -16,6 +17,7 @@ def write(surface: xarray.Dataset, path: Path | str, *, variable: str = "loss") 
     Heights are scaled to half the width of the plane; the values themselves are in the point data. Quadrilaterals with
     a corner that is not finite are left out, so that the sheet has a hole there.
     """
+    require_drawable([surface], variable)
     alpha, beta = surface["alpha"].values, surface["beta"].values
     values = surface[variable].values
     finite = np.isfinite(values)
