@@ -137,6 +137,29 @@ def test_rise_error_is_of_paired_differences() -> None:
         assert float(cell[f"{name}_high"]) == pytest.approx(float(high), rel=1e-4)
 
 
+def test_errors_of_a_mean_over_tokens_are_those_of_a_ratio() -> None:
+    source = generator(0, "ragged")
+    tokens = torch.randn(40, 12, 4, generator=source)
+    lengths = torch.randint(1, 13, (40, 1), generator=source)
+    targets = torch.randint(3, (40, 12), generator=source).masked_fill(torch.arange(12) >= lengths, -100)
+    net = nn.Linear(4, 3)
+    objective = Objective(net, (tokens, targets), loss="masked_lm", protocol=Protocol(dtype="float64"), micro_batch=16)
+    surface = line(objective, points=3, span=0.5)
+    chosen = axes.random_directions(objective, 1)
+
+    def sums(coordinate: float) -> torch.Tensor:
+        torch.nn.utils.vector_to_parameters(chosen.at(objective.point, (coordinate,)), net.double().parameters())
+        scores = net(tokens.double()).transpose(1, 2)
+        return nn.functional.cross_entropy(scores, targets, reduction="none").sum(1).detach()
+
+    cell = surface.isel(alpha=2)
+    for name, values in (("loss", sums(0.5)), ("rise", sums(0.5) - sums(0.0))):
+        ratio = values.sum() / lengths.sum()
+        assert float(cell[name]) == pytest.approx(float(ratio))
+        left = (values - ratio * lengths[:, 0]) / lengths.double().mean()
+        assert float(cell[f"{name}_stderr"]) == pytest.approx(float(left.std() / math.sqrt(40)))
+
+
 def test_masks_off_fixed_and_fresh() -> None:
     def measured(dropout: str, passes: int = 1, points: int = 3) -> object:
         objective = Objective(dropout_net(), small_images(), protocol=Protocol(dropout=dropout), micro_batch=16)

@@ -1,5 +1,6 @@
 """Numbers about surfaces, directions, refinement, and what is drawn of them."""
 
+import base64
 import json
 import math
 import os
@@ -45,6 +46,12 @@ def test_summary_of_a_bowl_is_its_closed_form() -> None:
     assert summary.roughness == pytest.approx(0, abs=1e-9)
     assert (summary.nonconvex_in_plane, summary.basins, summary.total_persistence) == (0, 1, 0)
     assert summarize(surface_of(a**2 - b**2, span=2.0)).nonconvex_in_plane == 1
+
+
+def test_one_example_has_a_surface_without_errors() -> None:
+    surface = plane(Objective(small_net(), small_images().subset(1, 0)), points=3)
+    assert bool(surface["loss_stderr"].isnull().all())
+    assert math.isfinite(summarize(surface).origin)
 
 
 def test_roughness_is_the_noise_that_was_added() -> None:
@@ -139,6 +146,15 @@ def test_directions_survive_a_file_and_serve_another_network(tmp_path: Path) -> 
     torch.testing.assert_close(
         saved_directions.load(file, other).vectors, directions.random_directions(other, seed=7).vectors
     )
+    # Made at a channel of zeros, as pruning leaves them: zero there, also for a network without.
+    pruned = small_net()
+    with torch.no_grad():
+        next(pruned.parameters())[0] = 0
+    at_zero = Objective(pruned, small_images())
+    drawn = directions.random_directions(at_zero, seed=7)
+    saved_directions.save(drawn, at_zero, file)
+    torch.testing.assert_close(saved_directions.load(file, at_zero).vectors, drawn.vectors)
+    assert bool(saved_directions.load(file, other).vectors.isfinite().all())
     with pytest.raises(LandscapeError, match="not a readable file of directions"):
         saved_directions.load(__file__, first)
 
@@ -200,6 +216,8 @@ def test_line_between_networks_and_plane_through_three() -> None:
     assert float(surface.loss[-1]) == pytest.approx(objective.value(others[0]).loss, rel=1e-12)
     straight = np.linspace(float(surface.loss[0]), float(surface.loss[-1]), 11)
     assert summarize(surface).barrier == pytest.approx(float((surface.loss - straight).max()))
+    # Half of the way says nothing of the other end.
+    assert math.isnan(summarize(line(objective, directions=across, points=11, span=0.5)).barrier)
     spanned = directions.through(objective, others)
     assert spanned.angle == pytest.approx(90)
     for other, place in zip(others, list(spanned.marks.values())[1:], strict=True):
@@ -271,12 +289,26 @@ def test_pictures_pages_and_meshes(tmp_path: Path) -> None:
     piece = mesh.find("PolyData/Piece")
     assert piece is not None
     assert (piece.get("NumberOfPoints"), piece.get("NumberOfPolys")) == ("25", "15")
-    heights = {array.get("Name"): array.text for array in piece.iter("DataArray")}
-    assert float(heights["loss"].split()[13]) == float(surface.loss[2, 3])
+    # VTK reads numbers that are not finite from bytes alone, behind their count.
+    arrays = {array.get("Name"): array for array in piece.iter("DataArray")}
+    content = base64.b64decode(arrays["loss"].text)
+    assert (arrays["loss"].get("format"), int.from_bytes(content[:8], "little")) == ("binary", 25 * 8)
+    assert np.array_equal(np.frombuffer(content[8:]), surface.loss.values.ravel())
     frames = [surface, surface.assign(loss=surface.loss * 1.1)]
     assert pictures.animate(frames, tmp_path / "frames.gif").read_bytes()[:6] == b"GIF89a"
-    with pytest.raises(LandscapeError, match="has no 'nothing'"):
-        pictures.draw([surface], variable="nothing")
+    files = (
+        lambda variable: pictures.draw([surface], variable=variable),
+        lambda variable: pictures.animate(frames, tmp_path / "frames.gif", variable=variable),
+        lambda variable: html.write([surface], tmp_path / "page.html", variable=variable),
+        lambda variable: vtp.write(surface, tmp_path / "mesh.vtp", variable=variable),
+    )
+    surface["unknown"] = surface.loss * np.nan
+    frames = [surface, surface]
+    for draw in files:
+        with pytest.raises(LandscapeError, match="has no 'nothing'"):
+            draw("nothing")
+        with pytest.raises(LandscapeError, match="no cell has a finite unknown"):
+            draw("unknown")
 
 
 def test_spread_over_planes() -> None:

@@ -91,8 +91,8 @@ def connect(
     xarray.Dataset
         Over ``other``, ``way`` and ``t``: ``loss``, ``cross_entropy`` and ``accuracy`` with standard errors over the
         choice of examples, ``height`` above the straight line between both ends' losses with ``_stderr``, ``_low`` and
-        ``_high`` (95 %, of each example's own height). Over ``other`` and ``way``: ``barrier`` with the same,
-        ``barrier_at``, ``distance`` of the ends. Over ``way``: ``soup_cross_entropy`` and ``soup_accuracy`` of the
+        ``_high`` (95 %, of each example's own height). Over ``other`` and ``way``: ``barrier`` with the same, its upper
+        end the highest of the way, ``barrier_at``, ``distance`` of the ends. Over ``way``: ``soup_cross_entropy`` and ``soup_accuracy`` of the
         equal mean of all networks (Wortsman et al. 2022, arXiv 2203.05482), not for curves.
 
     Raises
@@ -262,11 +262,11 @@ def _way(cells: Sequence[Arrays], times: np.ndarray) -> dict[str, Any]:
     for values in above.values():
         values[[0, -1]] = 0.0
     top = int(np.nanargmax(above["height"])) if np.isfinite(above["height"]).any() else 0
+    barrier = {name.replace("height", "barrier"): values[top] for name, values in above.items()}
+    # The highest point on these examples need not be the highest on all: another may be as high as its own interval.
+    barrier["barrier_high"] = high.max()
     return (
-        {name: [each[name] for each in numbers] for name in numbers[0]}
-        | above
-        | {name.replace("height", "barrier"): values[top] for name, values in above.items()}
-        | {"barrier_at": times[top]}
+        {name: [each[name] for each in numbers] for name in numbers[0]} | above | barrier | {"barrier_at": times[top]}
     )
 
 

@@ -229,6 +229,18 @@ class MeanLoss:
     def _contributions(self, sums: Tensor) -> Tensor:
         return sums if self._counts is None else sums * (self.images / self.terms)
 
+    def linearized(self, contributions: Tensor) -> Tensor:
+        r"""Values of all examples (N,) with the mean of their contributions, and its standard error.
+
+        A mean over terms is a ratio, of which both sides are sums over examples, :math:`\sum_i s_i / \sum_i n_i`: its
+        error is that of the mean of :math:`s_i - L n_i` (Cochran, Sampling Techniques, 3rd ed., section 2.11), not of
+        :math:`s_i`, which varies with the number of terms. The contributions themselves where each example is one term.
+        """
+        if self._counts is None:
+            return contributions
+        excess = self._counts.to(contributions) * (self.images / self.terms) - 1
+        return contributions - contributions.mean() * excess
+
     def _sums(self, network: Callable[..., Any], inputs: Tree, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Sum and number of the loss's terms in each of some examples."""
         with torch.set_grad_enabled(self.loss.needs_network):

@@ -82,47 +82,45 @@ class Cells:
         -------
         dict
             ``l2``; ``cross_entropy``, ``square`` and ``cube``, means of the examples' losses, squares and cubes;
-            ``paired`` and ``paired_cube``, means of the squares and cubes of their differences from the first control;
+            ``paired`` and ``paired_cube``, means of the squares and cubes of their differences from the first control
+            (squares and cubes of all examples are of `Objective.linearized` ones);
             ``cross``, the means (c,) of their products with the controls; ``of_pass`` (passes,), the mean loss of each
             mask draw; with `keep_losses`, ``losses`` (n,) float32; every metric with its ``_stderr``.
         """
         count = images or self.objective.images
         point = self.move_to(coordinates, self._sample(number, 0))
-        totals = torch.zeros(5 + controls.shape[1], dtype=torch.float64, device=self.objective.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.objective.device)
         of_pass = torch.zeros(self.passes, dtype=torch.float64, device=self.objective.device)
         metrics: MetricSet | None = None
-        kept: list[Tensor] = []
+        parts: list[Tensor] = []
         for ranges in self._chunks(count):
             first, last = ranges[0][0], ranges[-1][1]
-            losses, averaged = self._chunk(ranges, number, of_pass)
+            part, averaged = self._chunk(ranges, number, of_pass)
+            parts.append(part)
             # Added up as `Objective.value` does, so that the origin is the plain evaluation to the last bit.
             for start, stop in ranges:
-                totals[0] += losses[start - first : stop - first].sum()
-            if self.keep_losses:
-                kept.append(losses.float())
-            totals[1] += losses.square().sum()
-            rises = losses - controls[first:last, 0]
-            totals[2] += rises.square().sum()
-            totals[3] += losses.pow(3).sum()
-            totals[4] += rises.pow(3).sum()
-            totals[5:] += losses @ controls[first:last]
+                total += part[start - first : stop - first].sum()
             if averaged is not None:
                 if metrics is None:
                     metrics = MetricSet(averaged.shape[1], device=averaged.device)
                 metrics.update(averaged, self.objective.labels(first, last))
-        means = (totals / count).cpu().numpy()
+        losses = torch.cat(parts)
+        rises = losses - controls[:count, 0]
+        values = losses
+        if count == self.objective.images:
+            values, rises = self.objective.linearized(losses), self.objective.linearized(rises)
         arrays: dict[str, np.ndarray] = {
             "l2": np.array(float(self.objective.l2(self.objective.space.split(point)))),
-            "cross_entropy": np.array(means[0]),
-            "square": np.array(means[1]),
-            "paired": np.array(means[2]),
-            "cube": np.array(means[3]),
-            "paired_cube": np.array(means[4]),
-            "cross": means[5:],
+            "cross_entropy": (total / count).cpu().numpy(),
+            "square": values.square().mean().cpu().numpy(),
+            "paired": rises.square().mean().cpu().numpy(),
+            "cube": values.pow(3).mean().cpu().numpy(),
+            "paired_cube": rises.pow(3).mean().cpu().numpy(),
+            "cross": (losses @ controls[:count] / count).cpu().numpy(),
             "of_pass": (of_pass / count).cpu().numpy(),
         }
-        if kept:
-            arrays["losses"] = torch.cat(kept).cpu().numpy()
+        if self.keep_losses:
+            arrays["losses"] = losses.float().cpu().numpy()
         return arrays | _metrics(metrics)
 
     @torch.no_grad()

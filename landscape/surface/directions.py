@@ -120,6 +120,8 @@ def _normalized(drawn: Tensor, weight: Tensor, normalization: Normalization, one
     if not axes:
         return drawn.sign() * weight.abs()
     length = torch.linalg.vector_norm(drawn, dim=axes, keepdim=True)
+    # What is zero has no direction, as in a file made at zero weights: it stays zero.
+    length = length.masked_fill(length == 0, 1.0)
     return drawn * (torch.linalg.vector_norm(weight, dim=axes, keepdim=True) / length)
 
 

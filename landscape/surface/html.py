@@ -12,7 +12,7 @@ import xarray
 from landscape import pages, plotting
 from landscape.errors import printable
 from landscape.store.files import write_whole
-from landscape.surface.pictures import label, scale
+from landscape.surface.pictures import label, require_drawable, scale
 
 
 def write(
@@ -22,6 +22,7 @@ def write(
 
     Every variable over the plane can be chosen; values appear under the pointer; `provenance` stands below.
     """
+    require_drawable(surfaces, variable)
     colors = matplotlib.colormaps[plotting.SEQUENTIAL](np.linspace(0, 1, 64))[:, :3]
     names = [
         str(name)

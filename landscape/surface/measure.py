@@ -317,9 +317,11 @@ def _on_enough_images(
     sample, target = (total, math.nan) if wanted is None else _sample_size(worker, controls, wanted, seed)
     while True:
         variables, facts = _over_lattice(worker, controls, sample, tolerance, seed, sampled=wanted is not None)
-        reached = float(np.nanmax(np.where(variables["evaluated"] == 1, variables["loss_stderr"], np.nan)))
         if wanted is None:
             return variables, facts
+        errors = variables["loss_stderr"][variables["evaluated"] == 1]
+        errors = errors[np.isfinite(errors)]
+        reached = float(errors.max()) if len(errors) else math.nan
         if sample == total or not reached > target:
             return variables, facts | {"stderr_wanted": target, "stderr_reached": reached, "images_sampled": sample}
         sample = min(total, math.ceil(sample * (reached / target) ** 2 * _MARGIN))

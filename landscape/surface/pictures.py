@@ -54,11 +54,7 @@ def draw(
     level
         Upper end of the scale; what is above is drawn in the last colour. By default the largest value.
     """
-    for surface in surfaces:
-        if variable not in surface:
-            raise LandscapeError(
-                f"the surface has no {variable!r}: choose one of {', '.join(map(str, surface.data_vars))}"
-            )
+    require_drawable(surfaces, variable)
     lines = any(surface[variable].ndim == 1 for surface in surfaces)
     with plotting.style():
         if view == "profile" or lines:
@@ -68,14 +64,22 @@ def draw(
     return plotting.finished(figure, path, surfaces)
 
 
+def require_drawable(surfaces: Sequence[xarray.Dataset], variable: str) -> None:
+    """Raise LandscapeError unless the variable has a value in every cell of all surfaces, and some are finite."""
+    for surface in surfaces:
+        names = [str(name) for name in surface.data_vars if surface[name].dims in (("alpha",), ("alpha", "beta"))]
+        if variable not in names:
+            raise LandscapeError(f"the surface has no {variable!r}: choose one of {', '.join(names)}")
+    if not any(np.isfinite(surface[variable].values).any() for surface in surfaces):
+        raise LandscapeError(f"no cell has a finite {variable}: there is nothing to draw")
+
+
 def scale(
     surfaces: Sequence[xarray.Dataset], variable: str, level: float | None = None
 ) -> tuple[Normalize, np.ndarray]:
     """Shared colour scale and contour levels: logarithmic where positive values span more than a factor of ten."""
     pooled = np.concatenate([surface[variable].values.ravel() for surface in surfaces])
     pooled = pooled[np.isfinite(pooled)]
-    if len(pooled) == 0:
-        raise LandscapeError(f"no cell has a finite {variable}: there is nothing to draw")
     low, high = float(pooled.min()), float(pooled.max())
     if level is not None:
         if not level > low:
@@ -291,6 +295,7 @@ def animate(
     """A GIF of one surface under redrawn masks, as 3D sheets on one scale."""
     from PIL import Image
 
+    require_drawable(frames, variable)
     norm, _ = scale(frames, variable, level)
     pictures = []
     with plotting.style():

@@ -118,7 +118,9 @@ def summarize(surface: xarray.Dataset, variable: str = "loss") -> Summary:
     matrix = plane_curvature(surface, variable)
     rough, noise = roughness(surface, variable)
     bars = barcode(values)
-    level = float(np.nanmedian(surface["rise_stderr"].values)) if "rise_stderr" in surface else 0.0
+    errors = surface["rise_stderr"].values if "rise_stderr" in surface else np.zeros(1)
+    # One example has no standard error.
+    level = float(np.median(errors[np.isfinite(errors)])) if np.isfinite(errors).any() else 0.0
     return Summary(
         origin=_origin(values, axes),
         minimum=low,
@@ -333,10 +335,15 @@ def _nonconvex_in_plane(values: np.ndarray, axes: Sequence[np.ndarray]) -> float
 
 
 def barrier(surface: xarray.Dataset, variable: str = "loss") -> float:
-    """Highest loss above the straight line between coordinates 0 and 1 (Frankle et al. 2020, arXiv 1912.05671)."""
+    """Highest loss above the straight line between coordinates 0 and 1 (Frankle et al. 2020, arXiv 1912.05671).
+
+    Not a number where the surface is not a line between networks, or does not reach from one to the other.
+    """
     if surface.attrs.get("direction_kind") != "between":
         return math.nan
     places, values = surface["alpha"].values, surface[variable].values
+    if places[0] > 0 or places[-1] < 1:
+        return math.nan
     start, end = (float(np.interp(index, places, values)) for index in (0.0, 1.0))
     inside = (places >= 0) & (places <= 1)
     return float(np.max(values[inside] - (start + (end - start) * places[inside]))) if inside.any() else math.nan

@@ -1,5 +1,6 @@
 """A surface as a VTK polygon file (``.vtp``), for ParaView."""
 
+import base64
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -7,6 +8,7 @@ import numpy as np
 import xarray
 
 from landscape.store.files import write_whole
+from landscape.surface.pictures import require_drawable
 
 
 def write(surface: xarray.Dataset, path: Path | str, *, variable: str = "loss") -> Path:
@@ -15,6 +17,7 @@ def write(surface: xarray.Dataset, path: Path | str, *, variable: str = "loss") 
     Heights are scaled to half the width of the plane; the values themselves are in the point data. Quadrilaterals with
     a corner that is not finite are left out, so that the sheet has a hole there.
     """
+    require_drawable([surface], variable)
     alpha, beta = surface["alpha"].values, surface["beta"].values
     values = surface[variable].values
     finite = np.isfinite(values)
@@ -28,7 +31,7 @@ def write(surface: xarray.Dataset, path: Path | str, *, variable: str = "loss") 
     names = [name for name in surface.data_vars if surface[name].dims == ("alpha", "beta")]
     lines = [
         '<?xml version="1.0"?>',
-        '<VTKFile type="PolyData" version="1.0" byte_order="LittleEndian">',
+        '<VTKFile type="PolyData" version="1.0" byte_order="LittleEndian" header_type="UInt64">',
         "<PolyData>",
         f'<Piece NumberOfPoints="{len(points)}" NumberOfPolys="{len(corners)}">',
         f"<PointData Scalars={quoteattr(variable)}>",
@@ -53,8 +56,10 @@ def write(surface: xarray.Dataset, path: Path | str, *, variable: str = "loss") 
 
 def _array(name: str, values: np.ndarray, *, components: int = 1) -> str:
     kind = "Int64" if np.issubdtype(values.dtype, np.integer) else "Float64"
-    text = " ".join(str(value) if kind == "Int64" else repr(float(value)) for value in values.ravel())
+    content = values.astype(f"<{kind[0].lower()}8").tobytes()
+    # Not as text, in which VTK reads no numbers that are not finite, and then nothing of the file.
+    text = base64.b64encode(len(content).to_bytes(8, "little") + content).decode()
     return (
-        f'<DataArray type="{kind}" Name={quoteattr(name)} NumberOfComponents="{components}" format="ascii">'
+        f'<DataArray type="{kind}" Name={quoteattr(name)} NumberOfComponents="{components}" format="binary">'
         f"{text}</DataArray>"
     )
