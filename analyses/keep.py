@@ -4,7 +4,7 @@ What only serves to pair networks, moments of single images and bootstrap replic
 bytes, and figures do not draw it; what they average over images is kept in single precision. Of a study whose figure
 draws its conclusion, results leave their provenance alone. Files are compressed: ``gunzip`` makes them NetCDF again.
 
-``python -m analyses.keep --preset digits|cifar100-small|paper``
+``python -m analyses.keep --preset PRESET``
 """
 
 import re

@@ -39,7 +39,9 @@ def parser() -> command.Parser:
         action="store_true",
         help="train on, with looks at 1 %% after 4, 6, 8, 10 and 12 pairs, until every claim is decided",
     )
-    who.add_argument("--first-seed", type=command.seed, default=0, metavar="S", help="seeds are S, S + 1, ... (default: 0)")
+    who.add_argument(
+        "--first-seed", type=command.seed, default=0, metavar="S", help="seeds are S, S + 1, ... (default: 0)"
+    )
     who.add_argument("--baseline-checkpoints", nargs="+", default=[], metavar="CKPT", help="instead of training")
     who.add_argument("--variant-checkpoints", nargs="+", default=[], metavar="CKPT", help="paired in order with these")
     who.add_argument("--placebo-checkpoints", nargs="+", default=[], metavar="CKPT", help="optional")

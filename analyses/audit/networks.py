@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from analyses import executors
+from analyses.kinds import BASELINES
 from landscape import checkpoint, data, nets, training
 from landscape.compute.masks import Masks
 from landscape.errors import LandscapeError
@@ -42,14 +43,9 @@ class Preset:
     width: int | None = None
 
 
-PRESETS: dict[str, Preset] = {
-    # Narrow and short, so that nine trainings and their measurements take minutes.
-    "digits": Preset("digits-plain", epochs=8, width=8),
-    "cifar100-small": Preset("cifar100-small-mcdo"),
-    "cifar100-medium": Preset("cifar100-medium-mcdo"),
-    "converged": Preset("converged-mcdo"),
-    "paper": Preset("cifar100-paper-resnet_mcdo_18"),
-}
+PRESETS: dict[str, Preset] = {name: Preset(recipe) for name, recipe in BASELINES.items()}
+# Narrow and short, so that nine trainings and their measurements take minutes.
+PRESETS["digits"] = Preset(BASELINES["digits"], epochs=8, width=8)
 
 
 @dataclass(frozen=True)
@@ -225,8 +221,8 @@ def given(roles: Mapping[str, Sequence[Path]], models: Mapping[str, str | None] 
             content = files.sha256(path) if path.is_file() else str(path.resolve())
             if content in first:
                 raise LandscapeError(
-                    f"{first[content]} and {path} are one training of the {role}: pairs count as independent trainings, "
-                    "give each once"
+                    f"{first[content]} and {path} are one training of the {role}: pairs count as independent "
+                    "trainings, give each once"
                 )
             first[content] = path
     return [

@@ -21,7 +21,9 @@ def _parser() -> command.Parser:
     parser = command.Parser("landscape.training", DESCRIPTION)
     parser.add_argument("recipes", nargs="*", metavar="RECIPE[@SEED]", help="names; --list shows them")
     parser.add_argument("--list", action="store_true", help="show the recipes and leave")
-    parser.add_argument("--seed", type=command.seed, default=0, metavar="S", help="of recipes without @SEED (default: 0)")
+    parser.add_argument(
+        "--seed", type=command.seed, default=0, metavar="S", help="of recipes without @SEED (default: 0)"
+    )
     parser.add_argument("--epochs", type=command.positive, metavar="N", help="another length, kept under its own name")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the CIFAR archives (default: data)")
     parser.add_argument("--cache", type=Path, default=Path("checkpoints"), help="folder of trained recipes")
