@@ -11,16 +11,15 @@ import xarray
 
 from landscape import checkpoint, command, data
 from landscape.checkpoint import Checkpoint
-from landscape.command import Question, Subject
+from landscape.command import Subject
 from landscape.data import Images
 from landscape.feature_maps import cli as feature_maps
 from landscape.fourier import cli as fourier
 from landscape.frequency_noise import cli as frequency_noise
 from landscape.hessian import cli as hessian
 from landscape.predictions import cli as predictions
-from landscape.robustness import choices, cli as robustness, corruptions
+from landscape.robustness import cli as robustness, corruptions
 from landscape.series import cli as series
-from landscape.store import result
 from landscape.store.protocol import Protocol
 from landscape.surface import cli as surface
 
@@ -101,8 +100,6 @@ class Request:
         (sizes, draws of the masks that curvature and loss are the mean of) -> flags of the instrument.
     answer
         (arguments, subject) -> dataset, one of several that an instrument keeps; its result by default.
-    earlier
-        Settings under which the same result was saved by versions whose studies had a catalogue of their own.
     averaged
         Fields of the protocol when it takes the mean over several draws of the masks, where a flag alone does not.
     """
@@ -110,7 +107,6 @@ class Request:
     instrument: command.Instrument
     protocol: Callable[[SampleSizes], Protocol]
     flags: Callable[[SampleSizes, int], Sequence[str]]
-    earlier: Callable[[SampleSizes, int], Mapping[str, Any]]
     answer: Callable[[Namespace, Subject], xarray.Dataset] | None = None
     averaged: Mapping[str, Any] = field(default_factory=dict)
 
@@ -132,31 +128,22 @@ def _corruption_flags(sizes: SampleSizes, masks: int) -> list[str]:
     return [*passes, *_flags(cifar_c=sizes.cifar_c), *(_flags(corruptions=",".join(names)) if names else [])]
 
 
-def _corruptions_earlier(sizes: SampleSizes, masks: int) -> Mapping[str, Any]:
-    if sizes.cifar_c:
-        return {"severities": choices.SEVERITIES, "passes": sizes.corruption_passes, "cifar_c": sizes.cifar_c}
-    return {"severities": (1, 3, 5), "passes": sizes.corruption_passes}
-
-
 REQUESTS: dict[str, Request] = {
     "hessian": Request(
         hessian.INSTRUMENT,
         lambda sizes: TRAINED.replace(images=sizes.curvature_images),
         lambda sizes, masks: _flags(image_groups=QUOTIENT_GROUP, top=1, tolerance=TOLERANCE),
-        lambda sizes, masks: {"top": 1, "group": QUOTIENT_GROUP},
     ),
     # Of the loss without its L2 term, whose part is kept apart.
     "curvature": Request(
         hessian.INSTRUMENT,
         lambda sizes: TRAINED.replace(images=sizes.curvature_images, l2="none"),
         lambda sizes, masks: _flags(mean_hessian=masks, tolerance=TOLERANCE),
-        lambda sizes, masks: {"masks": masks},
     ),
     "series": Request(
         series.INSTRUMENT,
         lambda sizes: TRAINED.replace(images=sizes.curvature_images),
         lambda sizes, masks: [*_flags(only="loss"), *_flags(only="top"), *_flags(only="trace")],
-        lambda sizes, masks: {},
     ),
     "mini_batches": Request(
         hessian.INSTRUMENT,
@@ -170,13 +157,11 @@ REQUESTS: dict[str, Request] = {
             masks=masks,
             tolerance=TOLERANCE,
         ),
-        lambda sizes, masks: {"per_batch": MINI_BATCH, "top": sizes.eigenvalues, "masks": masks},
     ),
     "surface": Request(
         surface.INSTRUMENT,
         lambda sizes: TRAINED.replace(images=sizes.surface_images, dropout="fresh"),
         lambda sizes, masks: _flags(points=sizes.points, span=sizes.span, passes=masks, keep_losses=True),
-        lambda sizes, masks: {"points": sizes.points, "span": sizes.span, "passes": masks, "keep_losses": True},
         lambda arguments, subject: surface.measured(arguments, subject, seed=arguments.seed),
         averaged={"dropout": "fresh"},
     ),
@@ -185,39 +170,33 @@ REQUESTS: dict[str, Request] = {
         predictions.INSTRUMENT,
         lambda sizes: STOCHASTIC.replace(images=sizes.prediction_images, split="train", augmentation="frozen"),
         lambda sizes, masks: _flags(passes=2),
-        lambda sizes, masks: {"passes": 2},
         predictions.passed,
     ),
     "feature_maps": Request(
         feature_maps.INSTRUMENT,
         lambda sizes: STOCHASTIC.replace(images=sizes.test_images),
         lambda sizes, masks: _flags(passes=sizes.passes),
-        lambda sizes, masks: {"passes": sizes.passes},
     ),
     "fourier": Request(
         fourier.INSTRUMENT,
         lambda sizes: STOCHASTIC.replace(images=sizes.test_images),
         lambda sizes, masks: _flags(passes=sizes.passes, keep_curves=True),
-        lambda sizes, masks: {"passes": sizes.passes, "of_image": True},
     ),
     "frequency_noise": Request(
         frequency_noise.INSTRUMENT,
         lambda sizes: STOCHASTIC.replace(images=sizes.test_images),
         lambda sizes, masks: _flags(passes=sizes.noise_passes),
-        lambda sizes, masks: {"passes": sizes.noise_passes},
     ),
     "predictions": Request(
         predictions.INSTRUMENT,
         lambda sizes: STOCHASTIC.replace(images=sizes.prediction_images),
         lambda sizes, masks: _flags(passes=sizes.prediction_passes),
-        lambda sizes, masks: {"passes": sizes.prediction_passes},
         predictions.passed,
     ),
     "corruptions": Request(
         robustness.INSTRUMENT,
         lambda sizes: STOCHASTIC.replace(images=sizes.corruption_images),
         _corruption_flags,
-        _corruptions_earlier,
         lambda arguments, subject: robustness.part_measured(arguments, subject, "corruptions"),
     ),
 }
@@ -284,14 +263,11 @@ class Measurement:
         The network with its images and protocol.
     arguments
         Those of the instrument's command line.
-    earlier
-        The question that earlier versions asked for the same result.
     """
 
     name: str
     subject: Subject
     arguments: Namespace
-    earlier: Question
 
 
 def ask(
@@ -332,16 +308,11 @@ def ask(
     subject = (origin or Origin()).subject(path, protocol)
     files = [*map(str, before), str(path)]
     arguments = request.instrument.arguments([*files, "--device", device, "--quiet", *request.flags(sizes, masks)])
-    earlier = {"measure": name, **request.earlier(sizes, masks)}
-    return Measurement(name, subject, arguments, Question(request.instrument.name, subject, earlier, seed=0))
+    return Measurement(name, subject, arguments)
 
 
 def measured(measurement: Measurement, *, force: bool = False) -> tuple[xarray.Dataset, Path]:
     """The dataset and its file, from the cache or measured now: interrupted anywhere, the next call resumes."""
-    # Results of this version that were saved before studies and commands shared one cache.
-    known = None if force else result.cached(measurement.earlier.path, measurement.earlier.key)
-    if known is not None:
-        return known.assign_attrs(name=measurement.subject.name), measurement.earlier.path
     arguments = Namespace(**{**vars(measurement.arguments), "force": force, "saved": []})
     request = REQUESTS[measurement.name]
     dataset = (request.answer or request.instrument.result)(arguments, measurement.subject)

@@ -27,7 +27,6 @@ from landscape import command, training
 from landscape.compute.masks import Masks
 from landscape.errors import LandscapeError
 from landscape.predictions.efficiency import crossing
-from landscape.store import result
 
 TINY = SampleSizes(32, 2, 3, 32, 5, 16, 2, 48, 4, 2, 16, 2)
 
@@ -584,18 +583,6 @@ def test_a_study_and_a_command_share_one_cache_and_every_setting_is_in_the_addre
     assert file.stat().st_mtime_ns == before
     monkeypatch.setattr(measuring, "TOLERANCE", 0.5)
     assert measuring.measured(measuring.ask(baseline.path, "hessian", TINY))[1] != file
-
-
-def test_results_of_studies_of_earlier_versions_are_found(trained, tmp_path, monkeypatch):
-    _, (baseline, _) = trained
-    monkeypatch.chdir(tmp_path)
-    asked = measuring.ask(baseline.path.absolute(), "feature_maps", TINY)
-    known = xarray.Dataset({"std": ("point", [1.0])}, attrs={"key": asked.earlier.key})
-    asked.earlier.path.parent.mkdir(parents=True)
-    result.save(known, asked.earlier.path)
-    found, file = measuring.measured(asked)
-    assert file == asked.earlier.path
-    assert found["std"].values == [1.0]
 
 
 def test_a_layer_that_does_not_run_is_refused_before_anything_is_trained(
