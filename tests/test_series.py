@@ -103,6 +103,14 @@ def test_the_trajectory_keeps_its_distances_in_its_plane() -> None:
     assert result["path"].values[2].tolist() == [0, 0]
 
 
+def test_a_checkpoint_that_is_there_twice_is_no_obstacle(caplog: pytest.LogCaptureFixture) -> None:
+    first, last = trained((1, 2))
+    result = along(objectives([first, last, last]), (1, 2, 3), parts=("loss", "path", "barrier"))
+    assert float(result["barrier"][1]) == 0
+    assert "path" not in result
+    assert "no path: the trajectory lies on one line" in caplog.text
+
+
 def test_a_barrier_stands_between_networks_of_different_valleys() -> None:
     here, there = trained((99, 100)), trained((99, 100), seed=5)
     low = float(along(objectives(here), (8, 9), parts=("barrier",))["barrier"][0])
@@ -170,6 +178,17 @@ def test_checkpoints_are_sorted_into_trainings(tmp_path: Path) -> None:
     given = order.series([last.with_suffix(".pt"), first.with_suffix(".pt")])
     assert [path.stem for path in given[0].files] == ["last", "first"]
     assert given[0].times == (0, 1)
+    # Lightning's own names; and words that end like one of time.
+    for folder, names, label, times in (
+        ("lightning", ("epoch=0-step=50.ckpt", "epoch=0-step=100.ckpt", "epoch=1-step=200.ckpt"), None, (50, 100, 200)),
+        ("sweep", ("sweep3_epoch1.pt", "sweep3_epoch2.pt"), "sweep3", (1, 2)),
+        ("deep", ("deep12-8.pt", "deep12-9.pt"), "deep12", (8, 9)),
+    ):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(b"")
+        (one,) = order.series([tmp_path / folder])
+        assert (one.name, one.times) == (label or str(tmp_path / folder), times)
     # A training of another folder tells nothing of these.
     other = tmp_path / "runs"
     other.mkdir()
