@@ -21,6 +21,7 @@ from landscape.data import Images, load
 from landscape.errors import LandscapeError
 from landscape.monitor import lightning_callback, transformers_callback
 from landscape.monitor.record import read_table
+from landscape.objective import CurvatureOperator, Objective
 
 
 class Sam(torch.optim.Optimizer):
@@ -235,6 +236,71 @@ def test_sam_is_measured_where_it_looks() -> None:
     # On a quadratic of this curvature along the gradient, SAM's step multiplies the weight by minus one.
     edge, length = row["sam_threshold"], row["gradient_norm"]
     assert 0.2 * edge * (1 + 0.1 * edge / length) == pytest.approx(2)
+
+
+def test_sams_step_up_is_of_the_data_alone() -> None:
+    # Its weight decay enters the gradient in the optimizer inside, behind the step up.
+    net, data = small_net(), small_images()
+    row = exact(net, data, Sam(net.parameters(), torch.optim.SGD, rho=0.1, lr=0.2, weight_decay=0.5))
+    here, moved = Dense(net, data), small_net()
+    point = here.point + 0.1 * here.gradient / here.gradient.norm()
+    torch.nn.utils.vector_to_parameters(point, moved.double().parameters())
+    there = Dense(moved, data, weight_decay=0.5)
+    assert row["perturbed_sharpness"] == pytest.approx(float(torch.linalg.eigvalsh(there.hessian)[-1]), rel=1e-2)
+    assert row["perturbed_rise"] == pytest.approx(there.loss - Dense(net, data, weight_decay=0.5).loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["NAdam", "RAdam", "Adamax", "Adadelta", "ASGD"])
+def test_weight_decay_in_the_gradient_is_part_of_the_loss(kind: str) -> None:
+    net = small_net()
+    row = Monitor(net, small_images(), optimizer=getattr(torch.optim, kind)(net.parameters(), weight_decay=0.1)).measure()
+    assert row["l2"] == pytest.approx(0.05 * sum(float(p.detach().square().sum()) for p in net.parameters()))
+
+
+def test_settings_without_effect_and_learning_rates_that_fall() -> None:
+    net, data = small_net(), small_images()
+    row = Monitor(net, data, optimizer=torch.optim.SGD(net.parameters(), lr=0.1, dampening=0.5)).measure()
+    assert row["stability_threshold"] == 20
+    optimizer = torch.optim.Adagrad(net.parameters(), lr=0.01, lr_decay=0.5, eps=0.1)
+    steps(net, data, optimizer)
+    inverse = [1 / (3 * (optimizer.state[p]["sum"].sqrt() + 0.1)) for p in net.parameters()]
+    assert exact(net, data, optimizer)["preconditioned_sharpness"] == pytest.approx(
+        dense_preconditioned(net, data, inverse), rel=1e-2
+    )
+    # Adafactor sets its own.
+    optimizer.param_groups[0]["lr"] = None
+    assert math.isnan(Monitor(net, data, optimizer=optimizer).measure()["learning_rate"])
+
+
+class Complex(nn.Module):
+    """Complex weights, as of Fourier neural operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64, generator=generator(0, "complex")))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs.to(torch.complex64) @ self.weight).abs()
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_complex_parameters_are_pairs_of_real_ones(kind: str) -> None:
+    net, inputs = Complex(), torch.randn(30, 4, generator=generator(0, "inputs"))
+    optimizer = getattr(torch.optim, kind)(net.parameters(), lr=0.1)
+    net(inputs).sum().backward()
+    optimizer.step()
+    monitor = Monitor(net, (inputs, torch.arange(30) % 3), optimizer=optimizer, products=30)
+    monitor.measure()
+    row, state = monitor.measure(), optimizer.state[net.weight]
+    if kind == "SGD":
+        assert row["preconditioned_sharpness"] == row["largest_eigenvalue"]
+        return
+    inverse = 1 / (0.1 * ((torch.view_as_real(state["exp_avg_sq"]) / 0.001).sqrt() + 1e-8))
+    objective = Objective(net, (inputs, torch.arange(30) % 3))
+    root = inverse.reshape(-1).sqrt()
+    product = CurvatureOperator(objective)(torch.eye(24))
+    sharpness = float(torch.linalg.eigvalsh(root[:, None] * product * root)[-1])
+    assert row["preconditioned_sharpness"] == pytest.approx(sharpness, rel=1e-2)
 
 
 def test_warm_starts_are_within_two_percent_in_four_products() -> None:

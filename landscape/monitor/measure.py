@@ -66,7 +66,8 @@ def measure(
     decay = state.decay
     l2 = float((decay * point.double().square()).sum() / 2)
     loss = objective.value().loss
-    gradient = objective.gradient() + decay * point
+    of_data = objective.gradient()
+    gradient = of_data + decay * point
     length = float(torch.linalg.vector_norm(gradient.double()))
     numbers = {
         "loss": loss + l2,
@@ -103,8 +104,10 @@ def measure(
             "preconditioned_residual": numbers["largest_residual"],
         }
     total = curvature.products
-    if state.radius is not None and length > 0:
-        step = _ascent(point, gradient, state.radius, state.adaptive)
+    # Weight decay enters the gradient in the optimizer, behind SAM's step up.
+    ascent_length = float(torch.linalg.vector_norm(of_data.double()))
+    if state.radius is not None and ascent_length > 0:
+        step = _ascent(point, of_data, state.radius, state.adaptive)
         perturbed = CurvatureOperator(objective, point=point + step)
         ends = solve(Decayed(perturbed, decay), "perturbed")
         moved = objective.value(point + step).loss + float((decay * (point + step).double().square()).sum() / 2)
@@ -112,7 +115,7 @@ def measure(
             "perturbed_sharpness": float(ends.values[0]),
             "perturbed_residual": float(ends.residuals[0]),
             "perturbed_rise": moved - numbers["loss"],
-            "sam_threshold": _sam_threshold(state, length),
+            "sam_threshold": _sam_threshold(state, ascent_length),
         }
         total += perturbed.products
     return numbers | {"products": float(total)}

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
+
+from landscape.objective.parameters import in_pairs
 
 # Weight decay that is part of the loss: w enters the gradient. AdamW's is not.
-_COUPLED = (SGD, Adam, AdamW, RMSprop, Adagrad)
+_COUPLED = (SGD, Adam, AdamW, RMSprop, Adagrad, NAdam, RAdam, Adamax, Adadelta, ASGD)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def read(
         return State(math.nan, math.nan, None, False, 0.0, None, False, False)
     base = _base(optimizer)
     groups = base.param_groups
-    rates = [float(group["lr"]) for group in groups]
+    # Some set their own learning rate, and have none in their groups.
+    rates = [math.nan if group.get("lr") is None else float(group["lr"]) for group in groups]
     largest = max(rates)
     of_parameter = {id(parameter): group for group in groups for parameter in group["params"]}
     parameters = dict(network.named_parameters())
@@ -155,7 +158,9 @@ def _threshold(base: Optimizer, group: dict[str, Any], rate: float) -> float:
     if isinstance(base, SGD):
         if group.get("nesterov"):
             return (2 + 2 * momentum) / ((1 + 2 * momentum) * rate)
-        return (2 + 2 * momentum) / ((1 - float(group.get("dampening", 0.0))) * rate)
+        # Without momentum there is no running mean whose entries could be dampened.
+        dampening = float(group.get("dampening", 0.0)) if momentum else 0.0
+        return (2 + 2 * momentum) / ((1 - dampening) * rate)
     if isinstance(base, (RMSprop, Adagrad)):
         return (2 + 2 * momentum) / rate
     return math.nan
@@ -164,23 +169,30 @@ def _threshold(base: Optimizer, group: dict[str, Any], rate: float) -> float:
 def _inverse(base: Optimizer, group: dict[str, Any], parameter: Tensor) -> Tensor | None:
     """1 / P of one parameter, None when it is not known (before the first step, or for other optimizers)."""
     state = base.state.get(parameter, {})
+
+    def entry(name: str) -> Tensor:
+        return in_pairs(state[name]).float()
+
     with torch.no_grad():
         if isinstance(base, (Adam, AdamW)):
             if "exp_avg_sq" not in state:
                 return None
             count = float(state["step"])
             first, second = (float(beta) for beta in group["betas"])
-            squares = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-            root = (squares.float() / (1 - second**count)).sqrt() + group["eps"]
+            squares = entry("max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq")
+            root = (squares / (1 - second**count)).sqrt() + group["eps"]
             # The bias correction of the first moment is part of the step's size (Cohen et al. 2022, section 2).
             return 1 / ((1 - first**count) * root)
         if isinstance(base, RMSprop):
             if "square_avg" not in state:
                 return None
-            squares = state["square_avg"].float()
+            squares = entry("square_avg")
             if group.get("centered"):
-                squares = (squares - state["grad_avg"].float().square()).clamp(min=0)
+                squares = (squares - entry("grad_avg").square()).clamp(min=0)
             return 1 / (squares.sqrt() + group["eps"])
         if isinstance(base, Adagrad):
-            return 1 / (state["sum"].float().sqrt() + group["eps"]) if "sum" in state else None
-        return torch.ones_like(parameter) if isinstance(base, SGD) else None
+            if "sum" not in state:
+                return None
+            decayed = 1 + max(float(state["step"]) - 1, 0) * group["lr_decay"]
+            return 1 / (decayed * (entry("sum").sqrt() + group["eps"]))
+        return torch.ones_like(in_pairs(parameter)) if isinstance(base, SGD) else None
