@@ -1,6 +1,7 @@
 """The monitor: right numbers, and a training that does not notice it."""
 
 import importlib.util
+import json
 import math
 import sys
 import types
@@ -406,6 +407,18 @@ def test_numbers_go_to_loggers_tables_and_pictures(tmp_path: Path) -> None:
     assert again.step() is None
     assert again.step() is not None
     assert [row["step"] for row in read_table(table)] == [2, 4]
+    # What it cost is what it cost since.
+    assert again.cost()["measurements"] == 1
+    assert again.cost()["products"] == again.rows[-1]["products"]
+    stingy = Monitor(net, small_images(), every=2, budget=1e-9, log=table, first_step=4)
+    stingy.measure()
+    assert (stingy.step(), stingy.step(), stingy.cost()["skipped"]) == (None, None, 1)
+
+
+def test_the_protocol_and_its_hash_are_of_one() -> None:
+    inputs = torch.randn(8, 3, generator=generator(0, "inputs"))
+    attributes = Monitor(nn.Linear(3, 1), (inputs, inputs[:, :1]), loss="mse").dataset().attrs
+    assert Protocol(**json.loads(attributes["protocol"])).hash == attributes["protocol_hash"]
 
 
 def test_a_damaged_table_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -414,6 +427,12 @@ def test_a_damaged_table_is_refused_in_one_line(tmp_path: Path) -> None:
         table.write_bytes(content)
         with pytest.raises(LandscapeError, match="not a table of a monitor"):
             Monitor(small_net(), small_images(), log=table, first_step=2)
+
+
+def test_a_mask_of_infinities_is_no_divergence() -> None:
+    net = small_net()
+    net.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1), persistent=False)
+    assert math.isfinite(Monitor(net, small_images()).measure()["largest_eigenvalue"])
 
 
 def test_weights_that_are_not_finite_are_measured_as_not_a_number(caplog: pytest.LogCaptureFixture) -> None:

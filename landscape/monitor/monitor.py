@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,8 @@ class Monitor:
         self.every, self.budget, self.products, self.trace_products = every, budget, products, trace_products
         self.steps = first_step
         self.rows: list[record.Row] = []
+        # Read from the CSV of a training that is resumed.
+        self._earlier = 0
         self._optimizer, self._seed, self._prefix = optimizer, seed, prefix
         self._settings = {"micro_batch": micro_batch, "memory": memory}
         self._mirror = Mirror(model)
@@ -163,7 +165,7 @@ class Monitor:
         self._loggers: list[Any] = []
         for sink in log if isinstance(log, (list, tuple)) else [] if log is None else [log]:
             self._add_sink(sink)
-        self._due = 0
+        self._skipped = 0
         self._spent = 0.0
         self._product_seconds = 0.0
         self._postponed = False
@@ -181,6 +183,7 @@ class Monitor:
             path = Path(sink)
             if self.steps and path.is_file():
                 self.rows = [row for row in record.read_table(path) if row["step"] <= self.steps]
+                self._earlier = len(self.rows)
             self._tables.append(record.Table(path))
             self._tables[-1].write(self.rows)
         elif any(callable(getattr(sink, name, None)) for name in ("add_scalar", "log_metrics", "log")):
@@ -201,8 +204,10 @@ class Monitor:
         self.steps += 1
         if self.steps % self.every:
             return None
-        self._due += 1
-        return self.measure() if self._affordable() else None
+        if self._affordable():
+            return self.measure()
+        self._skipped += 1
+        return None
 
     def measure(self) -> record.Row:
         """Measure now, whatever the budget says."""
@@ -266,7 +271,8 @@ class Monitor:
 
     @torch.no_grad()
     def _finite(self) -> bool:
-        tensors: Sequence[Tensor] = [*self._mirror.source.parameters(), *self._mirror.source.buffers()]
+        # Not what is no part of a checkpoint, as masks of attention with -inf in them.
+        tensors = [value for value in self._mirror.source.state_dict().values() if isinstance(value, Tensor)]
         return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
 
     def _training_seconds(self) -> float:
@@ -274,7 +280,7 @@ class Monitor:
 
     def _expected(self) -> float:
         """Seconds that the next measurement will take."""
-        here = [row["cost_seconds"] for row in self.rows if row.get("cost_seconds")] if self._spent else []
+        here = [row["cost_seconds"] for row in self.rows[self._earlier :]]
         if here:
             # The first measurement is a cold solve: later ones say more about the next.
             return max(here[1:][-3:] or here)
@@ -305,14 +311,14 @@ class Monitor:
         """
         training = self._training_seconds()
         seconds = self._setup + self._spent
-        here = [row for row in self.rows if "cost_seconds" in row]
+        here = self.rows[self._earlier :]
         return {
             "seconds": seconds,
             "training_seconds": training,
             "share": seconds / training if training > 0 else math.inf,
             "products": sum(row.get("products", 0.0) for row in here),
             "measurements": float(len(here)),
-            "skipped": float(max(0, self._due - len(here))),
+            "skipped": float(self._skipped),
         }
 
     def __repr__(self) -> str:
@@ -342,6 +348,7 @@ class Monitor:
             ``training_seconds``. Units are in their attributes; the attributes of the whole state cost and protocol.
         """
         attributes = {f"cost_{name}": value for name, value in self.cost().items()}
+        protocol = self._protocol.replace(loss=self._loss.name)
         return record.dataset(
             self.rows,
             {
@@ -349,8 +356,8 @@ class Monitor:
                 "every": self.every,
                 "budget": math.inf if self.budget is None else self.budget,
                 "examples": len(self._examples),
-                "protocol": json.dumps(self._protocol.replace(loss=self._loss.name).to_dict(), sort_keys=True),
-                "protocol_hash": self._protocol.hash,
+                "protocol": json.dumps(protocol.to_dict(), sort_keys=True),
+                "protocol_hash": protocol.hash,
                 "optimizer": type(self._optimizer).__name__,
             },
         )
