@@ -170,6 +170,17 @@ def test_checkpoints_are_sorted_into_trainings(tmp_path: Path) -> None:
     given = order.series([last.with_suffix(".pt"), first.with_suffix(".pt")])
     assert [path.stem for path in given[0].files] == ["last", "first"]
     assert given[0].times == (0, 1)
+    # Lightning's own names; and words that end like one of time.
+    for folder, names, label, times in (
+        ("lightning", ("epoch=0-step=50.ckpt", "epoch=0-step=100.ckpt", "epoch=1-step=200.ckpt"), None, (50, 100, 200)),
+        ("sweep", ("sweep3_epoch1.pt", "sweep3_epoch2.pt"), "sweep3", (1, 2)),
+        ("deep", ("deep12-8.pt", "deep12-9.pt"), "deep12", (8, 9)),
+    ):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(b"")
+        (one,) = order.series([tmp_path / folder])
+        assert (one.name, one.times) == (label or str(tmp_path / folder), times)
     # A training of another folder tells nothing of these.
     other = tmp_path / "runs"
     other.mkdir()

@@ -10,8 +10,11 @@ from landscape.errors import LandscapeError
 
 _ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin", ".pth.tar")
 # The number behind such a word is a time; without one, the last number of the name is.
-_TIME = re.compile(r"(?:epoch|step|iteration|iter|after|ep|checkpoint|ckpt)[-_=]?(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"\d+")
+# Short ones end others: sweep3, crafter2.
+_TIME = re.compile(
+    r"(?:epoch|step|iteration|iter|checkpoint|ckpt|(?<![a-z])(?:after|ep))[-_=]?(\d+)", re.IGNORECASE
+)
+_NUMBER = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,10 @@ class Series:
 def series(names: Sequence[Path]) -> list[Series]:
     """Sort checkpoints into trainings, each in the order of time.
 
-    The time of a checkpoint is the last epoch of its history where it has one (ours do), else the number behind a word
-    such as *epoch* or *step* in its name, else the last number there. Checkpoints are of one training when their names
-    agree but for it; files without any number, in the order in which they are named, are one training, unless files of
-    their folder have times: no order says where ``best.pth`` stands among epochs.
+    The time of a checkpoint is the last epoch of its history where it has one (ours do), else the last number behind a
+    word such as *epoch* or *step* in its name, else the last number there. Checkpoints are of one training when their
+    names agree but for these; files without any number, in the order in which they are named, are one training, unless
+    files of their folder have times: no order says where ``best.pth`` stands among epochs.
 
     Parameters
     ----------
@@ -104,13 +107,11 @@ def _placed(file: Path) -> tuple[str, int | None]:
     epoch = history[-1].get("epoch") if history and isinstance(history[-1], dict) else None
     if recipe is not None and isinstance(epoch, int):
         return re.sub(r"-after\d+", "", stem), epoch
-    match = _TIME.search(stem)
-    if match is not None:
-        (start, end), time = match.span(), int(match[1])
-    else:
-        numbers = list(_NUMBER.finditer(stem))
-        if not numbers:
-            return str(file.parent), None
-        (start, end), time = numbers[-1].span(), int(numbers[-1][0])
-    kept = [part.strip("-_. ") for part in (stem[:start], stem[end:])]
+    # Of epoch=3-step=400, as Lightning names them, the step: several may be of one epoch.
+    times = list(_TIME.finditer(stem)) or list(_NUMBER.finditer(stem))[-1:]
+    if not times:
+        return str(file.parent), None
+    time = int(times[-1][1])
+    bounds = [0, *[bound for match in times for bound in match.span()], len(stem)]
+    kept = [stem[start:end].strip("-_. ") for start, end in zip(bounds[::2], bounds[1::2], strict=True)]
     return "-".join(part for part in kept if part) or str(file.parent), time
