@@ -103,6 +103,14 @@ def test_the_trajectory_keeps_its_distances_in_its_plane() -> None:
     assert result["path"].values[2].tolist() == [0, 0]
 
 
+def test_a_checkpoint_that_is_there_twice_is_no_obstacle(caplog: pytest.LogCaptureFixture) -> None:
+    first, last = trained((1, 2))
+    result = along(objectives([first, last, last]), (1, 2, 3), parts=("loss", "path", "barrier"))
+    assert float(result["barrier"][1]) == 0
+    assert "path" not in result
+    assert "no path: the trajectory lies on one line" in caplog.text
+
+
 def test_a_barrier_stands_between_networks_of_different_valleys() -> None:
     here, there = trained((99, 100)), trained((99, 100), seed=5)
     low = float(along(objectives(here), (8, 9), parts=("barrier",))["barrier"][0])

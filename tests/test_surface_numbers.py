@@ -14,6 +14,7 @@ import torch
 import xarray
 from nets_for_tests import Dense, small_images, small_net
 
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
 from landscape.metrics import confidence
 from landscape.objective import Objective
@@ -133,6 +134,30 @@ def test_directions_are_as_long_as_the_protocol_says(normalization: str, one_dim
             continue
         axes = over.get(normalization, lambda t: tuple(range(t.dim())))(weight) if weight.dim() > 1 else (0,)
         torch.testing.assert_close(one.square().sum(axes), weight.square().sum(axes))
+
+
+def test_a_direction_of_nothing_is_refused() -> None:
+    objective = Objective(small_net(), small_images(), protocol=Protocol(parameters="*.bias"))
+    with pytest.raises(LandscapeError, match=r"is zero: one-dimensional ones stay"):
+        plane(objective, points=3)
+
+
+def test_a_line_between_networks_of_complex_weights() -> None:
+    class Complex(torch.nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            drawn = torch.randn(4, 3, dtype=torch.complex64, generator=generator(seed, "complex"))
+            self.weight = torch.nn.Parameter(drawn)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return (inputs.to(torch.complex64) @ self.weight).abs()
+
+    one, other = Complex(0), Complex(1)
+    data = torch.randn(20, 4, generator=generator(0, "inputs")), torch.arange(20) % 3
+    objective = Objective(one, data)
+    end = directions.point_of(objective, dict(other.named_parameters()), "other")
+    surface = line(objective, directions=directions.between(objective, end), points=3, span=[(0.0, 1.0)])
+    assert float(surface.loss[-1]) == pytest.approx(Objective(other, data).value().loss, rel=1e-6)
 
 
 def test_directions_survive_a_file_and_serve_another_network(tmp_path: Path) -> None:

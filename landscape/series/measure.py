@@ -1,5 +1,6 @@
 """Curvature, loss and barriers along the checkpoints of one training."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -27,6 +28,8 @@ from landscape.store.vocabulary import described
 from landscape.surface import directions
 from landscape.surface.measure import line
 from landscape.surface.summary import barrier
+
+_log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 Variable = tuple[tuple[str, ...], np.ndarray]
@@ -209,6 +212,8 @@ def _barrier(objective_of: Callable[[int, bool], Objective], number: int, points
     """Height of the barrier between a checkpoint and the next one."""
     objective = objective_of(number, True)
     other = objective_of(number + 1, False).point.double()
+    if torch.equal(other, objective.point.double()):
+        return {"barrier": np.zeros(())}
     axes = directions.between(objective, other)
     return {"barrier": np.array(barrier(line(objective, directions=axes, points=points, span=[(0.0, 1.0)])))}
 
@@ -216,7 +221,11 @@ def _barrier(objective_of: Callable[[int, bool], Objective], number: int, points
 def _path(objective_of: Callable[[int, bool], Objective], count: int) -> dict[str, Variable]:
     """Coordinates (count, 2) in the trajectory's principal plane, and the fractions of the squared steps in it (2,)."""
     points = [objective_of(number, False).point.double() for number in range(count - 1)]
-    axes = directions.trajectory(objective_of(count - 1, False), points)
+    try:
+        axes = directions.trajectory(objective_of(count - 1, False), points)
+    except directions.NoPlaneError as error:
+        _log.warning("no path: %s", error)
+        return {}
     assert axes.path is not None
     fractions = [float(axes.facts[f"variance_share_{axis}"]) for axis in (1, 2)]
     # In units of weight space: the directions' lengths are the path's extents.

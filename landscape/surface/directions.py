@@ -13,7 +13,12 @@ from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.objective import CurvatureOperator, Objective
+from landscape.objective.parameters import in_pairs
 from landscape.store.protocol import Normalization, OneDimensional
+
+
+class NoPlaneError(LandscapeError):
+    """A trajectory spans a line or a point."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,11 @@ def random_directions(objective: Objective, count: int = 2, *, seed: int = 0) ->
             for name, shape in zip(objective.space.names, objective.space.shapes, strict=True)
         ]
         parts.append(normalized(objective, drawn))
+        if not bool(parts[-1].any()):
+            raise LandscapeError(
+                "a random direction of these parameters is zero: one-dimensional ones stay where they are under this "
+                "protocol (--one-dimensional random moves them), and so do weights of zero"
+            )
     return Directions(vectors=torch.stack(parts), kind="random", facts={"seed": float(seed)})
 
 
@@ -191,7 +201,7 @@ def trajectory(objective: Objective, points: Sequence[Tensor]) -> Directions:
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     if float(values[1]) <= 1e-12 * float(values[0]):
-        raise LandscapeError("the trajectory lies on one line or does not move: give more checkpoints")
+        raise NoPlaneError("the trajectory lies on one line or does not move: give more checkpoints")
     axes = (steps.T @ vectors[:, :2]) / values[:2].sqrt()
     coordinates = steps @ axes
     extent = coordinates.abs().amax(0)
@@ -229,10 +239,11 @@ def point_of(objective: Objective, parameters: Mapping[str, Tensor], name: str) 
     for wanted, shape in zip(objective.space.names, objective.space.shapes, strict=True):
         if wanted not in parameters:
             raise LandscapeError(f"{name} has no parameter {wanted}: give a checkpoint of the same network")
-        if parameters[wanted].shape != shape:
+        parameter = in_pairs(parameters[wanted].detach())
+        if parameter.shape != shape:
             raise LandscapeError(
-                f"{wanted} of {name} has shape {tuple(parameters[wanted].shape)}, not {tuple(shape)}: "
+                f"{wanted} of {name} has shape {tuple(parameter.shape)}, not {tuple(shape)}: "
                 "give a checkpoint of the same network"
             )
-        tensors.append(parameters[wanted].detach().double())
+        tensors.append(parameter.double())
     return objective.space.flatten(tensors)
