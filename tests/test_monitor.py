@@ -254,7 +254,9 @@ def test_sams_step_up_is_of_the_data_alone() -> None:
 @pytest.mark.parametrize("kind", ["NAdam", "RAdam", "Adamax", "Adadelta", "ASGD"])
 def test_weight_decay_in_the_gradient_is_part_of_the_loss(kind: str) -> None:
     net = small_net()
-    row = Monitor(net, small_images(), optimizer=getattr(torch.optim, kind)(net.parameters(), weight_decay=0.1)).measure()
+    row = Monitor(
+        net, small_images(), optimizer=getattr(torch.optim, kind)(net.parameters(), weight_decay=0.1)
+    ).measure()
     assert row["l2"] == pytest.approx(0.05 * sum(float(p.detach().square().sum()) for p in net.parameters()))
 
 
@@ -427,6 +429,12 @@ def test_a_damaged_table_is_refused_in_one_line(tmp_path: Path) -> None:
         table.write_bytes(content)
         with pytest.raises(LandscapeError, match="not a table of a monitor"):
             Monitor(small_net(), small_images(), log=table, first_step=2)
+
+
+def test_without_a_threshold_there_is_a_picture(tmp_path: Path) -> None:
+    monitor = Monitor(small_net(), small_images())
+    monitor.measure()
+    assert monitor.draw(tmp_path / "curvature.png").is_file()
 
 
 def test_a_mask_of_infinities_is_no_divergence() -> None:

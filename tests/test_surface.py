@@ -226,6 +226,27 @@ def test_tolerance_holds_and_saves() -> None:
     assert (some.interpolation_error.values[measured] == 0).all()
 
 
+def test_what_is_interpolated_stays_what_it_is() -> None:
+    source = generator(1, "interpolated")
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=source))
+    inputs = torch.randn(60, 4, generator=source)
+    # The network itself is always right, so that accuracy has an edge there, and the error of the rise a tip.
+    objective = Objective(net, (inputs, net(inputs).argmax(1)))
+    surface = plane(objective, points=41, tolerance=0.2)
+    assert int(surface.evaluated.sum()) < 200
+    assert float(surface.accuracy.max()) == 1
+    for name, values in surface.data_vars.items():
+        assert not name.endswith("_stderr") or not (values < 0).any(), name
+    for name in ("loss", "rise"):
+        assert not (surface[f"{name}_low"] > surface[name]).any()
+        assert not (surface[f"{name}_high"] < surface[name]).any()
+    # Of no wrong prediction there is no interval, also between cells.
+    assert surface.rise_low[19:22, 19:22].isnull().all()
+
+
 def test_tolerance_on_a_quadratic_takes_the_coarse_lattice_alone() -> None:
     objective = Objective(
         Flat(72, 3), small_images(), loss=squared_error, protocol=Protocol(dtype="float64"), micro_batch=37

@@ -139,7 +139,7 @@ def draw(result: xarray.Dataset, path: Path | str) -> Path:
         top = np.inf
         if len(seen):
             low, high = float(seen.min()), float(seen.max())
-            if "stability_threshold" in result:
+            if "stability_threshold" in result and bool(np.isfinite(result["stability_threshold"]).any()):
                 edge = float(np.nanmin(result["stability_threshold"].values))
                 high = max(high, edge if edge < 3 * high else high)
             margin = 0.08 * (high - low or 1.0)

@@ -11,9 +11,7 @@ from landscape.errors import LandscapeError
 _ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin", ".pth.tar")
 # The number behind such a word is a time; without one, the last number of the name is.
 # Short ones end others: sweep3, crafter2.
-_TIME = re.compile(
-    r"(?:epoch|step|iteration|iter|checkpoint|ckpt|(?<![a-z])(?:after|ep))[-_=]?(\d+)", re.IGNORECASE
-)
+_TIME = re.compile(r"(?:epoch|step|iteration|iter|checkpoint|ckpt|(?<![a-z])(?:after|ep))[-_=]?(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)")
 
 

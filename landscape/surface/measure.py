@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.distributed
 import xarray
+from scipy import ndimage
 from torch import Tensor
 
 from landscape.compute.randomness import generator, numpy_generator
@@ -35,6 +36,8 @@ _PILOT_CELLS = 16
 _FEWEST_IMAGES = 500
 # What the pilot's own error asks for on top.
 _MARGIN = 1.1
+# What bends as the loss does; its lowest and highest values may be in cells that are not measured.
+_HEIGHTS = ("loss", "cross_entropy", "l2", "rise")
 _NOWHERE = (math.nan, math.nan)
 _WORDS = {
     "loss": ("regularised loss", "nats"),
@@ -361,13 +364,36 @@ def _over_lattice(
         return variables, {}
     variables["loss"] = np.full(worker.shape, np.nan)
     refinement = adaptive.refine(variables["loss"], evaluate, tolerance, seed=seed)
-    rest = [tuple(int(part) for part in index) for index in np.argwhere(~known)]
-    for values in variables.values():
-        values[~known] = adaptive.interpolated(values, known, rest)
+    _interpolate(variables, known)
     variables["evaluated"] = known.astype(float)
     variables["interpolation_error"] = refinement.error
     checked = {"checks": refinement.checks, "worst_check": refinement.worst, "risk": refinement.risk}
     return variables, {"tolerance": float(tolerance), **checked}
+
+
+def _interpolate(variables: Mapping[str, np.ndarray], known: np.ndarray) -> None:
+    """Fill in the cells that were not measured."""
+    rest = [tuple(int(part) for part in index) for index in np.argwhere(~known)]
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+
+    def filled(values: np.ndarray) -> np.ndarray:
+        """Within what was measured, as errors are positive and shares below 1; unknown where the next cell's is."""
+        finite = values[known & np.isfinite(values)]
+        cells = np.clip(
+            adaptive.interpolated(values, known, rest), finite.min(initial=np.inf), finite.max(initial=-np.inf)
+        )
+        return np.where(np.isfinite(values[tuple(nearest)][~known]), cells, np.nan)
+
+    heights = [name for name in _HEIGHTS if name in variables]
+    for name in heights:
+        variables[name][~known] = adaptive.interpolated(variables[name], known, rest)
+    for name, values in variables.items():
+        of, _, end = name.rpartition("_")
+        if end in ("low", "high"):
+            # Of an interval the distance of its end, so that it holds the estimate.
+            values[~known] = variables[of][~known] + filled(values - variables[of])
+        elif name not in heights:
+            values[~known] = filled(values)
 
 
 def _cell(
