@@ -299,6 +299,13 @@ def test_a_network_and_its_permuted_copy_have_no_barrier_once_matched() -> None:
     assert float(result["distance"].sel(way="aligned")) == 0
 
 
+def test_networks_in_wrappers_are_seen_through() -> None:
+    one, other = classifier(0), classifier(1)
+    plain = connect(objective(one, digits()), one, {"b": other}, points=3)
+    one, other = nn.DataParallel(one), nn.DataParallel(other)
+    assert connect(objective(one, digits()), one, {"b": other}, points=3).identical(plain)
+
+
 def test_the_interval_of_a_low_barrier_holds_it() -> None:
     # Heights of single examples vary by 0.3, their mean by a hundredth of that: often it is nowhere above the line.
     source, times = np.random.default_rng(0), np.linspace(0, 1, 11)

@@ -12,7 +12,7 @@ from landscape.connectivity.permutations import Symmetries
 from landscape.data.examples import Tree, converted
 from landscape.errors import LandscapeError
 from landscape.objective.losses import called
-from landscape.objective.network import frozen_randomness, in_precision, logits, private_copy
+from landscape.objective.network import frozen_randomness, in_precision, logits, private_copy, unwrapped
 
 # Outputs before and after may differ by rounding alone: this fraction of the largest one, in float64.
 _SAME = 1e-6
@@ -98,6 +98,7 @@ def align(model: nn.Module, other: nn.Module, inputs: Tree, *, seed: int = 0) ->
     >>> torch.equal(align(model, shuffled, inputs).network[0].weight, model[0].weight)
     True
     """
+    model, other = unwrapped(model), unwrapped(other)
     parameters, others = dict(model.named_parameters()), dict(other.named_parameters())
     shapes = {name: value.shape for name, value in parameters.items()}
     if shapes != {name: value.shape for name, value in others.items()}:

@@ -16,6 +16,7 @@ from landscape.connectivity.choices import PARTS, STEPS, USUAL, Part
 from landscape.errors import LandscapeError, require_parts
 from landscape.metrics import confidence
 from landscape.objective import Objective
+from landscape.objective.network import unwrapped
 from landscape.store.journal import Journal
 from landscape.store.pieces import Arrays, pieces
 from landscape.store.vocabulary import described
@@ -159,7 +160,7 @@ def _ends(
     ends: Ends = {}
     matches: dict[str, list[float]] = {}
     for name, other in others.items():
-        straight = point_of(objective, dict(other.named_parameters()), name)
+        straight = point_of(objective, dict(unwrapped(other).named_parameters()), name)
         ends |= {(name, part): straight for part in parts}
         if "aligned" not in parts:
             continue
