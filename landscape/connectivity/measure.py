@@ -93,8 +93,8 @@ def connect(
         Over ``other``, ``way`` and ``t``: ``loss``, ``cross_entropy`` and ``accuracy`` with standard errors over the
         choice of examples, ``height`` above the straight line between both ends' losses with ``_stderr``, ``_low`` and
         ``_high`` (95 %, of each example's own height). Over ``other`` and ``way``: ``barrier`` with the same, its upper
-        end the highest of the way, ``barrier_at``, ``distance`` of the ends. Over ``way``: ``soup_cross_entropy`` and ``soup_accuracy`` of the
-        equal mean of all networks (Wortsman et al. 2022, arXiv 2203.05482), not for curves.
+        end the highest of the way, ``barrier_at``, ``distance`` of the ends. Over ``way``: ``soup_cross_entropy`` and
+        ``soup_accuracy`` of the equal mean of all networks (Wortsman et al. 2022, arXiv 2203.05482), not for curves.
 
     Raises
     ------
