@@ -232,7 +232,7 @@ def test_tensors_of_directions_are_checked(tmp_path: Path) -> None:
         saved_directions.load(tmp_path / "pipe", objective)
 
 
-def test_line_between_networks_and_plane_through_three() -> None:
+def test_line_between_networks_and_plane_through_three(tmp_path: Path) -> None:
     objective = Objective(small_net(), small_images(), micro_batch=37, protocol=Protocol(dtype="float64"))
     others = [Objective(small_net(seed=seed), small_images()).point.double() for seed in (1, 2)]
     across = directions.between(objective, others[0])
@@ -243,6 +243,11 @@ def test_line_between_networks_and_plane_through_three() -> None:
     assert summarize(surface).barrier == pytest.approx(float((surface.loss - straight).max()))
     # Half of the way says nothing of the other end.
     assert math.isnan(summarize(line(objective, directions=across, points=11, span=0.5)).barrier)
+    # From a third network the same step leads elsewhere.
+    file = saved_directions.save(across, objective, tmp_path / "across.safetensors")
+    assert saved_directions.load(file, objective).marks == across.marks
+    elsewhere = saved_directions.load(file, Objective(small_net(seed=3), small_images()))
+    assert (elsewhere.kind, elsewhere.marks) == ("between of another network", {})
     spanned = directions.through(objective, others)
     assert spanned.angle == pytest.approx(90)
     for other, place in zip(others, list(spanned.marks.values())[1:], strict=True):

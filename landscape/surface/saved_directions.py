@@ -36,6 +36,7 @@ def save(axes: Directions, objective: Objective, path: Path | str) -> Path:
         "facts": json.dumps(dict(axes.facts)),
         "marks": json.dumps({name: list(position) for name, position in axes.marks.items()}),
         "path": json.dumps(None if axes.path is None else axes.path.tolist()),
+        "origin": _origin(objective),
     }
     header["sha256"] = _digest(header, tensors)
     path = Path(path)
@@ -47,7 +48,8 @@ def load(path: Path | str, objective: Objective) -> Directions:
     """Read directions.
 
     Random ones are normalised anew to this objective's weights, so that one file serves several networks of the same
-    shapes under their own scales (normalising twice changes nothing but rounding); others are used as they are.
+    shapes under their own scales (normalising twice changes nothing but rounding); others are used as they are, from
+    the weights of another network without the marks and the path, which are not in its plane.
 
     Raises
     ------
@@ -74,6 +76,9 @@ def load(path: Path | str, objective: Objective) -> Directions:
         raise LandscapeError(
             f"{path} is not a readable file of directions ({reason}): give one that --save-directions wrote"
         ) from None
+    # Files of older versions do not say.
+    if given.kind != "random" and header.get("origin", _origin(objective)) != _origin(objective):
+        return Directions(torch.stack(vectors), kind=f"{given.kind} of another network", facts=given.facts())
     return Directions(
         vectors=torch.stack(vectors),
         kind=given.kind,
@@ -97,6 +102,11 @@ class _Tensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._file.keys())
+
+
+def _origin(objective: Objective) -> str:
+    """SHA-256 of the weights that directions start from."""
+    return hashlib.sha256(objective.point.double().cpu().numpy().tobytes()).hexdigest()
 
 
 def _digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
