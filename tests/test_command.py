@@ -81,8 +81,10 @@ def test_what_examples_stand_for_and_how_they_are_augmented_is_in_the_address(
     folder: Path, capsys: pytest.CaptureFixture[str], facts: str, flags: list[str]
 ) -> None:
     def measured(given: str) -> dict[str, object]:
-        made = f"dataclasses.replace(stranger.small_images(), {given})"
-        (folder / "own.py").write_text(f"import dataclasses, stranger\ndef own():\n    return {made}\n")
+        # Not imported: a module of that name may be there, of another test.
+        images = "runpy.run_path('stranger.py')['small_images']()"
+        made = f"dataclasses.replace({images}, {given})"
+        (folder / "own.py").write_text(f"import dataclasses, runpy\ndef own():\n    return {made}\n")
         assert hessian("net.pth.tar", "--images", "20", "--only", "top", "--json", *flags, data="own.py:own") == 0
         return json.loads(capsys.readouterr().out)
 

@@ -20,7 +20,11 @@ class Sample:
     def __init__(self, factors: np.ndarray, group: int | None = None) -> None:
         self.factors, self.group = torch.from_numpy(factors), group or max(1, len(factors) // GROUPS)
         self.objective = SimpleNamespace(
-            images=len(factors), population=POPULATION, micro_batch=self.group, reduced=lambda value: value
+            images=len(factors),
+            population=POPULATION,
+            micro_batch=self.group,
+            reduced=lambda value: value,
+            has_batch_norm=False,
         )
 
     def batch_projections(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:

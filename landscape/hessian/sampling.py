@@ -73,7 +73,7 @@ def sampling(curvature: CurvatureOperator, values: np.ndarray, vectors: Tensor, 
         return Sampling(zero, values.copy(), values.copy(), zero)
     # Groups of the micro-batches' size when there are enough of them to see a spread, smaller ones otherwise; but with
     # statistics of each batch, parts of one are another function.
-    whole = objective.protocol.batch_norm == "batch" and objective.has_batch_norm
+    whole = objective.has_batch_norm and objective.protocol.batch_norm == "batch"
     size = objective.micro_batch if whole else min(objective.micro_batch, max(1, objective.images // GROUPS))
     if size != objective.micro_batch:
         curvature = CurvatureOperator(objective, curvature.kind, sample=sample, micro_batch=size)
