@@ -22,9 +22,12 @@ _log = logging.getLogger(__name__)
 # when that changes, so that results of older code are not used. Instruments not listed are at 1.
 SCHEMAS: dict[str, int] = {
     "landscape.predictions": 2,  # intervals that take off the bias of few images
-    "landscape.surface": 3,  # cells keep cubes, for intervals of skewed losses
+    "landscape.surface": 4,  # errors of means over tokens, and between the cells that --tolerance measures
     "landscape.feature_maps": 2,  # jackknife errors widened for their few groups
-    "landscape.hessian": 4,  # intervals for the choice of images instead of a standard error alone
+    "landscape.hessian": 5,  # densities of narrow bulks, recalibrated batch norm, --at behind a folded batch norm
+    "landscape.connectivity": 2,  # recalibrated batch norm, intervals of low barriers
+    "landscape.series": 2,  # the same, and earlier checkpoints with their --smoothing
+    "landscape.robustness": 2,  # attacks along the label's log-odds
 }
 
 
