@@ -1,4 +1,5 @@
 import copy
+import functools
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
 from landscape.hessian.sampling import sampling
 from landscape.nets import MCDropout
-from landscape.objective import CurvatureOperator, Inference, Objective, folding
+from landscape.objective import CurvatureOperator, Inference, Objective, folding, losses
 from landscape.store.protocol import Protocol
 
 EXACT = Protocol(dtype="float64")
@@ -353,3 +354,18 @@ def test_a_network_may_read_attributes_of_what_is_folded() -> None:
         assert CurvatureOperator(measured)(measured.point).isfinite().all()
         if protocol.batch_norm == "running":
             assert Inference(measured).outputs(0, 4).isfinite().all()
+
+
+def test_losses_of_different_settings_have_different_names() -> None:
+    def names(settings: dict[str, object]) -> list[str]:
+        function = torch.nn.functional.cross_entropy
+        return [
+            losses.resolved(torch.nn.CrossEntropyLoss(**settings)).name,  # type: ignore[arg-type]
+            losses.resolved(functools.partial(function, **settings)).name,  # type: ignore[arg-type]
+        ]
+
+    weights = {"weight": torch.tensor([1.0, 2, 3])}
+    given: list[dict[str, object]] = [{}, {"label_smoothing": 0.1}, {"weight": torch.ones(3)}, {**weights}]
+    every = [name for settings in given for name in names(settings)]
+    assert len(set(every)) == len(every)
+    assert names({**weights}) == names({"weight": weights["weight"].clone()})

@@ -6,10 +6,11 @@ Terms are images, tokens that are not ignored, pixels, points; every micro-batch
 *T* terms.
 """
 
+import functools
 import hashlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from landscape.data.examples import Tree, mapped
+from landscape.data.examples import Tree, content, mapped
 from landscape.errors import LandscapeError, printable
 from landscape.objective.chunked import Deferred
 from landscape.store.importing import code_sha256, named_object
@@ -526,14 +527,33 @@ def _options(name: str, options: list[str]) -> tuple[int, float]:
 
 
 def _own_name(function: Callable[..., Any]) -> str:
-    """Module, name and a digest of the source, since two functions of one name are different losses."""
+    """Module, name and a digest of source and settings, since two functions of one name are different losses."""
+    settings = ""
+    if isinstance(function, functools.partial):
+        settings, function = _plain([function.args, function.keywords]), function.func
+    written: Any = function
+    if not hasattr(function, "__code__"):  # an object
+        written = type(function)
+        held = getattr(function, "__dict__", {})
+        settings += _plain({name: value for name, value in held.items() if name != "training"})
     try:
-        source = inspect.getsource(function)
+        source = inspect.getsource(written)
     except (OSError, TypeError):
         source = repr(getattr(function, "__code__", type(function)))
     name = getattr(function, "__qualname__", type(function).__qualname__)
     module = str(getattr(function, "__module__", "?"))
     if module.startswith("_landscape_user_"):  # a file that was named on a command line
         module = Path(inspect.getfile(function)).name
-    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    digest = hashlib.sha256((source + settings).encode()).hexdigest()[:12]
     return printable(f"{module}:{name}@{digest}")
+
+
+def _plain(value: Any) -> str:
+    """Numbers, texts, tensors, and collections of them, the same in every process; of anything else its type."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(content(value)).hexdigest()}"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_plain(each)}' for name, each in sorted(value.items(), key=str))}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_plain, value))}]"
+    return repr(value) if isinstance(value, (bool, int, float, str, type(None))) else type(value).__qualname__
