@@ -20,6 +20,7 @@ from landscape.eigen import SymmetricOperator, eigenpairs, trace
 from landscape.errors import LandscapeError
 from landscape.objective import Objective, folding
 from landscape.objective.convolution import CheapDoubleBackward
+from landscape.objective.operators import require_second_derivatives, twice_differentiable
 
 
 class ActivationOperator(SymmetricOperator):
@@ -46,7 +47,8 @@ class ActivationOperator(SymmetricOperator):
     Raises
     ------
     LandscapeError
-        When there is no such module, it is not called or more than once, or returns no floating-point tensor.
+        When there is no such module, it is not called or more than once, or returns no floating-point tensor, or
+        when something behind it has no second derivative.
     """
 
     @measurement
@@ -67,7 +69,7 @@ class ActivationOperator(SymmetricOperator):
 
         handle = part.register_forward_hook(shift)
         try:
-            with torch.enable_grad(), CheapDoubleBackward(), math_attention:
+            with torch.enable_grad(), CheapDoubleBackward(), math_attention, twice_differentiable():
                 inputs = objective.batch(example, example + 1)
                 fraction = objective.fraction(example, example + 1)
                 loss = objective.batch_loss_of(module, inputs, example, example + 1)
@@ -78,6 +80,7 @@ class ActivationOperator(SymmetricOperator):
                     )
                 self._map = shifts[0]
                 loss = loss / fraction if fraction else loss
+                require_second_derivatives(loss)
                 (gradient,) = torch.autograd.grad(loss, self._map, create_graph=True, materialize_grads=True)
         finally:
             handle.remove()
@@ -96,7 +99,7 @@ class ActivationOperator(SymmetricOperator):
     def _product(self, vector: Tensor) -> Tensor:
         if not self._gradient.requires_grad:
             return torch.zeros_like(vector)
-        with math_attention:
+        with math_attention, twice_differentiable():
             (gradient,) = torch.autograd.grad(
                 self._gradient, self._map, vector.view_as(self._map), retain_graph=True, materialize_grads=True
             )

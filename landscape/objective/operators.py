@@ -179,7 +179,7 @@ class CurvatureOperator(SymmetricOperator):
     @measurement
     def _graph(self, batch: int) -> Product:
         start, stop = self._ranges[batch]
-        with torch.enable_grad(), CheapDoubleBackward(), _twice_differentiable():
+        with torch.enable_grad(), CheapDoubleBackward(), twice_differentiable():
             return _GRAPHS[self.kind](_Batch(self.objective, self._leaves, start, stop, self._sample, self._statistics))
 
     def _measure(self) -> None:
@@ -461,7 +461,7 @@ _ONCE = (
 
 
 @contextmanager
-def _twice_differentiable() -> Iterator[None]:
+def twice_differentiable() -> Iterator[None]:
     """Names the operation that torch cannot differentiate a second time."""
     try:
         yield
@@ -476,7 +476,7 @@ def _twice_differentiable() -> Iterator[None]:
 _ONCE_CODE = once_differentiable(lambda context: None).__code__
 
 
-def _require_second_derivatives(output: Tensor) -> None:
+def require_second_derivatives(output: Tensor) -> None:
     """Raise for a function that is marked `once_differentiable`: torch may take its derivative for a constant."""
     waiting, seen = [output.grad_fn], set()
     while waiting:
@@ -497,7 +497,7 @@ def _differentiate(
     pairs = [(output, cotangent) for output, cotangent in zip(outputs, cotangents, strict=True) if output.requires_grad]
     if not pairs:
         return [torch.zeros_like(value) for value in inputs]
-    with _twice_differentiable():
+    with twice_differentiable():
         return torch.autograd.grad(
             [output for output, _ in pairs],
             inputs,
@@ -534,7 +534,7 @@ class _Batch:
 
 def _hessian_graph(batch: _Batch) -> Product:
     loss = batch.loss()
-    _require_second_derivatives(loss)
+    require_second_derivatives(loss)
     gradients = torch.autograd.grad(loss, batch.leaves, create_graph=True, materialize_grads=True)
     return lambda vectors: _differentiate(gradients, batch.leaves, vectors)
 
@@ -548,7 +548,7 @@ def _output_graph(
     free = outputs.detach().requires_grad_()
     loss = objective.mean_loss(free, batch.start, batch.stop)
     for graph in (outputs, loss):
-        _require_second_derivatives(graph)
+        require_second_derivatives(graph)
     (loss_gradient,) = torch.autograd.grad(loss, free, create_graph=True)
     # J' u is linear in u: differentiating it in u gives J v by reverse mode alone.
     dummy = torch.zeros_like(outputs).requires_grad_()
