@@ -493,10 +493,15 @@ def row_feature_maps(study: Study, counts: Counts) -> None:
                 values = first[0][rows]
                 if not np.isfinite(values).all():
                     continue
+                truth = second[0].mean() - first[0].mean()
+                if name == "drop":
+                    counts.add(label, HARD, images, confidence.of_paired_shares(values), first[0].mean())
+                    ends = confidence.of_paired_shares(second[0][rows] - values)
+                    counts.add(f"{label}, paired difference", HARD, images, ends, truth)
+                    continue
                 stderr = values.std(ddof=1) / np.sqrt(images)
                 counts.about(label, HARD, images, values.mean(), stderr, first[0].mean())
                 pair = comparison.paired(result(first[:1, rows]), result(second[:1, rows]), "x")
-                truth = second[0].mean() - first[0].mean()
                 counts.add(f"{label}, paired difference", HARD, images, pair["interval"].values[0], truth)
                 if "std" in name:
                     truth = second[0].mean() / first[0].mean()

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from figures.sources import Drawing
 from landscape import plotting
-from landscape.metrics.confidence import Z
+from landscape.frequency_noise.robustness import drop_interval
 
 STUDY = "noise_robustness"
 TITLES = {"given": "same noise, ring by ring", "matched": "same energy in every ring"}
@@ -23,7 +23,7 @@ def draw(drawing: Drawing) -> Figure:
                     group,
                     chosen[0]["frequency"].values,
                     [100 * each["accuracy_drop"].values for each in chosen],
-                    [100 * Z * each["accuracy_drop_stderr"].values for each in chosen],
+                    [(100 * low, 100 * high) for low, high in map(drop_interval, chosen)],
                     marker=group.marker,
                 )
             axes.set_title(title)

@@ -929,6 +929,11 @@ def test_what_has_no_second_derivative_is_named_and_has_a_surface() -> None:
             CurvatureOperator(objective)(objective.point)
 
 
+def curved(objective: Objective, at: str) -> Tensor:
+    operator = landscape.hessian.ActivationOperator(objective, at, 0)
+    return operator(torch.ones(operator.size, dtype=operator.dtype))
+
+
 def test_curvature_in_activations_names_what_has_no_second_derivative_behind_the_module() -> None:
     exponentials = (draw(9, 5).float(), torch.arange(9) % 3)
     sequences = (draw(9, 12, 5).float(), torch.arange(27).view(9, 3) % 3 + 1)
@@ -938,12 +943,10 @@ def test_curvature_in_activations_names_what_has_no_second_derivative_behind_the
     }
     for operation, objective in cases.items():
         with pytest.raises(operators.NoSecondDerivative, match=f"second derivative of {operation}, "):
-            operator = landscape.hessian.ActivationOperator(objective, "0", 0)
-            operator(torch.ones(operator.size, dtype=operator.dtype))
+            curved(objective, "0")
     # What is in front of the module does not count.
     before = Objective(nn.Sequential(Exponentials(5, 4), nn.Linear(4, 3)), exponentials)
-    operator = landscape.hessian.ActivationOperator(before, "1", 0)
-    assert bool(operator(torch.ones(operator.size, dtype=operator.dtype)).isfinite().all())
+    assert bool(curved(before, "1").isfinite().all())
 
 
 class Tempered(nn.Module):

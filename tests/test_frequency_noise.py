@@ -12,6 +12,8 @@ from landscape.data import Images
 from landscape.errors import LandscapeError
 from landscape.frequency_noise import cli, drops_compared, measure
 from landscape.frequency_noise.bands import FREQUENCIES, banded, in_ring, ring, white_noise
+from landscape.frequency_noise.robustness import drop_interval
+from landscape.metrics.confidence import Z, of_paired_shares
 from landscape.store.protocol import Protocol
 
 
@@ -83,6 +85,13 @@ def test_predictions_against_a_direct_evaluation():
     assert float(result["accuracy"][0, 0]) == pytest.approx((outputs.argmax(1) == images.labels).double().mean())
 
 
+def test_intervals_of_the_drop_are_those_of_paired_shares():
+    model, images = nets.build("resnet_dnn_18", num_classes=2, width=4).eval(), data()
+    result = measure(model, images, frequencies=(0.2, 0.8), width=0.3, given=3.0)
+    drops = (result["clean_correct_of_image"] - result["correct_of_image"]).transpose("energy", "frequency", "image")
+    np.testing.assert_allclose(drop_interval(result), of_paired_shares(drops.values), rtol=1e-12)
+
+
 def test_dropout_averages_over_masks_and_batches_change_nothing():
     model, images = nets.build("resnet_mcdo_18", num_classes=2, width=4).eval(), data()
     one, other = (measure(model, images, frequencies=(0, 1), width=0.3, passes=3, batch=batch) for batch in (3, 16))
@@ -93,6 +102,10 @@ def test_dropout_averages_over_masks_and_batches_change_nothing():
     assert not np.allclose(off["nll"], one["nll"], rtol=1e-4)
     effect = drops_compared(one, other)
     np.testing.assert_allclose(effect["accuracy_drop"], 0, atol=1e-12)
+    # Of images on which networks agree, the two that are added make the interval.
+    half = Z / np.sqrt(len(images) + 2) ** 2
+    np.testing.assert_allclose(effect["accuracy_drop_high"], half)
+    np.testing.assert_allclose(effect["accuracy_drop_low"], -half)
     shuffled = images.select(torch.arange(len(images)).flip(0))
     for shown, change in ((images, {"given": 0.5}), (images, {"seed": 1}), (shuffled, {})):
         with pytest.raises(LandscapeError, match="different images or noise"):

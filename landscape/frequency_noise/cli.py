@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from landscape import command, feature_maps, frequency_noise, look, metrics, tables
+from landscape import command, feature_maps, frequency_noise, look, tables
 from landscape.errors import LandscapeError
 from landscape.frequency_noise.choices import WIDTH
 
@@ -93,23 +93,17 @@ def table(results: Sequence[xarray.Dataset]) -> str:
         except LandscapeError as error:
             lines.append(f"[{index}] against [1]: {error}")
             continue
+        where = [f"{frequency:g} pi" for frequency in effect["frequency"].values]
+        one, two = (str(result.attrs["name"]) for result in (results[0], other))
         for number, strength in enumerate(frequency_noise.robustness.ENERGIES):
+            drops, lows, highs = (100 * effect[f"accuracy_drop{part}"].values[number] for part in ("", "_low", "_high"))
+            ends = list(zip(lows, highs, strict=True))
             cells = [
-                f"{frequency:g}: {tables.with_error(100 * float(value), 100 * metrics.confidence.Z * float(stderr))}"
-                for frequency, value, stderr in zip(
-                    effect["frequency"].values,
-                    effect["accuracy_drop"].values[number],
-                    effect["accuracy_drop_stderr"].values[number],
-                    strict=True,
-                )
+                f"{place} {drop:+.1f} [{low:+.1f}, {high:+.1f}]"
+                for place, drop, (low, high) in zip(where, drops, ends, strict=True)
             ]
             lines.append(f"drop [{index}] - [1], {strength}, points, 95 % paired over images: {', '.join(cells)}")
-            drops, errors = (effect[f"accuracy_drop{part}"].values[number] for part in ("", "_stderr"))
-            half = metrics.confidence.Z * errors
-            where = [f"{frequency:g} pi" for frequency in effect["frequency"].values]
-            one, two = (str(result.attrs["name"]) for result in (results[0], other))
-            what = f"the accuracy lost to noise of {strength}"
-            lines.append(tables.told_apart(what, one, two, where, list(zip(drops - half, drops + half, strict=True))))
+            lines.append(tables.told_apart(f"the accuracy lost to noise of {strength}", one, two, where, ends))
     return "\n".join(lines)
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
 from landscape import plotting
-from landscape.frequency_noise.robustness import ENERGIES
+from landscape.frequency_noise.robustness import ENERGIES, drop_interval
 from landscape.metrics.confidence import Z
 
 
@@ -21,11 +22,14 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
     path
         Where to save the picture (.pdf, .png, .svg).
     """
-    rows = {"accuracy_drop": ("accuracy drop (points)", 100.0), "nll_rise": ("NLL rise (nats)", 1.0)}
+    rows = {
+        "accuracy_drop": ("accuracy drop (points)", 100.0, drop_interval),
+        "nll_rise": ("NLL rise (nats)", 1.0, lambda result: _normal(result["nll_rise"], result["nll_rise_stderr"])),
+    }
     with plotting.style():
         figure = plotting.figure(plotting.TWO_COLUMNS, 4.4)
         panels = figure.subplots(len(rows), len(ENERGIES), sharex=True, sharey="row")
-        for row, (name, (label, factor)) in enumerate(rows.items()):
+        for row, (name, (label, factor, interval)) in enumerate(rows.items()):
             for column, energy in enumerate(ENERGIES):
                 axes = panels[row, column]
                 for group in plotting.groups_over(results, "frequency"):
@@ -35,7 +39,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
                         group,
                         shown[0]["frequency"].values,
                         [factor * each[name].values for each in shown],
-                        [factor * Z * each[f"{name}_stderr"].values for each in shown],
+                        [(factor * low, factor * high) for low, high in map(interval, shown)],
                         marker=group.marker,
                     )
                 axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
@@ -49,3 +53,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
         plotting.letter([*panels.ravel()])
         plotting.below(figure, panels[0, 0], title=plotting.explained(results, "bands: 95 % over images"))
     return plotting.finished(figure, path, results)
+
+
+def _normal(mean: xarray.DataArray, stderr: xarray.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    return (mean - Z * stderr).values, (mean + Z * stderr).values

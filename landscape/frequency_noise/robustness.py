@@ -199,6 +199,12 @@ def _whole(of_image: Mapping[str, np.ndarray], frequencies: Sequence[float]) -> 
     return xarray.Dataset(variables, coords=coordinates)
 
 
+def drop_interval(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % interval of ``accuracy_drop`` over images (energy, frequency), of what `measure` gives."""
+    drop, stderr = (result[name].values for name in ("accuracy_drop", "accuracy_drop_stderr"))
+    return confidence.of_paired_share(drop, stderr, result.sizes["image"])
+
+
 def drops_compared(baseline: xarray.Dataset, other: xarray.Dataset) -> xarray.Dataset:
     """Difference of the accuracy drop and of the NLL rise, other - baseline, paired by image.
 
@@ -210,7 +216,8 @@ def drops_compared(baseline: xarray.Dataset, other: xarray.Dataset) -> xarray.Da
     Returns
     -------
     xarray.Dataset
-        Over (energy, frequency): ``accuracy_drop`` and ``nll_rise``, each with ``_stderr`` over images.
+        Over (energy, frequency): ``accuracy_drop`` and ``nll_rise``, each with ``_low`` and ``_high``, the ends of the
+        95 % interval over images.
 
     Raises
     ------
@@ -225,8 +232,12 @@ def drops_compared(baseline: xarray.Dataset, other: xarray.Dataset) -> xarray.Da
         drops.append(result["clean_correct_of_image"] - result["correct_of_image"])
         rises.append(result["nll_of_image"] - result["clean_nll_of_image"])
     compared = {}
-    for name, (first, second) in (("accuracy_drop", drops), ("nll_rise", rises)):
-        difference = second - first
+    for name, (first, second), interval in (
+        ("accuracy_drop", drops, confidence.of_paired_shares),
+        ("nll_rise", rises, confidence.of_mean),
+    ):
+        difference = (second - first).transpose(..., "image")
         compared[name] = difference.mean("image")
-        compared[f"{name}_stderr"] = difference.std("image", ddof=1) / math.sqrt(difference.sizes["image"])
+        for end, values in zip(("low", "high"), interval(difference.values), strict=True):
+            compared[f"{name}_{end}"] = compared[name].copy(data=values)
     return xarray.Dataset(compared)

@@ -124,12 +124,19 @@ def of_paired_shares(differences: np.ndarray, *, level: float = LEVEL) -> tuple[
     (Agresti & Min 2005, Statist. Med. 24, 729).
     """
     differences = np.asarray(differences, dtype=np.float64)
-    count = differences.shape[-1] + 2
-    mean = differences.sum(-1) / count
+    return of_paired_share(differences.mean(-1), standard_error(differences), differences.shape[-1], level=level)
+
+
+def of_paired_share(
+    mean: np.ndarray, stderr: np.ndarray, count: int, *, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same from the mean of `count` paired differences and its standard error."""
+    squares = count * (count - 1) * np.square(stderr) + count * np.square(mean)
+    centre = count * mean / (count + 2)
     half = NormalDist().inv_cdf(tails(level)[1]) * np.sqrt(
-        ((np.square(differences).sum(-1) + 1) / count - mean**2) / count
+        ((squares + 1) / (count + 2) - np.square(centre)) / (count + 2)
     )
-    return mean - half, mean + half
+    return centre - half, centre + half
 
 
 def of_proportion(value: float, count: float, *, level: float = LEVEL) -> tuple[float, float]:
