@@ -183,7 +183,7 @@ def draw(stages: Mapping[str, "Reports"], path: Path, only: Sequence[str] = DRAW
             about = report["about"]
             losses = " and ".join(f"{each['training NLL, nats']:#.2g}" for each in about)
             trained = f"\n{_fact(about[0]['epochs'])} epochs\ntraining NLL\n{losses}" if about else ""
-            columns[f"{preset}\n{DRAWN_AS.get(name, name)}\nn = {report['seeds']}{trained}"] = [
+            columns[f"{DRAWN_AS.get(name, name)}\n{preset}\nn = {report['seeds']}{trained}"] = [
                 Bar(
                     f"{claim['claim']} {claim['statement']}",
                     LOWER if claim["claimed"] == "lower" else HIGHER,

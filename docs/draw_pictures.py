@@ -28,13 +28,14 @@ from landscape.store import result
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 OUT = Path(__file__).parent / "pictures"
-STAGES = ("converged", "cifar100-small")
+# Trained longest first.
+STAGES = ("converged", "cifar100-medium", "cifar100-small")
 # The ways of smoothing of claim C12, beside the paper's own.
 KINDS = ("smooth", "pre-activation", "relu6", "gap-head")
 # Picture -> stage and comparisons.
 EFFECTS = {
     "kinds": (STAGES[0], KINDS),
-    "kinds_early": (STAGES[1], KINDS),
+    "kinds_early": (STAGES[-1], KINDS),
     "transformer": (STAGES[0], ("smooth", "transformer")),
 }
 FIGURES = {"fig8": fig8, "sweep": sweep, "training_curvature": training_curvature}

@@ -1,6 +1,7 @@
 """Pictures of an audit's report."""
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -130,8 +131,10 @@ def forest(columns: Mapping[str, Sequence[Bar]]) -> Figure:
     """
     heads = list(dict.fromkeys(bar.head for bars in columns.values() for bar in bars))
     shown = [bar for bars in columns.values() for bar in bars]
+    # Beside claims on one line each there is room for four panels.
+    crowded = len(columns) > 4
     with plotting.style():
-        figure = plotting.figure(plotting.TWO_COLUMNS, 0.24 * len(heads) + 0.9)
+        figure = plotting.figure(plotting.TWO_COLUMNS, (0.31 if crowded else 0.24) * len(heads) + 0.9)
         panels = np.atleast_1d(figure.subplots(1, len(columns), sharey=True))
         for axes, (title, bars) in zip(panels, columns.items(), strict=True):
             for bar in bars:
@@ -139,10 +142,12 @@ def forest(columns: Mapping[str, Sequence[Bar]]) -> Figure:
                 _draw_bar(axes, bar, heads.index(bar.head), max(ends, default=0.0) or 1.0)
             axes.axvline(0, color=plotting.ink(), linewidth=0.8)
             axes.set_xlim(-1.1, 1.1)
-            axes.set_xticks([-0.6, 0.6], ["against", "as claimed"])
+            axes.set_xticks([-0.6, 0.6], ["against", "as\nclaimed" if crowded else "as claimed"])
             axes.set_title(title)
             axes.grid(visible=False)
-        panels[0].set_yticks(range(len(heads)), heads)
+        panels[0].set_yticks(
+            range(len(heads)), [textwrap.fill(head, 30, break_on_hyphens=False) if crowded else head for head in heads]
+        )
         panels[0].set_ylim(len(heads) - 0.5, -0.6)
         plotting.letter(list(panels))
         marks = [
