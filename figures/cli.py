@@ -25,7 +25,7 @@ FIGURES: dict[str, tuple[str, str | None]] = {
 }
 FORMATS = (".pdf", ".png")
 # Where figures come from unless told: real images first.
-SHOWN = ("converged", "cifar100-small", "digits")
+SHOWN = ("converged", "cifar100-medium", "cifar100-small", "digits")
 DESCRIPTION = """Draw the paper's figures from results that the studies have kept; no network is touched.
 
 ``python -m figures`` draws what there are results for, ``python -m figures fig7`` one of them, and
@@ -39,7 +39,7 @@ def parser() -> command.Parser:
     parser.add_argument(
         "--preset",
         choices=PRESETS,
-        help=f"whose results (default: {SHOWN[0]}, and then {SHOWN[1]} and {SHOWN[2]} for what was not measured there)",
+        help=f"whose results (default: {SHOWN[0]}, then {', '.join(SHOWN[1:])} for what was not measured there)",
     )
     parser.add_argument(
         "--results",

@@ -244,6 +244,22 @@ def test_an_audit_goes_on_where_it_was_killed(trained, monkeypatch):
     assert [row.effect.estimate for row in again.rows] == [row.effect.estimate for row in made.rows]
 
 
+def test_networks_of_earlier_looks_are_not_measured_again(trained, monkeypatch):
+    folder, compared = trained
+    monkeypatch.chdir(folder)
+    chosen = [claim for claim in claims.CLAIMS if claim.needs[0] == "feature_maps"]
+    forced, real = [], measuring.measured
+
+    def recorded(asked, *, force=False):
+        answer = real(asked, force=force)
+        forced.append((asked.arguments.checkpoints, force))
+        return answer
+
+    monkeypatch.setattr(measuring, "measured", recorded)
+    panel.run(compared, TINY, claims=chosen, force={compared[1].path})
+    assert forced == [([str(compared[0].path)], False), ([str(compared[1].path)], True)]
+
+
 def test_every_claim_reads_what_its_instruments_give(trained, monkeypatch):
     folder, compared = trained
     monkeypatch.chdir(folder)

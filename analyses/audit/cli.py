@@ -132,6 +132,7 @@ def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], 
         mean=arguments.mean,
         std=arguments.std,
     )
+    judged: set[Path] = set()
     for count in LOOKS if arguments.until_decided else (arguments.seeds,):
         if arguments.variant is not None:
             compared = networks.trained(
@@ -156,12 +157,13 @@ def _audited(arguments: argparse.Namespace, given: Mapping[str, Sequence[str]], 
             origin=origin,
             device=device,
             quiet=arguments.quiet,
-            force=arguments.force and count in (LOOKS[0], arguments.seeds),
+            force={each.path for each in compared} - judged if arguments.force else (),
             sequential=arguments.until_decided,
             executor=executor,
         )
         if panel.all_decided(audit.rows):
             break
+        judged |= {each.path for each in compared}
     return audit
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,11 +129,13 @@ def run(
     origin: Origin | None = None,
     device: str = "cpu",
     quiet: bool = True,
-    force: bool = False,
+    force: Collection[Path] = (),
     sequential: bool = False,
     executor: Any = None,
 ) -> Audit:
     """Measure all claims on all networks and decide; `sequential` as in `decided`, `executor` as in `executors`.
+
+    Checkpoints in `force` are measured again where they have been.
 
     Killed at any moment, the same call resumes: each instrument's result of each network is kept, and long ones keep
     their finished pieces.
@@ -144,13 +146,13 @@ def run(
         {"path": network.path, "name": name, "sizes": sizes, "origin": _of(network, origin), "device": device}
         for network, name in work
     ]
-    ahead = [(measuring.measure, {**each, "force": force}) for each in questions]
+    ahead = [(measuring.measure, {**each, "force": each["path"] in force}) for each in questions]
     if executors.ahead(executor, ahead, quiet=quiet) == len(work):
-        force = False
+        force = ()
     with Progress(len(work), "panel", unit="result", quiet=quiet) as bar:
         for (network, instrument), question in zip(work, questions, strict=True):
             measurement = measuring.ask(**question)
-            results_of[network.path][instrument], _ = measuring.measured(measurement, force=force)
+            results_of[network.path][instrument], _ = measuring.measured(measurement, force=network.path in force)
             bar.update(1, network=f"{network.role} {network.seed}", instrument=instrument)
     for of_network in results_of.values():
         if "predictions" in of_network:
