@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from landscape import checkpoint, nets
+from landscape.command import instrument_parser, load_checkpoint
 from landscape.errors import LandscapeError
 
 MODEL = {"name": "resnet_mcdo_smoothing_18", "num_classes": 7, "width": 4}
@@ -148,6 +149,15 @@ class TestForeignFiles:
             torch.save(small().to(dtype).state_dict(), tmp_path / "net.pt")
             loaded = checkpoint.load(tmp_path / "net.pt", model=f"{factory}:make")
             assert {value.dtype for value in loaded.model.parameters()} == {torch.float32}
+
+    def test_double_weights_stay_as_they_are_where_float64_is_asked_for(self, tmp_path, factory):
+        state = {name: value.double() * (1 + 1e-10) for name, value in small().state_dict().items()}
+        torch.save(state, tmp_path / "net.pt")
+        given = [str(tmp_path / "net.pt"), "--model", f"{factory}:make"]
+        for more, exact in (([], False), (["--dtype", "float64"], True)):
+            arguments = instrument_parser("hessian", "").parse_args([*given, *more])
+            loaded = load_checkpoint(arguments, given[0]).model.state_dict()
+            assert equal({name: value.double() for name, value in loaded.items()}, state) == exact
 
     def test_the_global_generator_is_not_moved(self, tmp_path, factory):
         torch.save(small().state_dict(), tmp_path / "net.pt")

@@ -60,7 +60,7 @@ def _takes(factory: Any, parameter: str) -> bool:
     return any(each.name == parameter or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
-def from_folder(content: Content) -> nn.Module:
+def from_folder(content: Content, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The network of transformers that a folder's ``config.json`` describes, with the weights of the folder.
 
     Only classes of the installed transformers library are built: no code of the folder or of the network is ever run,
@@ -107,7 +107,7 @@ def from_folder(content: Content) -> nn.Module:
         # The library puts the weights in, since it knows by which names earlier versions of it saved them.
         with torch.random.fork_rng():
             both: Any = architecture.from_pretrained(
-                None, config=settings, state_dict=tensors, output_loading_info=True
+                None, config=settings, state_dict=tensors, output_loading_info=True, dtype=dtype
             )
         network, report = both
     except LandscapeError:

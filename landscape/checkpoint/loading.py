@@ -36,7 +36,7 @@ class Checkpoint:
     Parameters
     ----------
     model
-        The network, in eval mode, float32.
+        The network, in eval mode, float32 unless it was loaded otherwise.
     recipe
         How it was trained, JSON-ready: ``recipe`` (name), ``model`` (arguments of `nets.build`), ``data``,
         ``training``, ``seed``; None for weights that carry none. It comes from the file: checked, but not vouched for.
@@ -132,6 +132,7 @@ def load(
     num_classes: int | None = None,
     smoothing: str | None = None,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Checkpoint:
     """Read a network.
 
@@ -158,11 +159,13 @@ def load(
         trained on this machine (`landscape.store.registry`).
     device
         Where the network goes.
+    dtype
+        float32, or float64 for weights that are stored so and measured so.
 
     Returns
     -------
     Checkpoint
-        In eval mode, float32.
+        In eval mode.
 
     Raises
     ------
@@ -176,13 +179,13 @@ def load(
             f"--smoothing is for networks of ours, and {model} is none: let a factory return landscape.smooth(network)"
         )
     if path is None:
-        return _without_file(model, num_classes, device)
+        return _without_file(model, num_classes, device, dtype)
     path = Path(path)
     content = formats.read(path)
     recipe, history = header.parse(content.metadata, path)
     _require_unchanged(content)
     if model == building.HUGGING_FACE:
-        return _loaded(building.from_folder(content), None, [], content, device)
+        return _loaded(building.from_folder(content, dtype), None, [], content, device, dtype)
     if model is not None:
         build = _named(model, num_classes, smoothing, content)
         recipe, history = (recipe, history) if recipe and recipe["model"]["name"] == model else (None, [])
@@ -190,14 +193,20 @@ def load(
         build = _of_recipe(recipe, smoothing, content)
     else:
         build = _recognised(content, num_classes, smoothing)
-    network = build()
+    network = _in(dtype, build())
     try:
-        matching.fill(network, content, likeliest=_likeliest, again=build)
+        matching.fill(network, content, likeliest=_likeliest, again=lambda: _in(dtype, build()))
     except LandscapeError:
         if content.network is not None:
             raise whole_network(path, content.network) from None
         raise
-    return _loaded(network, recipe, history, content, device, named=_identity(network, model, num_classes, smoothing))
+    identity = _identity(network, model, num_classes, smoothing)
+    return _loaded(network, recipe, history, content, device, dtype, identity)
+
+
+def _in(dtype: torch.dtype, network: nn.Module) -> nn.Module:
+    # `to` would take complex weights for real ones.
+    return network.double() if dtype == torch.float64 else network.float()
 
 
 def _identity(network: nn.Module, model: str | None, num_classes: int | None, smoothing: str | None) -> str:
@@ -218,10 +227,11 @@ def _loaded(
     history: list[dict[str, Any]],
     content: Content,
     device: torch.device | str,
+    dtype: torch.dtype,
     named: str = "",
 ) -> Checkpoint:
     return Checkpoint(
-        model=network.float().eval().to(device),
+        model=_in(dtype, network).eval().to(device),
         recipe=recipe,
         history=history,
         sha256=content.sha256,
@@ -365,7 +375,9 @@ def _likeliest(state: StateDict) -> str | None:
     return f"{identity}: give --model {identity.arguments['name']}" if identity.whole else f"a network like {identity}"
 
 
-def _without_file(model: str | None, num_classes: int | None, device: torch.device | str) -> Checkpoint:
+def _without_file(
+    model: str | None, num_classes: int | None, device: torch.device | str, dtype: torch.dtype
+) -> Checkpoint:
     """A network that a factory returns with its weights."""
     if model is None or not building.is_code(model):
         raise LandscapeError(
@@ -378,7 +390,7 @@ def _without_file(model: str | None, num_classes: int | None, device: torch.devi
             raise LandscapeError(f"{name} of {model} is not finite: give a network whose weights are")
     file, _, name = model.rpartition(":")
     return Checkpoint(
-        model=network.float().eval().to(device),
+        model=_in(dtype, network).eval().to(device),
         recipe=None,
         history=[],
         sha256=content_sha256(state, {}),

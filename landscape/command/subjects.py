@@ -123,6 +123,8 @@ def subjects(arguments: argparse.Namespace) -> list[Subject]:
 
 def load_checkpoint(arguments: argparse.Namespace, name: str | None) -> "Checkpoint":
     """The checkpoint of that name, with the network that the command line names; None for a network without a file."""
+    import torch
+
     from landscape import checkpoint
 
     return checkpoint.load(
@@ -130,6 +132,7 @@ def load_checkpoint(arguments: argparse.Namespace, name: str | None) -> "Checkpo
         model=arguments.model,
         num_classes=arguments.num_classes,
         smoothing=arguments.smoothing,
+        dtype=torch.float64 if arguments.dtype == "float64" else torch.float32,
     )
 
 
