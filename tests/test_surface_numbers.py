@@ -16,6 +16,7 @@ from nets_for_tests import Dense, small_images, small_net
 
 from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
+from landscape.hessian.sharpness import filter_norms
 from landscape.metrics import confidence
 from landscape.objective import Objective
 from landscape.store.protocol import Protocol
@@ -115,6 +116,30 @@ def test_curvature_map_is_the_dense_spectrum() -> None:
     assert float(found.smallest_eigenvalue[0, 0]) == pytest.approx(exact[0], rel=1e-4)
     assert float(found.largest_eigenvalue[0, 0]) == pytest.approx(exact[-1], rel=1e-4)
     assert float(found.largest_eigenvalue[1, 0]) != pytest.approx(exact[-1], rel=1e-2)
+
+
+def test_filters_of_transposed_convolutions_make_one_output_channel() -> None:
+    net = torch.nn.Sequential(torch.nn.ConvTranspose2d(4, 6, 3, groups=2), torch.nn.Flatten(), torch.nn.LazyLinear(3))
+    inputs = torch.randn(8, 4, 5, 5, generator=generator(0, "inputs"))
+    net(inputs[:1])
+    data = (inputs, torch.arange(8) % 3)
+    objective = Objective(net, data, protocol=Protocol(dtype="float64"))
+    step = objective.space.split(directions.random_directions(objective).vectors[0])[0]
+    lengths = objective.space.split(filter_norms(objective))[0]
+    weight = net[0].weight.detach().double()
+    for group, rows in enumerate((slice(0, 2), slice(2, 4))):
+        for output in range(3):
+            size = weight[rows, output].norm()
+            assert step[rows, output].norm() == pytest.approx(float(size), rel=1e-6), (group, output)
+            assert lengths[rows, output].unique() == pytest.approx(float(size), rel=1e-6)
+    # What it is for: the output channel scales with its filter, and nothing else does.
+    with torch.no_grad():
+        net[0].weight[:2, 1] *= 10
+    scaled = objective.space.split(filter_norms(Objective(net, data, protocol=objective.protocol)))[0]
+    ratio = scaled / lengths
+    assert torch.allclose(ratio[:2, 1], torch.tensor(10.0, dtype=torch.float64))
+    ratio[:2, 1] = 1
+    assert torch.allclose(ratio, torch.ones_like(ratio))
 
 
 @pytest.mark.parametrize("normalization", ["filter", "first_axis", "layer", "none"])

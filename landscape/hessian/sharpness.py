@@ -15,35 +15,17 @@ from landscape.eigen.operator import Operator
 from landscape.errors import LandscapeError
 from landscape.hessian.spectrum import show_on
 from landscape.hessian.wrapping import Wrapping
-from landscape.objective import CurvatureOperator, Objective
+from landscape.objective import CurvatureOperator, Objective, filters
 from landscape.objective.operators import Kind
-from landscape.store.protocol import Protocol
 from landscape.store.vocabulary import with_unit
 
 
 def filter_norms(objective: Objective) -> Tensor:
-    r"""The diagonal of *D* (P,): each coordinate's filter norm, by the objective's protocol.
-
-    ``filter``: the norm of the output filter that the coordinate belongs to (Li et al. 2018, arXiv 1712.09913);
-    ``first_axis``: the norm over the first axis (the code of Park & Kim); ``layer``: of the tensor; ``none``: 1.
-    One-dimensional tensors count as one filter with ``one_dimensional="random"``, and get 0 with ``"zero"``: they do
-    not move.
-    """
-    weights = objective.weights().parameters
-    return objective.space.flatten(_norms(weight.double(), objective.protocol) for weight in weights).to(
-        objective.point
-    )
-
-
-def _norms(weight: Tensor, protocol: Protocol) -> Tensor:
-    if weight.dim() < 2 and protocol.one_dimensional == "zero":
-        return torch.zeros_like(weight)
-    if protocol.normalization == "none":
-        return torch.ones_like(weight)
-    axes = {"filter": list(range(1, weight.dim())), "first_axis": [0]}.get(protocol.normalization)
-    if weight.dim() < 2 or axes is None:
-        axes = list(range(weight.dim()))
-    return torch.linalg.vector_norm(weight, dim=axes, keepdim=True).expand_as(weight)
+    r"""The diagonal of *D* (P,): each coordinate's filter norm, by the objective's protocol (`filters.norms`)."""
+    weights = [weight.double() for weight in objective.weights().parameters]
+    return objective.space.flatten(
+        norm.expand_as(weight) for norm, weight in zip(filters.norms(objective, weights), weights, strict=True)
+    ).to(objective.point)
 
 
 class ScaledOperator(Wrapping):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from landscape import lazy
 
 if TYPE_CHECKING:
-    from landscape.objective import fit as fit
+    from landscape.objective import filters as filters, fit as fit
     from landscape.objective.inference import Inference as Inference, Precision as Precision
     from landscape.objective.network import Network as Network, require_finite as require_finite
     from landscape.objective.objective import Objective as Objective

@@ -12,9 +12,8 @@ from landscape.compute.randomness import generator
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs
 from landscape.errors import LandscapeError
-from landscape.objective import CurvatureOperator, Objective
+from landscape.objective import CurvatureOperator, Objective, filters
 from landscape.objective.parameters import in_pairs
-from landscape.store.protocol import Normalization, OneDimensional
 
 
 class NoPlaneError(LandscapeError):
@@ -74,10 +73,8 @@ class Directions:
 def random_directions(objective: Objective, count: int = 2, *, seed: int = 0) -> Directions:
     r"""Gaussian directions, normalised as the objective's protocol says.
 
-    ``filter`` (Li et al. 2018, arXiv 1712.09913, section 4): each output filter *f* of each tensor becomes
-    :math:`d_f \lVert w_f\rVert / \lVert d_f\rVert`. ``first_axis``: the same with norms over the first axis, one for
-    each index of all other axes, as the code of Park & Kim computes them. ``layer``: one norm per tensor. ``none``: as
-    drawn, variance 1.
+    Each group *f* of coordinates (`landscape.objective.filters.norms`), by default an output filter, becomes
+    :math:`d_f \lVert w_f\rVert / \lVert d_f\rVert` (Li et al. 2018, arXiv 1712.09913, section 4).
 
     Parameters
     ----------
@@ -106,33 +103,14 @@ def random_directions(objective: Objective, count: int = 2, *, seed: int = 0) ->
 
 def normalized(objective: Objective, drawn: Sequence[Tensor]) -> Tensor:
     """Flat direction (P,) from one tensor per parameter, by the objective's protocol."""
-    protocol = objective.protocol
-    weights = objective.space.split(objective.point)
+    weights = [weight.double() for weight in objective.space.split(objective.point)]
+    drawn = [part.to(weight.device) for part, weight in zip(drawn, weights, strict=True)]
+    lengths = zip(filters.norms(objective, weights), filters.norms(objective, drawn), strict=True)
     return objective.space.flatten(
-        _normalized(part.to(weight.device), weight.double(), protocol.normalization, protocol.one_dimensional)
-        for part, weight in zip(drawn, weights, strict=True)
+        # What is zero has no direction, as in a file made at zero weights: it stays zero.
+        part * (wanted / length.masked_fill(length == 0, 1.0))
+        for part, (wanted, length) in zip(drawn, lengths, strict=True)
     ).to(objective.point)
-
-
-def _normalized(drawn: Tensor, weight: Tensor, normalization: Normalization, one_dimensional: OneDimensional) -> Tensor:
-    if weight.dim() < 2:
-        if one_dimensional == "zero":
-            return torch.zeros_like(drawn)
-        axes: list[int] = list(range(weight.dim()))
-    elif normalization == "filter":
-        axes = list(range(1, weight.dim()))
-    elif normalization == "first_axis":
-        axes = [0]
-    else:
-        axes = list(range(weight.dim()))
-    if normalization == "none":
-        return drawn
-    if not axes:
-        return drawn.sign() * weight.abs()
-    length = torch.linalg.vector_norm(drawn, dim=axes, keepdim=True)
-    # What is zero has no direction, as in a file made at zero weights: it stays zero.
-    length = length.masked_fill(length == 0, 1.0)
-    return drawn * (torch.linalg.vector_norm(weight, dim=axes, keepdim=True) / length)
 
 
 @measurement
