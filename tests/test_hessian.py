@@ -17,7 +17,7 @@ from landscape.compute.masks import Masks
 from landscape.compute.randomness import generator
 from landscape.data import Images
 from landscape.eigen import Eigenpairs, eigenpairs
-from landscape.hessian import of_sample, spectrum
+from landscape.hessian import image_group_spectrum, of_sample, spectrum
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 from landscape.store.protocol import Protocol
@@ -128,6 +128,23 @@ def test_sampling_error_is_that_of_drawing_other_images() -> None:
     found = spectrum(Objective(net, unknown, protocol=Protocol(dtype="float64")), only=("top",), top=1)
     quarter = np.mean(stated) / np.sqrt(1 - 80 / 320)
     assert 0.6 < float(found["sampling_stderr"][0]) / (quarter / 2) < 1.7
+
+
+def test_sampling_error_does_not_depend_on_the_order_in_which_a_user_keeps_the_examples() -> None:
+    data = small_images(count=320, classes=8)
+    net = small_net(classes=8)
+    by_class = data.select(data.labels.argsort(stable=True))
+    found = {
+        name: spectrum(Objective(net, each, protocol=Protocol(dtype="float64")), only=("top",), top=1)
+        for name, each in {"drawn": data, "by class": by_class}.items()
+    }
+    errors = {name: float(each["sampling_stderr"][0]) for name, each in found.items()}
+    values = [float(each["eigenvalue"][0]) for each in found.values()]
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+    assert 0.6 < errors["by class"] / errors["drawn"] < 1.7
+    groups = image_group_spectrum(Objective(net, by_class, protocol=Protocol(dtype="float64")), group=20, top=1)
+    spread = float(groups["quotient_of_group"].std(ddof=1)) / np.sqrt(groups.sizes["group"])
+    assert 0.6 < spread / errors["drawn"] < 1.7
 
 
 def test_four_kinds_have_four_spectra_and_the_same_seed_gives_the_same_bits() -> None:

@@ -8,7 +8,7 @@ from landscape import tables
 from landscape.compute.settings import measurement
 from landscape.eigen import eigenpairs
 from landscape.hessian.mini_batches import confidence_of_copies
-from landscape.hessian.sampling import sampling
+from landscape.hessian.sampling import in_random_order, sampling
 from landscape.objective import CurvatureOperator, Objective
 from landscape.objective.operators import Kind
 
@@ -51,7 +51,7 @@ def image_group_spectrum(
     """
     curvature = CurvatureOperator(objective, operator)
     pairs = eigenpairs(curvature, top, tolerance=tolerance, confidence=confidence_of_copies(objective), seed=seed)
-    groups = CurvatureOperator(objective, operator, micro_batch=group)
+    groups = CurvatureOperator(in_random_order(objective), operator, micro_batch=group)
     quotients = groups.batch_projections(pairs.vectors[:, :1])[0][:, 0, 0]
     return xarray.Dataset(
         {

@@ -7,6 +7,7 @@ such an image is missing and far too large when one is there, and larger than th
 largest eigenvalue is a convex function of the matrix.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import torch
 import xarray
 from torch import Tensor
 
+from landscape.compute.randomness import generator
 from landscape.compute.settings import measurement
 from landscape.metrics import confidence
 from landscape.objective import CurvatureOperator, Objective
@@ -75,8 +77,9 @@ def sampling(curvature: CurvatureOperator, values: np.ndarray, vectors: Tensor, 
     # statistics of each batch, parts of one are another function.
     whole = objective.has_batch_norm and objective.protocol.batch_norm == "batch"
     size = objective.micro_batch if whole else min(objective.micro_batch, max(1, objective.images // GROUPS))
-    if size != objective.micro_batch:
-        curvature = CurvatureOperator(objective, curvature.kind, sample=sample, micro_batch=size)
+    mixed = objective if whole else in_random_order(objective)
+    if size != objective.micro_batch or mixed is not objective:
+        curvature = CurvatureOperator(mixed, curvature.kind, sample=sample, micro_batch=size)
     groups, second, third, rises = _moments(objective, *curvature.batch_projections(vectors))
     correction = 1 - objective.images / objective.population
     unknown = np.full(len(values), np.nan)
@@ -91,6 +94,17 @@ def sampling(curvature: CurvatureOperator, values: np.ndarray, vectors: Tensor, 
     ends = [confidence.skewed(*one, groups) for one in zip(values, stderr, skewness, strict=True)]
     low, high = np.array(ends).T
     return Sampling(stderr, low, high, bias)
+
+
+def in_random_order(objective: Objective) -> Objective:
+    """The same function with examples of a user's own in random order, for groups of consecutive ones.
+
+    They often come class by class, and groups of one class differ by more than the choice of examples. Samples of a
+    known population are drawn in random order.
+    """
+    if math.isfinite(objective.population):
+        return objective
+    return objective.reordered(torch.randperm(objective.images, generator=generator(0, "groups of examples")))
 
 
 def interval(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
