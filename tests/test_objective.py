@@ -245,6 +245,17 @@ def test_recalibrated_statistics_do_not_depend_on_the_stored_ones() -> None:
     assert measured.value().loss == pytest.approx(losses[0], rel=1e-12)
 
 
+def test_batches_that_recalibrate_are_mixed_where_a_user_keeps_examples_class_by_class() -> None:
+    labels = torch.arange(1024) // 512
+    inputs = torch.randn(1024, 6, generator=generator(0, "inputs")) + 4.0 * labels[:, None]
+    net = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 2))
+    measured = Objective(net, (inputs, labels), protocol=EXACT.replace(batch_norm="recalibrated"))
+    net.double().train()[0].momentum = 1.0
+    net(inputs.double())
+    truth = Objective(net, (inputs, labels), protocol=EXACT).value().loss
+    assert measured.value().loss == pytest.approx(truth, rel=0.01)
+
+
 def test_a_ragged_last_batch_recalibrates_with_the_weight_of_its_size() -> None:
     data, protocol = small_images(), EXACT.replace(batch_norm="recalibrated")
     rows = torch.arange(129) % 37

@@ -7,7 +7,6 @@ such an image is missing and far too large when one is there, and larger than th
 largest eigenvalue is a convex function of the matrix.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +15,6 @@ import torch
 import xarray
 from torch import Tensor
 
-from landscape.compute.randomness import generator
 from landscape.compute.settings import measurement
 from landscape.metrics import confidence
 from landscape.objective import CurvatureOperator, Objective
@@ -97,14 +95,9 @@ def sampling(curvature: CurvatureOperator, values: np.ndarray, vectors: Tensor, 
 
 
 def in_random_order(objective: Objective) -> Objective:
-    """The same function with examples of a user's own in random order, for groups of consecutive ones.
-
-    They often come class by class, and groups of one class differ by more than the choice of examples. Samples of a
-    known population are drawn in random order.
-    """
-    if math.isfinite(objective.population):
-        return objective
-    return objective.reordered(torch.randperm(objective.images, generator=generator(0, "groups of examples")))
+    """The same function with its examples in an order in which groups of consecutive ones are random."""
+    order = objective.random_order()
+    return objective if order is None else objective.reordered(order)
 
 
 def interval(result: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -155,6 +155,16 @@ class MeanLoss:
         counts = None if self._counts is None else self._counts[order.cpu()]
         return self._changed(data=self.data.select(order), _counts=counts)
 
+    def random_order(self) -> Tensor | None:
+        """Order (N,) in which groups of consecutive examples are random; None where they are as they come.
+
+        Samples of a known population are drawn in random order. A user's own examples often come class by class, and
+        groups of one class differ by more than chance.
+        """
+        if math.isfinite(self.population):
+            return None
+        return torch.randperm(self.images, generator=generator(0, "groups of examples"))
+
     def sampled(self, count: int, *, seed: int = 0) -> Self:
         """The same function of a random sample of its examples; shares the network."""
         rows = torch.randperm(self.images, generator=generator(seed, "sample"))[:count].sort().values

@@ -12,6 +12,7 @@ from landscape.compute import workers
 from landscape.compute.memory import total_memory
 from landscape.compute.settings import measurement, outside_inference
 from landscape.data import as_examples
+from landscape.data.examples import Tree
 from landscape.errors import LandscapeError
 from landscape.objective import folding, losses, recomputing
 from landscape.objective.l2 import L2Term
@@ -383,7 +384,14 @@ class Objective(MeanLoss):
         bounds = ranges(0, self.images, _RECALIBRATED_AT_ONCE)
         if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1:
             bounds[-2:] = [(bounds[-2][0], self.images)]  # a single example may have no variance
-        batches = ((start, stop, self.batch(start, stop)) for start, stop in bounds)
+        order = self.random_order()
+
+        def batch(start: int, stop: int) -> Tree:
+            if order is None:
+                return self.batch(start, stop)
+            return self.reordered(order[start:stop]).batch(0, stop - start)
+
+        batches = ((start, stop, batch(start, stop)) for start, stop in bounds)
         statistics = self._recalibration.statistics(parameters, batches, self.masks, sample=sample)
         return {self._inner_statistics[name]: value for name, value in statistics.items()}
 
