@@ -305,7 +305,12 @@ class Factored:
         self.counts = torch.tensor([min(size, len(images) - start) for start in range(0, len(images), size)])
         self.images = len(images)
         self.objective = SimpleNamespace(
-            images=len(images), population=population, micro_batch=size, reduced=lambda value: value
+            images=len(images),
+            population=population,
+            micro_batch=size,
+            reduced=lambda value: value,
+            has_batch_norm=False,
+            random_order=lambda: None,
         )
 
     def eigenpairs(self, top: int) -> tuple[np.ndarray, Tensor]:

@@ -25,6 +25,7 @@ class Sample:
             micro_batch=self.group,
             reduced=lambda value: value,
             has_batch_norm=False,
+            random_order=lambda: None,
         )
 
     def batch_projections(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
