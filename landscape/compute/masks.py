@@ -5,14 +5,15 @@ held fixed, or drawn anew and reproducible: here they are functions of an addres
 results depend neither on how examples are grouped into batches nor on what else was computed before.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -128,8 +129,12 @@ class Masks(TorchFunctionMode):
             return _Stream(_DeviceSource(source))
         return _Stream(_HostSource(int(torch.randint(2**63 - 1, (), generator=source))))
 
-    def address(self, *, first_example: int = 0, sample: int = 0) -> None:
-        """Say that the rows of the next batch are examples `first_example`, `first_example` + 1, ... of `sample`."""
+    def address(self, *, first_example: int = 0, sample: int = 0, examples: int | None = None) -> None:
+        """Say that the rows of the next batch are examples `first_example`, `first_example` + 1, ... of `sample`.
+
+        Where features have several rows per example, one behind the other (windows, heads of attention, tokens), the
+        number of `examples` tells which row is whose.
+        """
         self.calls = 0
 
     def active(self, rate: float, training: bool) -> bool:
@@ -174,15 +179,14 @@ class _Addressed(Masks):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._seed = seed
-        self._first_example = 0
-        self._sample = 0
+        self.address()
 
-    def address(self, *, first_example: int = 0, sample: int = 0) -> None:
-        self.calls, self._first_example, self._sample = 0, first_example, sample
+    def address(self, *, first_example: int = 0, sample: int = 0, examples: int | None = None) -> None:
+        self.calls, self._first_example, self._sample, self._examples = 0, first_example, sample, examples
 
     def again(self) -> Masks:
         other = _Addressed(self._seed)
-        other.address(first_example=self._first_example, sample=self._sample)
+        other.address(first_example=self._first_example, sample=self._sample, examples=self._examples)
         other.calls = self.calls
         return other
 
@@ -191,8 +195,9 @@ class _Addressed(Masks):
 
     def mask(self, shape: torch.Size, rate: float, like: Tensor) -> Tensor:
         call, self.calls = self.calls, self.calls + 1
-        first, last = self._first_example, self._first_example + shape[0]
-        each = shape[1:].numel()
+        rows = 1 if not self._examples or shape[0] % self._examples else max(shape[0] // self._examples, 1)
+        first, last = self._first_example, self._first_example + shape[0] // rows
+        each = rows * shape[1:].numel()
         values = torch.empty(shape.numel(), dtype=like.dtype, device=like.device)
         for block in range(first // BLOCK, -(-last // BLOCK)):
             here = block * BLOCK
@@ -237,6 +242,12 @@ def advance(calls: int) -> None:
         masks.calls = calls
 
 
+def calls() -> int:
+    """Active dropout calls since the masks in force were addressed; 0 where none are in force."""
+    masks = _current.get()
+    return 0 if masks is None else masks.calls
+
+
 def replaying() -> Callable[[], AbstractContextManager[Any]]:
     """Makes, whenever it is called, the masks in force now as they are now; nothing where none are in force."""
     masks = _current.get()
@@ -244,26 +255,6 @@ def replaying() -> Callable[[], AbstractContextManager[Any]]:
         return nullcontext
     kept = masks.again()
     return kept.again
-
-
-# Where modules keep the rate of what they drop.
-_RATES = ("p", "drop_prob", "drop_rate", "rate", "dropout")
-
-
-def dropping(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Modules that seem to drop something by other means than torch's dropout layers, each in words.
-
-    Dropout between the layers of `torch.nn.LSTM` and its like is inside one call, and modules of other libraries
-    (stochastic depth) may draw for themselves, in training mode alone: no masks reach them.
-    """
-    for name, module in network.named_modules():
-        kind, rate = type(module).__name__, None
-        if isinstance(module, nn.RNNBase):
-            rate = module.dropout if module.num_layers > 1 else 0
-        elif "drop" in kind.lower() and not isinstance(module, nn.modules.dropout._DropoutNd):
-            rate = next((vars(module)[key] for key in _RATES if key in vars(module)), 0)
-        if isinstance(rate, (int, float)) and rate > 0:
-            yield module, f"{name or 'the network'} ({kind}, {rate:g})"
 
 
 _fallback: dict[torch.device, Masks] = {}
@@ -283,14 +274,27 @@ def dropout(features: Tensor, rate: float) -> Tensor:
     -----
     Outside any `Masks`, masks come from a generator of this module's own: the global one is never moved.
     """
-    masks = _current.get()
-    if masks is None:
-        if features.device not in _fallback:
-            _fallback[features.device] = _Stream(_seeded(derived_seed(0, "mask"), features.device))
-        masks = _fallback[features.device]
+    masks = _in_force(features.device)
     if not masks.active(rate, training=True):
         return features
     return features * masks.mask(features.shape, rate, features)
+
+
+def drop_examples(features: Tensor, rate: float) -> Tensor:
+    """The same of whole examples of (N, ...): stochastic depth (Huang et al. 2016, arXiv 1603.09382)."""
+    masks = _in_force(features.device)
+    if not masks.active(rate, training=True):
+        return features
+    return features * masks.mask(features.shape[:1], rate, features).view(-1, *[1] * (features.dim() - 1))
+
+
+def _in_force(device: torch.device) -> Masks:
+    masks = _current.get()
+    if masks is not None:
+        return masks
+    if device not in _fallback:
+        _fallback[device] = _Stream(_seeded(derived_seed(0, "mask"), device))
+    return _fallback[device]
 
 
 def _functional_dropout(
@@ -364,6 +368,26 @@ def _attention(
     return weights * masks.mask(weights.shape, dropout_p, weights) @ value
 
 
+def _opened(function: Any) -> Callable[..., Any]:
+    """One of torch's functions in Python, within which the masks go on replacing what it calls.
+
+    A mode is not in force within what it intercepts, and the function intercepts itself first: here is its own code,
+    for which there is nothing to intercept.
+    """
+    names = {**function.__globals__, "has_torch_function": lambda _: False}
+    inner = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    inner.__kwdefaults__ = function.__kwdefaults__
+
+    def opened(masks: Masks, *arguments: Any, **keywords: Any) -> Any:
+        TorchFunctionMode.__enter__(masks)
+        try:
+            return inner(*arguments, **keywords)
+        finally:
+            TorchFunctionMode.__exit__(masks, None, None, None)
+
+    return opened
+
+
 def _average(masks: Masks, *arguments: Any, **keywords: Any) -> Tensor:
     return avg_pool2d(*arguments, **keywords)
 
@@ -380,6 +404,7 @@ _REPLACED: dict[Any, Callable[..., Tensor]] = {
     functional.alpha_dropout: _functional_alpha_dropout,
     functional.feature_alpha_dropout: _functional_feature_alpha_dropout,
     functional.scaled_dot_product_attention: _attention,
+    functional.multi_head_attention_forward: _opened(functional.multi_head_attention_forward),
     torch.dropout: _torch_dropout,
     # Every pass of a measurement and of a training is made within one of these.
     functional.avg_pool2d: _average,

@@ -29,6 +29,11 @@ def leaves(tree: Tree, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from leaves(value, f"{name}[{position}]")
 
 
+def count_of(tree: Tree) -> int | None:
+    """Number of examples in a batch; None of one without tensors."""
+    return next((len(tensor) for _, tensor in leaves(tree) if tensor.dim()), None)
+
+
 def mapped(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     """The tree with `function` of every tensor in its place."""
     if isinstance(tree, Tensor):

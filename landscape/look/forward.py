@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from landscape.compute.masks import BLOCK, Masks
 from landscape.compute.settings import measurement
 from landscape.data import Data, Images
-from landscape.data.examples import Tree, leaves
+from landscape.data.examples import Tree, count_of, leaves
 from landscape.errors import LandscapeError
 from landscape.look import depths, reuse
 from landscape.objective.losses import called
@@ -176,7 +176,7 @@ class Passes(Runner):
         module, masked = self.network.module, Masks.addressed(seed=self.protocol.mask_seed)
         with self._running, masked as masks, reuse.before_dropout(module, masks) as kept, self._watched(visit and seen):
             for sample in samples:
-                masks.address(first_example=first, sample=sample)
+                masks.address(first_example=first, sample=sample, examples=count_of(images))
                 output = called(module, images) if visit is not None else self.network(images)
                 if visit is None:
                     outputs.append(output)

@@ -152,7 +152,7 @@ class Inference:
     def outputs(self, start: int, stop: int, *, sample: int = 0) -> Any:
         """Outputs (stop - start, ...) for some examples, under the draw `sample` of the dropout masks."""
         with self.objective.masks() as masks, self._replicas.one() as module:
-            masks.address(first_example=start, sample=sample)
+            masks.address(first_example=start, sample=sample, examples=stop - start)
             return self.objective.network.select(called(module, self.batch(start, stop)))
 
     @measurement

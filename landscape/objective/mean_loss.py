@@ -197,13 +197,14 @@ class MeanLoss:
         """The selected output of a module, run by `run`, as a function of its inputs; all calls draw the same masks."""
 
         @contextmanager
-        def masked() -> Iterator[None]:
+        def masked(examples: int | None = None) -> Iterator[None]:
             with self.masks() as masks:
-                masks.address(first_example=start, sample=sample)
+                masks.address(first_example=start, sample=sample, examples=examples)
                 yield
 
         def selected(*arguments: Any, **named: Any) -> Any:
-            with masked():
+            given = (one for one in (*arguments, *named.values()) if isinstance(one, Tensor) and one.dim())
+            with masked(next(map(len, given), None)):
                 return self.network.select(run(*arguments, **named))
 
         return losses.RunningNetwork(module, selected, masked)

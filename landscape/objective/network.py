@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import stateless
 
-from landscape.compute.masks import Masks, dropping
+from landscape.compute.masks import Masks
 from landscape.compute.settings import math_attention
 from landscape.data import Data, Images
-from landscape.data.examples import Tree, leaves, mapped
+from landscape.data.examples import Tree, count_of, leaves, mapped
 from landscape.errors import LandscapeError
-from landscape.objective import folding
+from landscape.objective import dropping, folding
 from landscape.objective.chunked import Deferred, DeferredHead, deferring
 from landscape.objective.losses import called
 
@@ -90,7 +90,9 @@ class Network:
         require_finite(model)
         self.device, self.dtype, self.output = device, dtype, output
         self.module = in_precision(private_copy(model).eval(), dtype, device)
+        dropping.take_stochastic_depth(self.module)
         self._lay_out(data, masks)
+        self._awaken(data, masks)
 
     def _lay_out(self, data: Data, masks: Callable[[], Masks]) -> None:
         """Take the faster layout in which the network runs."""
@@ -119,10 +121,9 @@ class Network:
             f"the network cannot take {what}: {_first_line(refusal)}; give --data that fits the network"
         ) from None
 
-    @torch.no_grad()
     def _try(self, data: Data, masks: Callable[[], Masks]) -> None:
         """Run two examples twice over, with the same masks."""
-        inputs, count = self.inputs(data, 0, 2), min(len(data), 2)
+        count = min(len(data), 2)
 
         def watch(module: nn.Module, arguments: Any, output: Any) -> None:
             if isinstance(output, Tensor):
@@ -130,33 +131,51 @@ class Network:
                 self.activation_bytes = max(self.activation_bytes, size)
 
         handles = [module.register_forward_hook(watch) for module in self.module.modules()]
-        outputs = []
-        off: set[str] = set()
         try:
-            # Another thread's measurement may change the kernel of attention, and so the last digit, between the two.
-            with frozen_randomness(self.device), math_attention, masks() as drawn:
-                handles += _watch_dropping(self.module, drawn, off)
-                for _ in range(2):
-                    drawn.address(first_example=0, sample=0)
-                    outputs.append(self(inputs))
-                self.dropout_calls = drawn.calls
+            trial = self._trial(data, masks)
         finally:
             for handle in handles:
                 handle.remove()
-        self.output_shape = tuple(outputs[0].shape[1:]) if isinstance(outputs[0], Tensor) else ()
-        first, again = ([leaf for _, leaf in leaves(output)] for output in outputs)
-        differ = any(not torch.equal(one, two) and not one.isnan().any() for one, two in zip(first, again, strict=True))
-        if differ:
+        self.dropout_calls, first = trial.dropout_calls, trial.returned[0]
+        self.output_shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
+        if not trial.repeats:
             what = "images" if isinstance(data, Images) else "examples"
             raise LandscapeError(
                 f"the network gives different outputs for the same {what}: it draws random numbers that are not "
                 "dropout's; switch them off, or draw them from a fixed torch.Generator"
             )
+
+    @torch.no_grad()
+    def _trial(self, data: Data, masks: Callable[[], Masks]) -> dropping.Trial:
+        """What the network returns for two examples, twice over with the same masks."""
+        inputs, returned = self.inputs(data, 0, 2), []
+        # Another thread's measurement may change the kernel of attention, and so the last digit, between the two.
+        with frozen_randomness(self.device), math_attention, masks() as drawn:
+            for _ in range(2):
+                drawn.address(examples=count_of(inputs))
+                returned.append(self(inputs))
+        return dropping.Trial((returned[0], returned[1]), drawn.calls)
+
+    def _awaken(self, data: Data, masks: Callable[[], Masks]) -> None:
+        """Let dropout draw that asks for training mode, and say which does not."""
+        self._awake: set[type[nn.Module]] = set()
+        if not masks().draws:
+            return
+        self._awake = dropping.awaken(self.module, lambda chosen: self._trial(data, chosen), masks)
+        if self._awake:
+            self._try(data, masks)
+        off = dropping.without_masks(self.module, lambda: self._trial(data, masks))
         if off:
             _log.warning(
                 "dropout that is not drawn here, so that it is off: %s; write it with torch.nn.functional.dropout",
-                ", ".join(sorted(off)),
+                ", ".join(off),
             )
+
+    def drop_alike(self, module: nn.Module) -> nn.Module:
+        """Another copy of the network, in evaluation mode, that drops what this one does; changed in place."""
+        dropping.take_stochastic_depth(module)
+        dropping.set_mode(module, self._awake, training=True)
+        return module
 
     def images(self, data: Images, start: int, stop: int) -> Tensor:
         """Images `start` to `stop` of some data, as the network takes them: normalised, in its precision and layout."""
@@ -199,7 +218,7 @@ class Network:
         folding.replace(self.module, name, DeferredHead(head))
         try:
             with torch.no_grad(), frozen_randomness(self.device), masks() as drawn, deferring():
-                drawn.address(first_example=0, sample=0)
+                drawn.address(examples=count_of(inputs))
                 self(inputs)
         except (*_REFUSALS, AttributeError):  # the network computes with its scores, or changes them in place
             folding.replace(self.module, name, head)
@@ -220,7 +239,7 @@ class Network:
         handles = [module.register_forward_hook(watch(name)) for name, module in parts.items()]
         try:
             with frozen_randomness(self.device), masks() as drawn:
-                drawn.address(first_example=0, sample=0)
+                drawn.address(examples=count_of(inputs))
                 outputs = self(inputs)
         finally:
             for handle in handles:
@@ -352,23 +371,6 @@ def private_copy(model: nn.Module) -> nn.Module:
 def _belongs(hook: Any) -> bool:
     """Whether a hook is part of what the network computes."""
     return getattr(hook, "part_of_network", False) or type(hook).__module__.startswith("torch.nn.utils.")
-
-
-def _watch_dropping(network: nn.Module, drawn: Masks, off: set[str]) -> list[Any]:
-    """Put into `off` which modules drop nothing, though they seem to; nothing where no masks are drawn."""
-    handles: list[Any] = []
-    for module, words in dropping(network) if drawn.draws else ():
-        before: list[int] = []
-
-        def enter(*_: Any, before: list[int] = before) -> None:
-            before.append(drawn.calls)
-
-        def leave(*_: Any, before: list[int] = before, words: str = words) -> None:
-            if before.pop() == drawn.calls:
-                off.add(words)
-
-        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    return handles
 
 
 _randomness = threading.RLock()

@@ -92,7 +92,7 @@ class Recalibration:
             with masks() as drawn, self._replicas.one() as network, ExitStack() as hooks:
                 for name, norm in folding.batch_norms(network).items():
                     hooks.enter_context(norm.register_forward_pre_hook(weigh(name, last - first)))
-                drawn.address(first_example=first, sample=sample)
+                drawn.address(first_example=first, sample=sample, examples=last - first)
                 called(partial(_run, network, {**parameters, **buffers}), batch)
         return {name: buffers[name] for name in self._names}
 

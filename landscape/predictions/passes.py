@@ -12,7 +12,7 @@ from landscape import metrics
 from landscape.compute.masks import BLOCK, Masks
 from landscape.compute.settings import measurement
 from landscape.data import Data
-from landscape.data.examples import Tree
+from landscape.data.examples import Tree, count_of
 from landscape.errors import LandscapeError
 from landscape.look import reuse
 from landscape.look.forward import Runner
@@ -131,7 +131,7 @@ class Predictor(Runner):
         outputs = []
         with self._running, self.masks() as masks, reuse.before_dropout(self.network.module, masks):
             for sample in samples:
-                masks.address(first_example=first, sample=sample)
+                masks.address(first_example=first, sample=sample, examples=count_of(images))
                 outputs.append(self.network(images))
         return outputs
 

@@ -17,6 +17,7 @@ from landscape import metrics
 from landscape.compute.masks import Masks
 from landscape.compute.settings import measurement
 from landscape.data import Data, Images, as_examples
+from landscape.data.examples import count_of
 from landscape.errors import LandscapeError
 from landscape.metrics import Examples
 from landscape.metrics.choices import Binning
@@ -68,7 +69,7 @@ class TermPredictor(Predictor):
         self.loss = loss
         inputs = self.network.inputs(data, 0, 2)
         with frozen_randomness(self.device), Masks.addressed() as masks, torch.no_grad():
-            masks.address(first_example=0, sample=0)
+            masks.address(examples=count_of(inputs))
             outputs = self.network(inputs)
         self.loss.require(outputs, data.target(0, len(data)), data.title)
         classes = int(outputs.shape[loss.dimension])

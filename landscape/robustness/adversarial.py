@@ -83,7 +83,7 @@ def input_gradient(predictor: Predictor, images: Tensor, labels: Tensor, first: 
     highest = torch.full(labels.shape, -torch.inf, dtype=images.dtype, device=images.device)
     with predictor.masks() as masks, torch.enable_grad():
         for sample in samples:
-            masks.address(first_example=first, sample=sample)
+            masks.address(first_example=first, sample=sample, examples=len(labels))
             scores, own = predictor.network(leaf), labels[:, None]
             odds = scores.gather(1, own)[:, 0] - scores.scatter(1, own, -torch.inf).logsumexp(1)
             (gradient,) = torch.autograd.grad(odds.sum(), leaf)

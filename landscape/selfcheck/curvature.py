@@ -200,6 +200,7 @@ def plain_checks(model: nn.Module, exact: Objective, *, seed: int = 0) -> list[C
     if exact.protocol.batch_norm != "running":
         return []
     plain = in_precision(private_copy(unwrapped(model)), torch.float64, exact.device).eval()
+    exact.network.drop_alike(plain)
     parameters = dict(plain.named_parameters())
 
     def loss(start: int, stop: int) -> Tensor:
