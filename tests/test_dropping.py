@@ -58,6 +58,17 @@ class DropPath(nn.Module):
         return tokens * (kept / (1 - self.drop_prob) if self.scale_by_keep else kept)
 
 
+class SequencesFirst(nn.Module):
+    """As torch's transformers are unless told otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(WIDTH, 2, 16, dropout=0.3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.layer(tokens.transpose(0, 1)).transpose(0, 1)
+
+
 class Windows(nn.Module):
     """Dropout on parts of examples, one behind the other."""
 
@@ -119,6 +130,7 @@ DROPPING = {
     "weights": (lambda: [SelfAttention(True)], 1),
     "no weights": (lambda: [SelfAttention(False)], 1),
     "encoder": (lambda: [nn.TransformerEncoderLayer(WIDTH, 2, 16, dropout=0.3, batch_first=True)], 4),
+    "sequences first": (lambda: [SequencesFirst()], 4),
     "stochastic depth": (lambda: [DropPath()], 1),
     "unscaled": (lambda: [DropPath(scale_by_keep=False)], 1),
     "windows": (lambda: [Windows()], 1),
@@ -129,7 +141,7 @@ DROPPING = {
 def test_dropout_of_training_mode_is_drawn_for_any_micro_batch(name: str, caplog: pytest.LogCaptureFixture) -> None:
     make, calls = DROPPING[name]
     model = classifier(*make())
-    objectives = [Objective(model, data(), protocol=FIXED, micro_batch=size) for size in (12, 5, 1)]
+    objectives = [Objective(model, data(), protocol=FIXED, micro_batch=size) for size in (12, 4, 1)]
     assert [one.network.dropout_calls for one in objectives] == [calls] * 3
     whole, *parts = [one.value(sample=1).loss for one in objectives]
     off = Objective(model, data(), protocol=FIXED.replace(dropout="off")).value().loss

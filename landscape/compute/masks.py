@@ -97,9 +97,12 @@ class Masks(TorchFunctionMode):
         Dropout calls that have been active since the last `address` (or since entering).
     draws
         Whether there are any masks here.
+    in_attention
+        Whether torch's own attention is calling: its maps are of heads (N x heads, L, S).
     """
 
     draws = True
+    in_attention = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,8 +135,8 @@ class Masks(TorchFunctionMode):
     def address(self, *, first_example: int = 0, sample: int = 0, examples: int | None = None) -> None:
         """Say that the rows of the next batch are examples `first_example`, `first_example` + 1, ... of `sample`.
 
-        Where features have several rows per example, one behind the other (windows, heads of attention, tokens), the
-        number of `examples` tells which row is whose.
+        Where features have several rows per example, one behind the other (windows, heads of attention, tokens), or
+        examples along their second dimension, the number of `examples` tells what is whose.
         """
         self.calls = 0
 
@@ -194,6 +197,13 @@ class _Addressed(Masks):
         return rate > 0
 
     def mask(self, shape: torch.Size, rate: float, like: Tensor) -> Tensor:
+        if len(shape) == 3 and shape[1] == self._examples != shape[0] and not self.in_attention:
+            # Sequences first, (L, N, C), as torch's own transformers have them unless told otherwise. Of as many
+            # examples as positions nothing tells which is which: their masks belong to positions.
+            return self._mask(torch.Size([shape[1], shape[0], shape[2]]), rate, like).transpose(0, 1)
+        return self._mask(shape, rate, like)
+
+    def _mask(self, shape: torch.Size, rate: float, like: Tensor) -> Tensor:
         call, self.calls = self.calls, self.calls + 1
         rows = 1 if not self._examples or shape[0] % self._examples else max(shape[0] // self._examples, 1)
         first, last = self._first_example, self._first_example + shape[0] // rows
@@ -369,7 +379,7 @@ def _attention(
 
 
 def _opened(function: Any) -> Callable[..., Any]:
-    """One of torch's functions in Python, within which the masks go on replacing what it calls.
+    """Attention of torch, a function in Python, within which the masks go on replacing what it calls.
 
     A mode is not in force within what it intercepts, and the function intercepts itself first: here is its own code,
     for which there is nothing to intercept.
@@ -380,9 +390,11 @@ def _opened(function: Any) -> Callable[..., Any]:
 
     def opened(masks: Masks, *arguments: Any, **keywords: Any) -> Any:
         TorchFunctionMode.__enter__(masks)
+        masks.in_attention = True
         try:
             return inner(*arguments, **keywords)
         finally:
+            masks.in_attention = False
             TorchFunctionMode.__exit__(masks, None, None, None)
 
     return opened
