@@ -3,7 +3,6 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
 
 from figures.sources import Drawing
 from landscape import plotting
@@ -25,10 +24,7 @@ def draw(drawing: Drawing) -> Figure:
             values = [float(result["eigenvalue"][0]) for result in group.results]
             heights = np.full(len(values), 0.06 + 0.06 * row)
             left.plot(values, heights, "D", color=group.color, markerfacecolor=plotting.page())
-        left.set_xscale("log")
-        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        left.minorticks_off()
+        plotting.log_scale(left, "x")
         for axes in (left, right):
             axes.set_xlabel("largest eigenvalue of 16 images (nats)")
         left.set_ylabel("share of mini-batches above")

@@ -2,7 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from figures.sources import Drawing
 from landscape import plotting
@@ -41,10 +41,7 @@ def draw(drawing: Drawing) -> Figure:
         surface.set_yscale("symlog", linthresh=0.01)
         surface.set_xlabel("filter-normalised direction")
         surface.set_ylabel("rise of cross-entropy (nats)")
-        spectrum.set_xscale("log")
-        spectrum.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        spectrum.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        spectrum.minorticks_off()
+        plotting.log_scale(spectrum, "x", ticks=5)
         spectrum.set_xlabel("largest eigenvalue of 16 images")
         spectrum.set_ylabel("share of mini-batches above")
         fit.set_xlabel("ensemble size $N$")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
 
 from analyses import protocol_sweep
 from analyses.kinds import KINDS
@@ -49,14 +48,8 @@ def draw(drawing: Drawing) -> Figure:
                     axes.plot(mean, height, marker, color=color, fillstyle=fill)
                     axes.plot([low, high], [height, height], color=color, linewidth=0.8)
             axes.axvline(1, color=plotting.ink(), linewidth=0.8)
-            axes.set_xscale("log")
+            plotting.log_scale(axes, "x", ticks=3)
             axes.set_title(title)
-            spread = _spread(rows, name)
-            axes.xaxis.set_major_locator(
-                LogLocator(subs=(1, 3) if spread > 15 else (1, 2, 5) if spread > 2.5 else (1, 1.5, 2))
-            )
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.minorticks_off()
         figure.axes[0].set_yticks(range(len(places)), [_short(variant) for _, variant in places])
         figure.axes[0].set_ylim(len(places) - 0.5, -0.5)
         for moment in dict.fromkeys(moment for moment, _ in places):
@@ -99,9 +92,3 @@ def _short(variant: str) -> str:
     """A protocol in a line's head: what is augmented is not said twice."""
     augmentation, masks = variant.split(", ")
     return f"{'augmented' if augmentation.endswith('frozen') else 'not augmented'}, {masks}"
-
-
-def _spread(rows: list[dict], name: str) -> float:
-    """Largest over smallest ratio of a panel, 1 among them."""
-    known = [0.0, *[value for row in rows for value in row[name] if math.isfinite(value)]]
-    return math.exp(max(known) - min(known))

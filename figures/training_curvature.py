@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from analyses.protocol_sweep import interval
 from figures.sources import Drawing, Entry
@@ -63,9 +62,6 @@ def _ratios(axes: Axes, entries: Sequence[Entry]) -> None:
             axes.fill_between(times[known], low[known], high[known], color=plotting.ink(), alpha=0.15, linewidth=0)
     axes.axhline(1, color=plotting.ink(), linewidth=0.8)
     time_axis(axes, np.unique(np.concatenate([entry.dataset["time"].values for entry in entries])))
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
+    plotting.log_scale(axes, "y")
     axes.legend(loc="best")
     axes.set_title("smooth / plain, paired; bands: 95 %")

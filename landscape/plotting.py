@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.special import stdtrit
 
 from landscape.errors import LandscapeError, printable
@@ -266,6 +268,26 @@ def letter(panels: Sequence[Axes]) -> None:
     for mark, axes in zip(ascii_lowercase, panels if len(panels) > 1 else (), strict=False):
         title = axes.get_title(loc="left")
         axes.set_title(rf"$\bf{{{mark}}}$" + (f"  {title}" if title else ""), loc="left")
+
+
+def log_scale(axes: Axes, name: Literal["x", "y"], *, ticks: int = 6) -> None:
+    """Make an axis logarithmic, with about so many ticks in plain numbers, however little it spans.
+
+    Call it when all is drawn: matplotlib's own ticks are powers of ten, of which a panel may show one or none.
+    """
+    axes.set(**{f"{name}scale": "log"})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
+    decades = math.log10(high / low)
+    # Multiples of the powers of ten, from the most to the fewest: the first that are few enough.
+    several = ((1, 1.5, 2, 3, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
+    chosen = next((each for each in several if len(each) * decades <= ticks), (1,))
+    # Within less than a factor of two, steps are equal.
+    locator = LogLocator(subs=chosen, numticks=ticks + 4) if decades > 0.3 else MaxNLocator(ticks)
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.tick_params(axis=name, which="minor", length=0)
+    axis.set_minor_formatter(NullFormatter())
 
 
 def below(

@@ -151,7 +151,7 @@ def draw(results: Sequence[xarray.Dataset], path: Path | None = None) -> Figure:
             names = [plotting.plain(name) for name in result["block"].values]
             above.plot(names, result["block_eigenvalue"], look.marker, color=look.color, label=look.label)
             below.plot(names, result["share"][0], look.marker, color=look.color)
-        above.set_yscale("log")
+        plotting.log_scale(above, "y")
         above.set_ylabel(with_unit("top eigenvalue", results))
         below.set_ylabel("share of the first\neigenvector")
         below.set_ylim(0, None)

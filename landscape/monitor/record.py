@@ -157,7 +157,7 @@ def draw(result: xarray.Dataset, path: Path | str) -> Path:
         above.legend(loc="best")
         below.plot(steps, result["loss"].values, color=plotting.COLORS[0], label="loss")
         below.plot(steps, result["gradient_norm"].values, color=plotting.COLORS[1], label="gradient norm")
-        below.set_yscale("log")
+        plotting.log_scale(below, "y")
         below.set_xlabel("step")
         below.set_ylabel(f"{with_unit('loss', [result])}, gradient norm")
         below.legend(loc="best")

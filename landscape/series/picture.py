@@ -29,7 +29,7 @@ class Quantity:
     positive
         Whether it spans orders of magnitude: drawn, and averaged, in logarithms where all of it is positive.
     linear
-        On a symmetric-logarithmic axis, what is drawn linearly.
+        On a symmetric-logarithmic axis, for values of which some are ten times the usual ones, what is drawn linearly.
     """
 
     name: str
@@ -100,14 +100,15 @@ def over_time(axes: Axes, groups: Sequence[plotting.Group], quantity: Quantity) 
     times = np.unique(np.concatenate([result["time"].values for _, some in shown for result in some]))
     time_axis(axes, times)
     if positive:
-        axes.set_yscale("log")
+        plotting.log_scale(axes, "y")
     elif quantity.linear is not None:
         # Linear where most values are, so that a wild start leaves them room.
         sizes = np.abs(np.concatenate(drawn))
         linear = max(quantity.linear, float(np.nanmedian(sizes)))
-        axes.set_yscale("symlog", linthresh=linear)
-        axes.set_yticks([tick for tick in axes.get_yticks() if tick == 0 or abs(tick) > linear / 2])
-    axes.minorticks_off()
+        if np.nanmax(sizes) > 10 * linear:
+            axes.set_yscale("symlog", linthresh=linear)
+            axes.set_yticks([tick for tick in axes.get_yticks() if tick == 0 or abs(tick) > linear / 2])
+            axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:g}")
     results = [result for _, some in shown for result in some]
     axes.set_title(quantity.label if with_unit("", results) else quantity.label.replace(" (nats)", ""))
