@@ -217,3 +217,13 @@ def test_the_network_inside_a_wrapper_is_measured(wrapper: Callable[[nn.Module],
     plain, wrapped = Objective(net, small_images()), Objective(wrapper(net), small_images())
     assert wrapped.names == plain.names
     assert torch.equal(CurvatureOperator(wrapped)(plain.point), CurvatureOperator(plain)(plain.point))
+
+
+def test_parts_that_are_compiled_are_measured_as_written() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body, head = nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.Tanh()), nn.Linear(4, 3)
+    plain = Objective(nn.Sequential(body, head), small_images())
+    parted = Objective(nn.Sequential(torch.compile(body), head), small_images())
+    assert parted.names[0] == "0._orig_mod.1.weight"
+    assert torch.equal(CurvatureOperator(parted)(plain.point), CurvatureOperator(plain)(plain.point))

@@ -329,7 +329,7 @@ def in_precision(module: nn.Module, dtype: torch.dtype, device: torch.device | N
 
 
 def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy of a network without the hooks that are not part of it."""
+    """A deep copy of a network without the hooks that are not part of it, and with no part compiled."""
     # `deepcopy` takes what its memo holds for the copy: hooks that stay behind are not even looked at.
     memo: dict[int, Any] = {}
     kept: list[tuple[OrderedDict[int, Any], dict[int, Any]]] = []
@@ -365,7 +365,32 @@ def private_copy(model: nn.Module) -> nn.Module:
         raise LandscapeError(
             f"the network cannot be copied ({_first_line(error)}): keep what cannot be copied outside the network"
         ) from None
+    for parent in [*network.modules()]:
+        for name, part in parent.named_children():
+            if isinstance(getattr(part, "_orig_mod", None), nn.Module):
+                folding.replace(parent, name, _Uncompiled(part))
     return network
+
+
+class _Uncompiled(nn.Module):
+    """A part that `torch.compile` wrapped, as it was written: compiled code has no second derivative.
+
+    Parameters have the names that they have in the wrapper.
+    """
+
+    def __init__(self, compiled: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = compiled._orig_mod
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """What the part gives."""
+        return self._orig_mod(*arguments, **named)  # type: ignore[operator]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("_orig_mod"), name)
 
 
 def _belongs(hook: Any) -> bool:
