@@ -15,6 +15,8 @@ from landscape.data import as_examples
 from landscape.objective.network import Network
 from landscape.selfcheck.curvature import plain_checks
 
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+
 WIDTH, TOKENS, CLASSES = 8, 5, 3
 FIXED = Protocol(dropout="fixed", dtype="float64")
 
@@ -67,6 +69,24 @@ class SequencesFirst(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.layer(tokens.transpose(0, 1)).transpose(0, 1)
+
+
+class Recurrent(nn.Module):
+    """Dropout between layers, inside one call."""
+
+    def __init__(self, kind: str, **settings: bool | int) -> None:
+        super().__init__()
+        self.inner = getattr(nn, kind)(WIDTH, WIDTH // 2, 3, dropout=0.3, bidirectional=True, **settings)
+        self.given = settings.get("proj_size", 0) == 0 and kind == "GRU"
+        self.back = nn.Linear(WIDTH if not settings.get("proj_size") else 4, WIDTH)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        inputs = tokens if self.inner.batch_first else tokens.transpose(0, 1)
+        state = tokens.new_ones(6, len(tokens), WIDTH // 2) if self.given else None
+        outputs, last = self.inner(inputs, state)
+        last = last[0] if isinstance(last, tuple) else last
+        outputs = outputs if self.inner.batch_first else outputs.transpose(0, 1)
+        return self.back(outputs) + last.sum((0, 2))[:, None, None]
 
 
 class Windows(nn.Module):
@@ -133,6 +153,10 @@ DROPPING = {
     "sequences first": (lambda: [SequencesFirst()], 4),
     "stochastic depth": (lambda: [DropPath()], 1),
     "unscaled": (lambda: [DropPath(scale_by_keep=False)], 1),
+    "lstm": (lambda: [Recurrent("LSTM", batch_first=True)], 2),
+    "projected lstm": (lambda: [Recurrent("LSTM", proj_size=2)], 2),
+    "gru": (lambda: [Recurrent("GRU", batch_first=True)], 2),
+    "rnn": (lambda: [Recurrent("RNN", bias=False)], 2),
     "windows": (lambda: [Windows()], 1),
 }
 
@@ -168,6 +192,20 @@ def test_training_mode_that_is_more_than_dropout_stays_off(what: str) -> None:
     assert not network.module.training
 
 
+@pytest.mark.parametrize("name", ["lstm", "projected lstm", "gru", "rnn"])
+def test_layers_one_by_one_are_the_recurrent_network(name: str) -> None:
+    model = classifier(*DROPPING[name][0]())
+    model.get_submodule("blocks.0.inner").dropout = 1e-6  # type: ignore[assignment]  nothing is dropped at 16 bits
+    network, tokens = prepared(model), data(4)[0]
+    with torch.no_grad(), Masks.off():
+        whole = network(tokens)
+    with torch.no_grad(), Masks.addressed() as masks:
+        masks.address(examples=4)
+        layers = network(tokens)
+        assert masks.calls == 2
+    assert torch.allclose(whole, layers, rtol=1e-5, atol=1e-6)
+
+
 def test_stochastic_depth_keeps_the_mean_and_drops_whole_examples() -> None:
     network = prepared(classifier(DropPath()))
     layer = network.module.blocks[0]  # type: ignore[index]
@@ -198,15 +236,15 @@ def test_attention_of_torch_drops_what_its_function_would() -> None:
     assert (draws.std(0) > 0).all()
 
 
-@pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
 def test_what_no_masks_reach_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    class Recurrent(nn.Module):
+    class Packed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = nn.LSTM(WIDTH, WIDTH, 2, dropout=0.3, batch_first=True)
 
         def forward(self, tokens: Tensor) -> Tensor:
-            return self.inner(tokens)[0]
+            packed = nn.utils.rnn.pack_padded_sequence(tokens, [TOKENS] * len(tokens), batch_first=True)
+            return nn.utils.rnn.pad_packed_sequence(self.inner(packed)[0], batch_first=True)[0]
 
     class DropBlock(nn.Module):
         rate = 0.2
@@ -218,7 +256,7 @@ def test_what_no_masks_reach_is_named(caplog: pytest.LogCaptureFixture) -> None:
         def forward(self, tokens: Tensor) -> Tensor:
             return tokens * torch.empty_like(tokens).bernoulli_(0.8) if self.training else tokens
 
-    model = classifier(Recurrent(), DropBlock())
+    model = classifier(Packed(), DropBlock())
     with caplog.at_level(logging.WARNING):
         Objective(model, data())
         assert not caplog.records  # all dropout is off

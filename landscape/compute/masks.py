@@ -252,6 +252,12 @@ def advance(calls: int) -> None:
         masks.calls = calls
 
 
+def is_active(rate: float) -> bool:
+    """Whether dropout of that rate masks anything here."""
+    masks = _current.get()
+    return masks is not None and masks.active(rate, training=True)
+
+
 def calls() -> int:
     """Active dropout calls since the masks in force were addressed; 0 where none are in force."""
     masks = _current.get()

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from landscape.compute.masks import Masks, calls, drop_examples
+from landscape.compute.masks import Masks, calls, drop_examples, is_active
 from landscape.data.examples import leaves
 from landscape.errors import LandscapeError
 from landscape.objective import folding
@@ -72,10 +73,47 @@ class StochasticDepth(nn.Module):
         return kept if self.scaled or kept is input else kept * (1 - self.rate)
 
 
-def take_stochastic_depth(module: nn.Module) -> None:
-    """Put `StochasticDepth` in place of layers that are called so and drop each example by itself."""
-    layers = [*module.named_modules(remove_duplicate=False)]
-    for name, layer in layers:
+class LayerByLayer(nn.RNNBase):
+    """A recurrent network whose dropout between layers is under the masks in force: its layers are called one by one.
+
+    Mixed into the class of another, whose call for all layers draws masks of its own, in training mode alone.
+    """
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As the network that it is; of packed sequences, whose rows are no examples, without dropout."""
+        if not isinstance(input, Tensor) or input.dim() != 3 or not is_active(self.dropout):
+            return super().forward(input, hx)
+        features = input.transpose(0, 1) if self.batch_first else input
+        directions, gated = 2 if self.bidirectional else 1, self.mode == "LSTM"
+        if hx is None:
+            sizes = [self.proj_size or self.hidden_size, self.hidden_size]
+            states = [features.new_zeros(self.num_layers * directions, features.shape[1], size) for size in sizes]
+        else:
+            states = [*hx] if gated else [hx]
+        run = getattr(torch, self.mode.lower())
+        each, last = len(self._flat_weights_names) // self.num_layers, []
+        for layer in range(self.num_layers):
+            of_layer = slice(layer * directions, (layer + 1) * directions)
+            weights = [getattr(self, name) for name in self._flat_weights_names[layer * each : (layer + 1) * each]]
+            first = tuple(state[of_layer] for state in states) if gated else states[0][of_layer]
+            features, *ends = run(features, first, weights, self.bias, 1, 0.0, False, self.bidirectional, False)
+            last.append(ends)
+            if layer + 1 < self.num_layers:
+                features = functional.dropout(features, self.dropout)
+        ended = tuple(torch.cat(parts) for parts in zip(*last, strict=True))
+        return features.transpose(0, 1) if self.batch_first else features, ended if gated else ended[0]
+
+
+def take_over(module: nn.Module) -> None:
+    """Have layers of the private copy of a network drop under the masks in force that draw masks of their own.
+
+    Stochastic depth, by its name and where it drops each example by itself, and recurrent networks of several layers.
+    """
+    for name, layer in [*module.named_modules(remove_duplicate=False)]:
+        if isinstance(layer, nn.RNNBase):
+            if _rate(layer) > 0 and type(layer) in (nn.LSTM, nn.GRU, nn.RNN):
+                layer.__class__ = type(type(layer).__name__, (LayerByLayer, type(layer)), {})
+            continue
         kind, rate = type(layer).__name__.lower(), _rate(layer)
         known = any(word in kind for word in _STOCHASTIC_DEPTH) and not [*layer.children(), *layer.parameters()]
         if name and known and rate > 0 and getattr(layer, "mode", "row") == "row":
@@ -157,8 +195,8 @@ def _codes(function: Any) -> Iterator[Any]:
 def without_masks(network: nn.Module, trial: Callable[[], Any]) -> list[str]:
     """Modules that seem to drop something by other means than torch's dropout layers, and do not, each in words.
 
-    Dropout between the layers of `torch.nn.LSTM` and its like is inside one call, and modules of other libraries may
-    draw for themselves, in training mode alone: no masks reach them.
+    Modules of other libraries may draw for themselves, in training mode alone, and rows of packed sequences are no
+    examples: no masks reach them.
 
     Parameters
     ----------

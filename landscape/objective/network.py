@@ -90,7 +90,7 @@ class Network:
         require_finite(model)
         self.device, self.dtype, self.output = device, dtype, output
         self.module = in_precision(private_copy(model).eval(), dtype, device)
-        dropping.take_stochastic_depth(self.module)
+        dropping.take_over(self.module)
         self._lay_out(data, masks)
         self._awaken(data, masks)
 
@@ -173,7 +173,7 @@ class Network:
 
     def drop_alike(self, module: nn.Module) -> nn.Module:
         """Another copy of the network, in evaluation mode, that drops what this one does; changed in place."""
-        dropping.take_stochastic_depth(module)
+        dropping.take_over(module)
         dropping.set_mode(module, self._awake, training=True)
         return module
 
