@@ -366,6 +366,9 @@ def examples() -> dict[str, Callable[[], tuple[Case, nn.Module]]]:
             lambda net, batch: (net(**inputs(batch))[:, 0] - batch["targets"]).square().mean(),
             width=4,
         ),
+        "denoising": of(
+            "denoising", "mse", lambda net, batch: (net(**inputs(batch)) - batch["targets"]).square().mean(), width=4
+        ),
         "regression": of(
             "regression", "mse", lambda net, batch: (net(batch[0])[:, 0] - batch[1]).square().mean(), width=4
         ),

@@ -142,7 +142,7 @@ class Network:
             what = "images" if isinstance(data, Images) else "examples"
             raise LandscapeError(
                 f"the network gives different outputs for the same {what}: it draws random numbers that are not "
-                "dropout's; switch them off, or draw them from a fixed torch.Generator"
+                "dropout's; switch them off, or give them with the examples, as one of the inputs"
             )
 
     @torch.no_grad()
