@@ -919,7 +919,7 @@ class Exponentials(nn.Linear):
 
 
 def test_what_has_no_second_derivative_is_named_and_has_a_surface() -> None:
-    bags = nn.Sequential(nn.EmbeddingBag(7, 4), nn.Linear(4, 3))
+    bags = nn.Sequential(nn.EmbeddingBag(7, 4, mode="max"), nn.Linear(4, 3))
     cases = {
         "Exponential": Objective(Exponentials(5, 3), (draw(9, 5).float(), torch.arange(9) % 3)),
         "embedding_bag": Objective(bags, (IDS, IDS[:, 0] % 3)),

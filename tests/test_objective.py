@@ -339,17 +339,6 @@ def test_attention_has_a_second_derivative() -> None:
     assert relative(CurvatureOperator(measured)(vector), truth) < 1e-12
 
 
-def test_weight_normalisation_has_the_right_second_derivative() -> None:
-    # The framework's own, on a CPU, is not symmetric (torch 2.13); differences of the gradient are the oracle.
-    net = nn.Sequential(
-        nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3, padding=1)), nn.Tanh(), nn.Flatten(), nn.Linear(108, 3)
-    )
-    measured = Objective(net, small_images(), protocol=EXACT)
-    vector = torch.randn(measured.size, generator=generator(0), dtype=torch.float64)
-    ahead, behind = (measured.gradient(measured.point + step * vector) for step in (1e-6, -1e-6))
-    assert relative(CurvatureOperator(measured)(vector), (ahead - behind) / 2e-6) < 1e-7
-
-
 def test_a_network_may_read_attributes_of_what_is_folded() -> None:
     class Reading(nn.Module):
         def __init__(self) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from landscape.compute.settings import math_attention
+from landscape.objective.second_derivatives import REPLACED
 
 # stride, padding, dilation, groups
 Geometry = tuple[list[int], list[int], list[int], int]
@@ -126,28 +127,10 @@ _DIMENSIONS: dict[Callable[..., Tensor], int] = {
 }
 
 
-def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    r"""Weights :math:`g\, v / \lVert v\rVert` of weight normalisation, by operations with right second derivatives.
-
-    The framework's fused kernel has a double backward that is not: on a CPU, torch 2.13, the Hessian that it gives is
-    not even symmetric.
-    """
-    return v * (g / torch.norm_except_dim(v, 2, dim))
-
-
-class RightWeightNorm(TorchFunctionMode):
-    """Within it, weight normalisation can be differentiated twice."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return (weight_norm if function is torch._weight_norm else function)(*args, **(kwargs or {}))
-
-
 class CheapDoubleBackward(TorchFunctionMode):
-    """Within it, every convolution of any model, module or bare call, is ours; attention takes its math kernel.
+    """Within it, every convolution of any model, module or bare call, is ours, and all else has second derivatives.
 
-    The fast attention kernels have no double backward, on any device.
+    Attention takes its math kernel: the fast ones have no double backward, on any device.
     """
 
     def __enter__(self) -> "CheapDoubleBackward":
@@ -163,10 +146,8 @@ class CheapDoubleBackward(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         dimensions = _DIMENSIONS.get(function)
-        if function is torch._weight_norm:
-            return weight_norm(*args, **(kwargs or {}))
         if dimensions is None:
-            return function(*args, **(kwargs or {}))
+            return REPLACED.get(function, function)(*args, **(kwargs or {}))
         return _intercepted(function, dimensions, *args, **(kwargs or {}))
 
 

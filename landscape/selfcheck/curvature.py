@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from landscape.compute.randomness import generator
 from landscape.compute.settings import math_attention, measurement
 from landscape.objective import CurvatureOperator, Objective
-from landscape.objective.convolution import RightWeightNorm
 from landscape.objective.network import ALL, in_precision, private_copy, ranges, unwrapped
+from landscape.objective.second_derivatives import SecondDerivatives
 from landscape.selfcheck.check import Check, relative
 
 # The plain graph of these is held whole, in float64.
@@ -229,7 +229,7 @@ def plain_checks(model: nn.Module, exact: Objective, *, seed: int = 0) -> list[C
                 parameters[name].copy_(value_there)
         wanted = [parameters[name] for name in exact.names]
         # Beside ours, the only kernels whose second derivatives exist and are right.
-        with math_attention, RightWeightNorm(), torch.enable_grad():
+        with math_attention, SecondDerivatives(), torch.enable_grad():
             mean = loss(start, stop) / exact.fraction(start, stop)
             gradients = torch.autograd.grad(mean, wanted, create_graph=True, materialize_grads=True)
             along = list(exact.in_network(exact.space.split(vector)).values())
