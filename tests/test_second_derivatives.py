@@ -87,3 +87,34 @@ def test_distances_of_points_that_coincide_have_the_derivatives_of_the_framework
         with mode:
             gradients += torch.autograd.grad(torch.cdist(points, points.detach()).sum(), points)
     assert torch.allclose(*gradients)
+
+
+def test_gauss_newton_of_what_torch_differentiates_by_logarithms() -> None:
+    class Scan(nn.Module):
+        """As recurrent networks that are computed in parallel do it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(72, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.linear(images.flatten(1)).logcumsumexp(1)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Scan().double()
+    images = small_images(count=5)
+    measured = Objective(net, images, protocol=Protocol(dtype="float64"), micro_batch=3)
+    vector = draw(measured.size)
+    parameters = dict(net.named_parameters())
+
+    def outputs(*values: Tensor) -> Tensor:
+        return torch.func.functional_call(net, dict(zip(parameters, values, strict=True)), (images.images.double(),))
+
+    parts = torch.autograd.functional.jacobian(outputs, tuple(parameters.values()))
+    jacobian = torch.cat([part.flatten(2) for part in parts], dim=2)
+    shares = outputs(*parameters.values()).detach().softmax(1)
+    along = jacobian @ vector
+    curved = shares * (along - (shares * along).sum(1, keepdim=True))
+    truth = torch.einsum("nkp,nk->p", jacobian, curved) / len(images)
+    assert torch.allclose(CurvatureOperator(measured, "ggn")(vector), truth, rtol=1e-10, atol=1e-12)

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from landscape.compute import distributed, workers
 from landscape.compute.memory import available_memory, total_memory
+from landscape.compute.randomness import generator
 from landscape.compute.settings import math_attention, measurement
 from landscape.eigen.operator import SymmetricOperator
 from landscape.errors import LandscapeError
@@ -550,8 +551,7 @@ def _output_graph(
     for graph in (outputs, loss):
         require_second_derivatives(graph)
     (loss_gradient,) = torch.autograd.grad(loss, free, create_graph=True)
-    # J' u is linear in u: differentiating it in u gives J v by reverse mode alone.
-    dummy = torch.zeros_like(outputs).requires_grad_()
+    dummy = _any_cotangent(outputs)
     pulled = torch.autograd.grad(outputs, leaves, dummy, create_graph=True, materialize_grads=True)
 
     def push(vectors: Sequence[Tensor]) -> Tensor:
@@ -561,6 +561,16 @@ def _output_graph(
         return _differentiate([outputs], leaves, [cotangent])
 
     return free, loss_gradient, push, pull
+
+
+def _any_cotangent(outputs: Tensor) -> Tensor:
+    """A u in which J' u, linear in it, is differentiated: that gives J v by reverse mode alone.
+
+    Not zero: the framework computes some products, of ``logcumsumexp`` for one, by way of logarithms of u.
+    """
+    source = generator(0, "cotangent", device=outputs.device)
+    drawn = torch.randn(outputs.shape, generator=source, dtype=outputs.dtype, device=outputs.device)
+    return drawn.requires_grad_()
 
 
 def _deferred_graph(batch: _Batch, kind: Literal["ggn", "fisher"]) -> Product:
@@ -575,7 +585,7 @@ def _deferred_graph(batch: _Batch, kind: Literal["ggn", "fisher"]) -> Product:
     parts = [scores.hidden.flatten(0, -2), scores.weight, scores.bias]
     moving = [index for index, part in enumerate(parts) if part is not None and part.requires_grad]
     sources = [parts[index] for index in moving]
-    dummies = [torch.zeros_like(part).requires_grad_() for part in sources]
+    dummies = [_any_cotangent(part) for part in sources]
     pulled = torch.autograd.grad(sources, leaves, dummies, create_graph=True, materialize_grads=True)
 
     def product(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
