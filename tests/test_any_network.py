@@ -676,6 +676,12 @@ def test_the_command_line_takes_any_network(tmp_path: Any, monkeypatch: pytest.M
     for more in (["--diagonal", "5"], ["--at", "0", "--at-examples", "2"]):
         assert landscape.hessian.cli.main([*arguments[:4], "--loss", "mse", "--json", "--quiet", *more]) == 0
         assert len(json.loads(capsys.readouterr().out)["trace"]) == 4 if "--diagonal" in more else 2
+    # Augmented unless told otherwise, where there is an augmentation.
+    batches = ["--per-batch", "3", "--batches", "2", "--json", "--quiet"]
+    assert landscape.hessian.cli.main([*arguments[:4], "--loss", "mse", *batches]) == 0
+    assert json.loads(capsys.readouterr().out)["protocol"]["augmentation"] == "none"
+    with pytest.raises(LandscapeError, match="--augmentation frozen is for images"):
+        landscape.hessian.cli.main([*arguments[:4], "--loss", "mse", *batches, "--augmentation", "frozen"])
     with pytest.raises(LandscapeError, match="looks at images with one class each"):
         landscape.frequency_noise.cli.main([*arguments[:4], "--loss", "mse"])
     with pytest.raises(LandscapeError, match="there is no axis of positions"):

@@ -163,6 +163,8 @@ def _subject(arguments: argparse.Namespace, name: str | None, on: "torch.device"
         if value is not None and value != getattr(images, field, None):
             protocol = protocol.replace(**{f"image_{field}": value})
     images = images.normalized_by(protocol.image_mean, protocol.image_std)
+    if arguments.augmentation is None and isinstance(images, data.Images):
+        protocol = protocol.replace(augmentation=getattr(arguments, "default_augmentation", protocol.augmentation))
     caution_about_images(images)
     if arguments.images != "all":
         few = min(getattr(arguments, "default_images", DEFAULT_IMAGES), len(images))

@@ -96,7 +96,7 @@ def selected(arguments: argparse.Namespace) -> Measurement | None:
         raise LandscapeError(f"there is no picture of {chosen[0].flag}: leave out --plot")
     if chosen[0] is MINI_BATCHES:
         # The paper's spectrum is of the training objective, augmentation included, on as many images as needed.
-        arguments.augmentation = arguments.augmentation or "frozen"
+        arguments.default_augmentation = "frozen"
         arguments.images = arguments.images or "all"
     return chosen[0]
 
