@@ -673,9 +673,9 @@ def test_the_command_line_takes_any_network(tmp_path: Any, monkeypatch: pytest.M
     assert landscape.hessian.cli.main([*arguments[:4], "--loss", "mse", "--plan", "--at", "0", "--top", "1"]) == 0
     printed = capsys.readouterr().out
     assert "activation 0 (3), 6 examples; about" in printed
-    for more in (["--diagonal", "5"], ["--at", "0", "--at-examples", "2"]):
+    for traces, more in ((4, ["--diagonal", "5"]), (2, ["--at", "0", "--at-examples", "2"])):
         assert landscape.hessian.cli.main([*arguments[:4], "--loss", "mse", "--json", "--quiet", *more]) == 0
-        assert len(json.loads(capsys.readouterr().out)["trace"]) == 4 if "--diagonal" in more else 2
+        assert len(json.loads(capsys.readouterr().out)["trace"]) == traces
     # Augmented unless told otherwise, where there is an augmentation.
     batches = ["--per-batch", "3", "--batches", "2", "--json", "--quiet"]
     assert landscape.hessian.cli.main([*arguments[:4], "--loss", "mse", *batches]) == 0
