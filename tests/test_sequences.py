@@ -271,3 +271,34 @@ def test_what_has_no_axis_of_positions_says_so() -> None:
     with pytest.raises(LandscapeError, match="there is no axis of positions") as caught:
         fourier.measure(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)), points, protocol=protocol)
     assert "\n" not in str(caught.value)
+
+
+class Encoder(nn.Module):
+    """torch's transformer, with examples first or tokens first, as it is unless told otherwise."""
+
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=batch_first)
+        self.embedding, self.head, self.batch_first = nn.Embedding(WORDS, 8), nn.Linear(8, 3), batch_first
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        tokens = self.embedding(ids)
+        if self.batch_first:
+            return self.head(self.layers(tokens).mean(1))
+        return self.head(self.layers(tokens.transpose(0, 1)).mean(0))
+
+
+def test_tokens_first_are_measured_as_examples_first_are() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        one, two = Encoder(batch_first=True), Encoder(batch_first=False)
+    two.load_state_dict(one.state_dict())
+    ids, _ = sentences()
+    examples = as_examples((ids, torch.arange(len(ids)) % 3))
+    for instrument in (feature_maps, fourier):
+        found, other = (instrument.measure(net, examples, passes=3) for net in (one, two))
+        assert list(found["point"].values) == list(other["point"].values) == ["layers.layers.0", "layers.layers.1"]
+        for name in found.data_vars:
+            if found[name].dtype.kind == "f":
+                assert np.allclose(found[name], other[name], rtol=1e-4, atol=1e-5, equal_nan=True), name

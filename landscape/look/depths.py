@@ -47,6 +47,12 @@ class Point:
         Of the feature map (N, channels, height, width); patches of images are on their grid, sequences have height 1.
     subsampled
         Whether the map is smaller than the one before.
+    layout
+        Of the module's output: which of its dimensions are channels.
+    extra_tokens
+        Class tokens and the like before the grid.
+    sequence_first
+        Whether tokens come before examples, (L, N, C), as torch's own transformers have them unless told otherwise.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Point:
     subsampled: bool
     layout: Layout = "NCHW"
     extra_tokens: int = 0
+    sequence_first: bool = False
 
     @property
     def module_name(self) -> str:
@@ -67,8 +74,7 @@ class Point:
 
     def as_map(self, output: Any) -> Tensor:
         """What the module returned, as a map (N, channels, height, width): class tokens dropped, the grid recovered."""
-        features = first_tensor(output)
-        assert features is not None
+        features = self._batch_first(output)
         if self.layout == "NHWC":
             return features.permute(0, 3, 1, 2)
         if self.layout == "tokens":
@@ -81,8 +87,15 @@ class Point:
 
     def as_output(self, feature_map: Tensor, output: Any) -> Tensor:
         """The inverse of `as_map`: a tensor shaped like the module's output, what was left out zero."""
+        shaped = self._as_batch_first(feature_map, self._batch_first(output))
+        return shaped.transpose(0, 1) if self.sequence_first else shaped
+
+    def _batch_first(self, output: Any) -> Tensor:
         features = first_tensor(output)
         assert features is not None
+        return features.transpose(0, 1) if self.sequence_first else features
+
+    def _as_batch_first(self, feature_map: Tensor, features: Tensor) -> Tensor:
         last = feature_map.permute(0, 2, 3, 1)
         if self.layout == "NHWC":
             return last
@@ -202,7 +215,7 @@ def find(
     maps = [call for call in calls if shapes.layout(call.module, call.returned) is not None]
     if not maps:
         raise LandscapeError(
-            "no module of this network returns a feature map (N, C, H, W) or tokens (N, T, C): what is measured here "
+            "no module of this network returns a feature map (N, C, H, W) or tokens, (N, T, C) or (T, N, C): what is measured here "
             "varies over positions, and there is no axis of positions: landscape.hessian and surface need none"
         )
     names = _matching(maps, blocks) if blocks else set(_block_names(model, {call.name for call in maps}))
@@ -348,6 +361,8 @@ class _Shapes:
             channels, height, width = (rest[2], rest[0], rest[1]) if last else (rest[0], rest[1], rest[2])
             return ("NHWC" if last else "NCHW", 0, channels, height, width) if min(height, width) > 1 else None
         if output.dim() == 3:
+            if sequence_first(output):
+                output = output.transpose(0, 1)
             if (grid := self._grid(output.shape[1])) is not None:
                 extra, height, width = grid
                 return "tokens", extra, output.shape[2], height, width
@@ -372,6 +387,11 @@ class _Shapes:
             if side > 1 and side**2 == tokens - extra and self._divided % side == 0:
                 return extra, side, side
         return None
+
+
+def sequence_first(output: Tensor | None) -> bool:
+    """Whether tokens of the one example that was shown come first, (L, 1, C)."""
+    return output is not None and output.dim() == 3 and output.shape[1] == 1 < len(output)
 
 
 def _channels_last(module: nn.Module, shape: Sequence[int]) -> bool:
@@ -548,5 +568,6 @@ def _placed(points: Sequence[tuple[_Call, PointKind]], shapes: _Shapes) -> Itera
             subsampled=subsampled,
             layout=layout,
             extra_tokens=extra,
+            sequence_first=sequence_first(call.returned),
         )
         previous = (height, width)
