@@ -215,8 +215,8 @@ def find(
     maps = [call for call in calls if shapes.layout(call.module, call.returned) is not None]
     if not maps:
         raise LandscapeError(
-            "no module of this network returns a feature map (N, C, H, W) or tokens, (N, T, C) or (T, N, C): what is measured here "
-            "varies over positions, and there is no axis of positions: landscape.hessian and surface need none"
+            "no module of this network returns a feature map (N, C, H, W) or tokens, (N, T, C) or (T, N, C): what is "
+            "measured here varies over positions, and there is no axis of positions: landscape.hessian and surface need none"
         )
     names = _matching(maps, blocks) if blocks else set(_block_names(model, {call.name for call in maps}))
     inside = tuple(f"{name}." for name in names)
