@@ -216,7 +216,7 @@ def find(
     if not maps:
         raise LandscapeError(
             "no module of this network returns a feature map (N, C, H, W) or tokens, (N, T, C) or (T, N, C): what is "
-            "measured here varies over positions, and there is no axis of positions: landscape.hessian and surface need none"
+            "measured here varies over positions, and there is no axis of positions; landscape.hessian needs none"
         )
     names = _matching(maps, blocks) if blocks else set(_block_names(model, {call.name for call in maps}))
     inside = tuple(f"{name}." for name in names)
