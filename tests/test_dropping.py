@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import random
 
 import pytest
 import torch
@@ -110,6 +111,7 @@ class Augmenting(nn.Module):
             return tokens
         self.seen += 1  # type: ignore[operator]
         if self.what == "noise":
+            random.random()
             tokens = tokens + torch.randn_like(tokens)
         elif self.what == "scale":
             tokens = 2 * tokens
@@ -182,7 +184,9 @@ def test_dropout_of_training_mode_is_drawn_for_any_micro_batch(name: str, caplog
 @pytest.mark.parametrize("what", ["noise", "scale", "error", "dropout"])
 def test_training_mode_that_is_more_than_dropout_stays_off(what: str) -> None:
     model = classifier(Gated(), Augmenting(what))
+    before = random.getstate()
     network = prepared(model)
+    assert random.getstate() == before
     wanted = what == "dropout"
     assert network.dropout_calls == 1 + wanted
     blocks = network.module.blocks

@@ -142,14 +142,14 @@ def awaken(
     if not classes:
         return awake
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    calls, plain = trial(masks).dropout_calls, trial(Masks.off).outputs
+    active, plain = trial(masks).dropout_calls, trial(Masks.off).outputs
     for kind in classes:
         set_mode(module, {kind}, training=True)
         try:
             with_masks, without = trial(masks), trial(Masks.off)
-            if with_masks.dropout_calls > calls and with_masks.repeats and _equal(plain, without.outputs):
+            if with_masks.dropout_calls > active and with_masks.repeats and _equal(plain, without.outputs):
                 awake.add(kind)
-                calls = with_masks.dropout_calls
+                active = with_masks.dropout_calls
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, LandscapeError):
             pass
         set_mode(module, {kind}, training=kind in awake)

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import stateless
 
 from landscape.compute.masks import Masks
+from landscape.compute.randomness import untouched_states
 from landscape.compute.settings import math_attention
 from landscape.data import Data, Images
 from landscape.data.examples import Tree, count_of, leaves, mapped
@@ -161,7 +162,8 @@ class Network:
         self._awake: set[type[nn.Module]] = set()
         if not masks().draws:
             return
-        self._awake = dropping.awaken(self.module, lambda chosen: self._trial(data, chosen), masks)
+        with untouched_states():  # in training mode a network may draw whatever it likes
+            self._awake = dropping.awaken(self.module, lambda chosen: self._trial(data, chosen), masks)
         if self._awake:
             self._try(data, masks)
         off = dropping.without_masks(self.module, lambda: self._trial(data, masks))
