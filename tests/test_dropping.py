@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import landscape
 from landscape import Objective, Protocol
 from landscape.compute.masks import Masks
 from landscape.compute.randomness import generator, global_stream
@@ -293,3 +294,10 @@ def test_attention_of_transformers_is_dropped(kind: str, calls: int) -> None:
     assert one.network.dropout_calls == calls
     assert one.value().loss == pytest.approx(two.value().loss, rel=1e-12)
     assert all(check.passed for check in plain_checks(model, two))
+
+
+def test_dropout_that_is_for_training_stays_off() -> None:
+    network = landscape.build("resnet_dnn_18", num_classes=3, width=2, head="mlp", seed=0)
+    images = (torch.randn(2, 3, 32, 32, generator=generator(0, "test")), torch.tensor([0, 1]))
+    found = Network(network, as_examples(images), device=torch.device("cpu"), dtype=torch.float32)
+    assert found.dropout_calls == 0
