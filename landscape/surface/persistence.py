@@ -39,7 +39,8 @@ class Barcode:
 def barcode(values: np.ndarray) -> Barcode:
     """Barcode of a lattice whose cells are connected along the axes (Edelsbrunner, Letscher & Zomorodian 2002).
 
-    Cells that are not finite are in no sublevel set.
+    Cells that are not finite are in no sublevel set. A basin that they cut off never dies either; its death is the
+    largest value, too.
     """
     heights = np.where(np.isfinite(values), values, np.inf).ravel()
     shape = values.shape
@@ -78,6 +79,11 @@ def barcode(values: np.ndarray) -> Barcode:
                     births.append(float(heights[basin]))
                     deaths.append(float(heights[cell]))
                     minima.append(basin)
+    cut_off = {find(int(cell)) for cell in np.flatnonzero(finite)} - {int(np.argmin(heights))}
+    for basin in sorted(cut_off):
+        births.append(float(heights[basin]))
+        deaths.append(float(heights[finite].max()))
+        minima.append(basin)
     order = np.argsort([birth - death for birth, death in zip(births, deaths, strict=True)], kind="stable")
     if finite.any():
         lowest = int(np.argmin(heights))
