@@ -80,7 +80,7 @@ def test_barcode_counts_basins_and_their_barriers() -> None:
     flat = barcode(np.zeros((4, 4)))
     assert flat.lengths.tolist() == [0]
     broken = np.array([0.0, np.nan, 1.0, np.inf, 2.0])
-    assert barcode(broken).births.tolist() == [0.0]
+    assert barcode(broken).lengths.tolist() == [2, 1, 0]
     # Two basins on either side of a wall that is not finite, the right one with a barrier of its own.
     walled = barcode(np.array([1.0, 0.0, 4.0, np.nan, 3.0, 2.0, 5.0, 4.0]))
     assert (walled.births.tolist(), walled.deaths.tolist()) == ([0.0, 2.0, 4.0], [5.0, 5.0, 5.0])
