@@ -312,6 +312,15 @@ def test_a_corruption_without_a_wrong_prediction_leaves_the_error_without_interv
     assert np.isfinite(uncertain["high"].sel(measure="mCECE"))
 
 
+def test_relative_to_a_baseline_without_errors_there_is_no_error() -> None:
+    ours, base = table(skill=1.0), table(skill=2.0)
+    base["accuracy"].loc[{"corruption": "fog"}] = 1.0
+    found = relative_errors(ours, base, replicates=50)
+    assert np.isnan(found["ratio"].sel(measure="mCE").values).tolist() == [True, False]
+    for name in ("value", "stderr", "low", "high"):
+        assert np.isfinite(found[name].values).tolist() == [False, True, True], name
+
+
 def test_the_interval_of_calibration_is_of_the_binning_measured() -> None:
     """Confidences that round to 1 have no gap in the authors' bins above the last: most of the error is gone."""
     data = pictures(40)

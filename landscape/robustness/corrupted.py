@@ -161,7 +161,7 @@ def relative_errors(
         errors that weigh most there are not among those seen),
         ``debiased``, the value without that bias, and ``replicate`` (measure, replicate); over
         ``(measure, corruption)`` the ``ratio``.
-        All are shares: 1 is the baseline.
+        All are shares: 1 is the baseline. Where it makes no error under some corruption, there is no mCE, not a number.
 
     Raises
     ------
@@ -178,6 +178,8 @@ def relative_errors(
         )
     wanted = {"severity": severities, "corruption": names}
     base = {name: value.sum(0) for name, value in _terms(baseline.sel(wanted)).items()}
+    # Relative to no error at all there is no number.
+    base = {name: np.where(value > 0, value, np.nan) for name, value in base.items()}
     chosen = measured.sel(wanted)
     ratios = np.stack([_terms(chosen)[term].sum(0) / base[term] for term in RELATIVE.values()])
     value = ratios.mean(1)
