@@ -89,6 +89,20 @@ def test_distances_of_points_that_coincide_have_the_derivatives_of_the_framework
     assert torch.allclose(*gradients)
 
 
+def test_sparse_gradients_are_made_dense() -> None:
+    objectives = []
+    for sparse in (False, True):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Flatten(), nn.Tanh(), nn.Linear(16, 3))
+        words = torch.randint(9, (20, 4), generator=generator(0, "words"))
+        objectives.append(Objective(net, (words, torch.arange(20) % 3), protocol=Protocol(dtype="float64")))
+    dense, sparse_ones = objectives
+    vector = draw(dense.size)
+    assert torch.equal(dense.gradient(), sparse_ones.gradient())
+    assert torch.equal(CurvatureOperator(dense)(vector), CurvatureOperator(sparse_ones)(vector))
+
+
 def test_gauss_newton_of_what_torch_differentiates_by_logarithms() -> None:
     class Scan(nn.Module):
         """As recurrent networks that are computed in parallel do it."""

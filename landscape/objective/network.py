@@ -91,6 +91,9 @@ class Network:
         require_finite(model)
         self.device, self.dtype, self.output = device, dtype, output
         self.module = in_precision(private_copy(model).eval(), dtype, device)
+        for part in self.module.modules():
+            if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+                part.sparse = False  # a sparse gradient has no second derivative, and no place in a vector
         dropping.take_over(self.module)
         self._lay_out(data, masks)
         self._awaken(data, masks)
