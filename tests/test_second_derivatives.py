@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from landscape import CurvatureOperator, Objective, Protocol
 from landscape.compute.randomness import generator
 from landscape.objective.second_derivatives import SecondDerivatives
+from landscape.selfcheck.curvature import plain_checks
 
 
 def draw(*shape: int) -> Tensor:
@@ -100,6 +101,7 @@ def test_sparse_gradients_are_made_dense() -> None:
     dense, sparse_ones = objectives
     vector = draw(dense.size)
     assert torch.equal(dense.gradient(), sparse_ones.gradient())
+    assert all(check.passed for check in plain_checks(net, sparse_ones))
     assert torch.equal(CurvatureOperator(dense)(vector), CurvatureOperator(sparse_ones)(vector))
 
 

@@ -91,9 +91,6 @@ class Network:
         require_finite(model)
         self.device, self.dtype, self.output = device, dtype, output
         self.module = in_precision(private_copy(model).eval(), dtype, device)
-        for part in self.module.modules():
-            if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
-                part.sparse = False  # a sparse gradient has no second derivative, and no place in a vector
         dropping.take_over(self.module)
         self._lay_out(data, masks)
         self._awaken(data, masks)
@@ -334,7 +331,7 @@ def in_precision(module: nn.Module, dtype: torch.dtype, device: torch.device | N
 
 
 def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy of a network without the hooks that are not part of it, and with no part compiled."""
+    """A deep copy of a network without the hooks that are not part of it, no part compiled, no gradient sparse."""
     # `deepcopy` takes what its memo holds for the copy: hooks that stay behind are not even looked at.
     memo: dict[int, Any] = {}
     kept: list[tuple[OrderedDict[int, Any], dict[int, Any]]] = []
@@ -371,6 +368,8 @@ def private_copy(model: nn.Module) -> nn.Module:
             f"the network cannot be copied ({_first_line(error)}): keep what cannot be copied outside the network"
         ) from None
     for parent in [*network.modules()]:
+        if isinstance(parent, (nn.Embedding, nn.EmbeddingBag)):
+            parent.sparse = False  # a sparse gradient has no second derivative, and no place in a vector
         for name, part in parent.named_children():
             if isinstance(getattr(part, "_orig_mod", None), nn.Module):
                 folding.replace(parent, name, _Uncompiled(part))
