@@ -13,6 +13,7 @@ import torch
 import xarray
 from nets_for_tests import small_images, small_net
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from landscape import eigen, feature_maps, frequency_noise, predictions
 from landscape.compute.randomness import generator
@@ -197,6 +198,8 @@ class Spying(nn.Module):
 
 
 def test_float32_products_are_ieee_inside_and_as_before_afterwards() -> None:
+    # As torch has it, but said: what was never set reads otherwise.
+    torch.backends.cuda.matmul.allow_tf32 = False
     before = state()
     assert torch.backends.cudnn.allow_tf32, "torch's default, on which a GPU's convolutions would be off by 1e-3"
     seen: list[tuple[object, ...]] = []
@@ -359,3 +362,43 @@ def test_the_transfer_function_leaves_the_environment_as_it_was() -> None:
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+class Checkpointed(nn.Module):
+    """Computes a part again in its backward pass, whatever its mode."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.first, self.last, self.reentrant = nn.Sequential(nn.Flatten(), small_tanh()), nn.Linear(4, 3), reentrant
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator(0, "checkpointed")))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.reentrant is None:
+            return self.last(self.first(images))
+        return self.last(checkpoint(self.first, images, use_reentrant=self.reentrant))
+
+
+def small_tanh() -> nn.Module:
+    return nn.Sequential(nn.Linear(72, 4), nn.Tanh(), nn.Dropout(0.2))
+
+
+def test_networks_that_checkpoint_themselves_have_curvature_and_checkpoint_afterwards() -> None:
+    def saved(net: nn.Module) -> int:
+        kept: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda one: one):
+            net(DATA.images.clone().requires_grad_())
+        return len(kept)
+
+    plain, *others = (Checkpointed(reentrant) for reentrant in (None, False, True))
+    before = [saved(net.train()) for net in others]
+    for protocol in (Protocol(), Protocol(dropout="fixed")):
+        truth, *found = (Objective(net, DATA, protocol=protocol) for net in (plain, *others))
+        vector = torch.randn(truth.size, generator=generator(0))
+        for one in found:
+            assert one.size == truth.size
+            assert torch.equal(one.gradient(), truth.gradient())
+            assert torch.equal(CurvatureOperator(one)(vector), CurvatureOperator(truth)(vector))
+    assert [saved(net) for net in others] == before
+    assert before[0] < saved(plain.train())

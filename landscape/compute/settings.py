@@ -1,8 +1,8 @@
 """Settings of torch that a measurement must not inherit from whoever calls it.
 
 ``torch.autocast``, ``torch.inference_mode``, a default device or dtype, anomaly detection and TF32 change what is
-computed without a trace in the result. Every measurement switches them off for itself, by the decorator `measurement`,
-and its caller's settings are as before when it returns.
+computed without a trace in the result, and ``torch.utils.checkpoint`` has no second derivative. Every measurement
+switches them off for itself, by the decorator `measurement`, and its caller's settings are as before when it returns.
 
 Some of them belong to the thread and some to the whole process. Those of the process are counted: the first user
 changes them, the last one puts them back, so that measurements in several threads do not undo each other's settings.
@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
+import torch.utils.checkpoint
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,7 +123,36 @@ def _set_attention(values: dict[str, bool]) -> None:
 # Attention takes its math kernel, the only one with a second derivative, on any device.
 math_attention = ProcessSetting(_attention, _set_attention, lambda before: {name: name == "math" for name in before})
 
+# Checkpointing of activations -----------------------------------------------------------------------------------------
+
+
+class _AtOnce:
+    """In place of what ``torch.utils.checkpoint`` computes again, a call: it has no second derivative."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+def _nothing_around(*_: Any, **__: Any) -> Iterator[None]:
+    yield
+
+
+_CHECKPOINTING = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
+
+
+def _checkpointing() -> tuple[Any, ...]:
+    return tuple(getattr(torch.utils.checkpoint, name, None) for name in _CHECKPOINTING)
+
+
+def _set_checkpointing(values: tuple[Any, ...]) -> None:
+    for name, value in zip(_CHECKPOINTING, values, strict=True):
+        if value is not None:
+            setattr(torch.utils.checkpoint, name, value)
+
+
 _PROCESS: tuple[ProcessSetting[Any], ...] = (
+    ProcessSetting(_checkpointing, _set_checkpointing, lambda _: (_AtOnce, _nothing_around)),
     ProcessSetting(_float32_precision, _set_float32_precision, _without_tf32),
     ProcessSetting(torch.get_default_dtype, torch.set_default_dtype, lambda _: torch.float32),
     ProcessSetting(
@@ -145,8 +175,8 @@ def own_settings() -> Iterator[None]:
     """Within it, torch computes by a measurement's settings, whatever its caller's are.
 
     No autocast, no inference mode (gradients stay disabled if they were), the CPU as default device, float32 as
-    default dtype, no anomaly detection, and float32 products in IEEE arithmetic: TF32 has a relative error of 1e-3,
-    and the residual bounds assume 1e-7. Nesting costs nothing.
+    default dtype, no anomaly detection, no activations that the network itself checkpoints, and float32 products in
+    IEEE arithmetic: TF32 has a relative error of 1e-3, and the residual bounds assume 1e-7. Nesting costs nothing.
     """
     if _here.measuring:
         yield
