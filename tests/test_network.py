@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import landscape
+from landscape.compute.randomness import generator
 from landscape.errors import LandscapeError
 from landscape.look.forward import Passes
 from landscape.objective import CurvatureOperator, Inference, Network, Objective
@@ -217,6 +218,37 @@ def test_the_network_inside_a_wrapper_is_measured(wrapper: Callable[[nn.Module],
     plain, wrapped = Objective(net, small_images()), Objective(wrapper(net), small_images())
     assert wrapped.names == plain.names
     assert torch.equal(CurvatureOperator(wrapped)(plain.point), CurvatureOperator(plain)(plain.point))
+
+
+class Forces(nn.Module):
+    """The slope of an energy, as interatomic potentials predict it: there must be gradients in the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        positions.requires_grad_(True)
+        (slope,) = torch.autograd.grad(self.energy(positions).sum(), positions, create_graph=True)
+        return -slope
+
+
+def test_networks_that_differentiate_in_their_inputs_are_measured() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Forces()
+    positions, forces = torch.randn(2, 20, 6, generator=generator(0, "forces"))
+    measured = Objective(net, (positions, forces), loss="mse", protocol=Protocol(dtype="float64"), micro_batch=7)
+    expected = nn.functional.mse_loss(net.double()(positions.double()), forces.double())
+    assert measured.value().loss == pytest.approx(float(expected.detach()), rel=1e-12)
+    assert Inference(measured).losses([(0, 20)]).mean() == pytest.approx(float(expected.detach()), rel=1e-6)
+    vector = torch.randn(measured.size, generator=generator(0), dtype=torch.float64)
+    ahead, behind = (measured.gradient(measured.point + step * vector) for step in (1e-5, -1e-5))
+    assert torch.allclose(CurvatureOperator(measured)(vector), (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-8)
+    with torch.no_grad():
+        assert not measured.network(measured.batch(0, 3)).requires_grad
+    assert not positions.requires_grad
+    assert measured.left_out == {"energy.2.bias": "unused"}
 
 
 def test_parts_that_are_compiled_are_measured_as_written() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import stateless
+from torch.utils._pytree import tree_map_only
 
 from landscape.compute.masks import Masks
 from landscape.compute.randomness import untouched_states
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 # What networks raise for inputs that they cannot take.
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+# Of these, what says that gradients in the inputs are missing.
+_WITHOUT_GRADIENTS = "does not require grad"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOK_FLAGS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
 
@@ -113,6 +116,11 @@ class Network:
                 _log.info("measured in contiguous layout: channels-last, the network fails (%s)", _first_line(refusal))
             return
         assert refusal is not None
+        if _WITHOUT_GRADIENTS in str(refusal) and not isinstance(self.module, _Differentiating):
+            kind = type(self.module)
+            self.module.__class__ = type(kind.__name__, (_Differentiating, kind), {"__module__": kind.__module__})
+            self._lay_out(data, masks)
+            return
         if isinstance(data, Images):
             what = f"images of shape {tuple(data.images.shape[1:])}"
         else:
@@ -374,6 +382,21 @@ def private_copy(model: nn.Module) -> nn.Module:
             if isinstance(getattr(part, "_orig_mod", None), nn.Module):
                 folding.replace(parent, name, _Uncompiled(part))
     return network
+
+
+class _Differentiating(nn.Module):
+    """Mixed into a network that differentiates in its inputs, as one that predicts forces does: always with gradients.
+
+    Its inputs are leaves of their own, and what it returns has a graph only where gradients are wanted.
+    """
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """As the network that it is."""
+        wanted = torch.is_grad_enabled()
+        arguments, named = tree_map_only(Tensor, Tensor.detach, (arguments, named))
+        with torch.enable_grad():
+            returned = super().forward(*arguments, **named)
+        return returned if wanted else tree_map_only(Tensor, Tensor.detach, returned)
 
 
 class _Uncompiled(nn.Module):
