@@ -124,3 +124,32 @@ def test_a_network_that_reads_a_number_on_the_host_is_trained_without_a_recordin
     assert run.recording is None
     assert run.stepped == len(found)
     assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_networks_have_gradients_and_curvature(kind: str) -> None:
+    from landscape import CurvatureOperator, Objective, Protocol
+
+    class Recurrent(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = getattr(torch.nn, kind)(4, 5, 2, dropout=0.3, batch_first=True)
+            self.head = torch.nn.Linear(5, 3)
+
+        def forward(self, steps: torch.Tensor) -> torch.Tensor:
+            return self.head(self.inner(steps)[0][:, -1])
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, data = Recurrent(), (torch.randn(9, 6, 4), torch.arange(9) % 3)
+    enabled = torch.backends.cudnn.enabled
+    here, there = (Objective(net, data, protocol=Protocol(dtype="float64"), device=device) for device in (CPU, CUDA))
+    vector = torch.randn(here.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth = CurvatureOperator(here)(vector)
+    assert torch.allclose(there.gradient().cpu(), here.gradient(), rtol=1e-9, atol=1e-12)
+    assert torch.allclose(CurvatureOperator(there)(vector.to(CUDA)).cpu(), truth, rtol=1e-8, atol=1e-12)
+    # Between layers, too, under masks.
+    masked = Objective(net, data, protocol=Protocol(dropout="fixed"), device=CUDA)
+    assert masked.network.dropout_calls == 1
+    assert bool(CurvatureOperator(masked)(vector.float().to(CUDA)).isfinite().all())
+    assert torch.backends.cudnn.enabled == enabled

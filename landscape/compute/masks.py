@@ -410,6 +410,25 @@ def _average(masks: Masks, *arguments: Any, **keywords: Any) -> Tensor:
     return avg_pool2d(*arguments, **keywords)
 
 
+def _recurrent(function: Any) -> Callable[..., Any]:
+    """A recurrent network on a GPU without cuDNN where gradients are wanted.
+
+    cuDNN's have none in evaluation mode, and no second derivative in any.
+    """
+
+    def run(masks: Masks, *arguments: Any, **keywords: Any) -> Any:
+        before = torch.backends.cudnn.enabled
+        if not (before and arguments[0].is_cuda and torch.is_grad_enabled()) or isinstance(masks, _Stream):
+            return function(*arguments, **keywords)
+        torch.backends.cudnn.enabled = False
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            torch.backends.cudnn.enabled = before
+
+    return run
+
+
 def _torch_dropout(masks: Masks, input: Tensor, p: float, train: bool) -> Tensor:
     return _functional_dropout(masks, input, p, train)
 
@@ -426,4 +445,5 @@ _REPLACED: dict[Any, Callable[..., Tensor]] = {
     torch.dropout: _torch_dropout,
     # Every pass of a measurement and of a training is made within one of these.
     functional.avg_pool2d: _average,
+    **{function: _recurrent(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }
