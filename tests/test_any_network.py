@@ -989,3 +989,37 @@ def test_an_output_may_be_one_number() -> None:
     net, inputs, targets = Tempered(), draw(9, 3).float(), draw(9, 2, seed=1).float()
     objective = Objective(net, (inputs, targets), loss=loss, output="all")
     assert objective.value().loss == pytest.approx(float(loss(net(inputs), targets).detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("positions", [(), (5,)])
+def test_targets_may_be_probabilities(positions: tuple[int, ...]) -> None:
+    """As of distillation and mixed labels."""
+    inputs, net = draw(13, 6, *positions), nn.Conv1d(6, 4, 1) if positions else nn.Linear(6, 4)
+    targets = draw(13, 4, *positions, seed=1).softmax(1)
+    for loss in ("cross_entropy", "cross_entropy,label_smoothing=0.1"):
+        measured = Objective(net, (inputs, targets), loss=loss, protocol=EXACT, micro_batch=5)
+        own = copy.deepcopy(net).double()
+        smoothing = 0.1 if "," in loss else 0.0
+
+        names = measured.names
+
+        def truth(*values: Tensor, own: Any = own, names: Any = names, smoothing: float = smoothing) -> Tensor:
+            scores = functional_call(own, dict(zip(names, values, strict=True)), (inputs,))
+            return functional.cross_entropy(scores, targets, label_smoothing=smoothing)
+
+        vector = draw(measured.size, seed=2)
+        parameters = tuple(measured.space.split(measured.point))
+        value, product = torch.autograd.functional.vhp(truth, parameters, tuple(measured.space.split(vector)))
+        assert measured.terms == 13 * math.prod(positions)
+        assert measured.value().loss == pytest.approx(float(value), rel=1e-12)
+        assert torch.allclose(CurvatureOperator(measured)(vector), measured.space.flatten(product), atol=1e-12)
+        # Scores are linear in the parameters.
+        assert torch.allclose(CurvatureOperator(measured, "ggn")(vector), measured.space.flatten(product), atol=1e-12)
+        assert "accuracy" not in landscape.hessian.spectrum(measured, top=1)
+    with pytest.raises(LandscapeError, match="are not whole numbers, and no probabilities"):
+        Objective(net, (inputs, 2 * targets), loss="cross_entropy")
+    with pytest.raises(LandscapeError, match="no target to ignore among probabilities"):
+        Objective(net, (inputs, targets), loss="cross_entropy,ignore_index=0")
+    if not positions:
+        with pytest.raises(LandscapeError, match="does not have one class per example"):
+            landscape.predictions.measure(net, as_examples((inputs, targets)))

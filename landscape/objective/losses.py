@@ -80,7 +80,7 @@ class Loss:
 
 @dataclass
 class Classification(Loss):
-    """Cross-entropy of scores against classes.
+    """Cross-entropy of scores against classes; without `dimension` -1, also against probabilities of all classes.
 
     Attributes
     ----------
@@ -126,17 +126,22 @@ class Classification(Loss):
         if isinstance(scores, Deferred):
             losses = scores.losses(classes, ignored=self.ignored, smoothing=self.smoothing)
         else:
+            known = classes.double() if classes.is_floating_point() else classes
             losses = functional.cross_entropy(
-                scores.double(), classes, ignore_index=self.ignored, label_smoothing=self.smoothing, reduction="none"
+                scores.double(), known, ignore_index=self.ignored, label_smoothing=self.smoothing, reduction="none"
             )
-        return _by_example(losses), _by_example((classes != self.ignored).double())
+        return _by_example(losses), self.counts(targets, len(losses)).to(losses.device)
 
     def counts(self, targets: Any, examples: int) -> Tensor:
         """Number of targets of every example that are not ignored, (n,)."""
+        if targets.is_floating_point():
+            return torch.full((examples,), float(targets[0, 0].numel()), dtype=torch.float64)
         return _by_example(self._valid(targets).double())
 
-    def rows(self, outputs: Any, targets: Any) -> tuple[Any, Tensor]:
-        """Scores (T, K), deferred ones as such, and classes (T,) of the terms."""
+    def rows(self, outputs: Any, targets: Any) -> tuple[Any, Tensor] | None:
+        """Scores (T, K), deferred ones as such, and classes (T,) of the terms; None of probabilities."""
+        if targets.is_floating_point():
+            return None
         scores, classes = self.aligned(outputs, targets)
         valid = classes != self.ignored
         if not isinstance(scores, Deferred):
@@ -156,7 +161,10 @@ class Classification(Loss):
         return products.sum(self.dimension, keepdim=True)
 
     def require(self, outputs: Any, targets: Any, title: str) -> None:
-        """Require shapes that match, and whole numbers below the number of classes."""
+        """Require shapes that match, and whole numbers below the number of classes, or probabilities."""
+        if self.dimension == 1 and isinstance(targets, Tensor) and targets.is_floating_point():
+            self._require_probabilities(outputs, targets, title)
+            return
         if not isinstance(targets, Tensor) or targets.is_floating_point():
             kind = "whole numbers" if isinstance(targets, Tensor) else "one tensor"
             raise LandscapeError(f"{self.name}: targets of {title} are not {kind}: give classes, or {_OTHERS}")
@@ -179,6 +187,17 @@ class Classification(Loss):
                 f"0..{classes - 1}, or --loss {self.name.partition(',')[0]},ignore_index={value} if it is not to count "
                 f"(ignore_index is {self.ignored})"
             )
+
+    def _require_probabilities(self, outputs: Any, targets: Tensor, title: str) -> None:
+        fits = isinstance(outputs, Tensor) and outputs.dim() > 1 and outputs.shape[1:] == targets.shape[1:]
+        # In the precision of a half.
+        if not fits or bool((targets < 0).any()) or not bool((targets.sum(1) - 1).abs().max() < 1e-2):
+            raise LandscapeError(
+                f"{self.name}: targets of {title} are not whole numbers, and no probabilities of the network's classes "
+                f"that add up to 1: give either, or {_OTHERS}"
+            )
+        if self.ignored != IGNORED:
+            raise LandscapeError(f"{self.name}: there is no target to ignore among probabilities: leave it out")
 
 
 @dataclass
@@ -462,12 +481,12 @@ def resolved(loss: "str | Callable[..., Any] | Loss") -> Loss:
     Parameters
     ----------
     loss
-        ``cross_entropy``, of scores (N, K, ...) and classes (N, ...); ``masked_lm``, of scores (N, L, V) and tokens
-        (N, L), and ``causal_lm``, the same with every token predicted from those before it; ``mse``, the mean of
-        squared differences; ``bce``, binary cross-entropy of scores and probabilities; ``model``, what the network
-        itself returns when it is given ``labels``. Terms are classes, tokens or entries; those with target -100 do not
-        count. Parameters follow after commas: ``causal_lm,ignore_index=0,label_smoothing=0.1``. Or
-        ``FILE.py:FUNCTION``, or a function, see `UserLoss`.
+        ``cross_entropy``, of scores (N, K, ...) and classes (N, ...), or probabilities of the scores' shape;
+        ``masked_lm``, of scores (N, L, V) and tokens (N, L), and ``causal_lm``, the same with every token predicted
+        from those before it; ``mse``, the mean of squared differences; ``bce``, binary cross-entropy of scores and
+        probabilities; ``model``, what the network itself returns when it is given ``labels``. Terms are classes, tokens
+        or entries; those with target -100 do not count. Parameters follow after commas:
+        ``causal_lm,ignore_index=0,label_smoothing=0.1``. Or ``FILE.py:FUNCTION``, or a function, see `UserLoss`.
 
     Raises
     ------

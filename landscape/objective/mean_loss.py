@@ -100,6 +100,9 @@ class MeanLoss:
         if not isinstance(self.loss, losses.Classification) or not self.network.output_shape:
             return
         last = self.loss.dimension == -1 or len(self.network.output_shape) == 1
+        targets = self.data.target(0, 1)
+        if isinstance(targets, Tensor) and targets.is_floating_point():  # probabilities of all classes
+            return
         if last and self.network.output_shape[-1] >= SMALLEST:
             self.defers = self.network.defer_head(self.batch(0, 1), self.masks) is not None
 

@@ -71,7 +71,10 @@ class TermPredictor(Predictor):
         with frozen_randomness(self.device), Masks.addressed() as masks, torch.no_grad():
             masks.address(examples=count_of(inputs))
             outputs = self.network(inputs)
-        self.loss.require(outputs, data.target(0, len(data)), data.title)
+        targets = data.target(0, len(data))
+        self.loss.require(outputs, targets, data.title)
+        if isinstance(targets, Tensor) and targets.is_floating_point():
+            raise LandscapeError(f"{data.name} has probabilities for targets: predictions are judged by classes")
         classes = int(outputs.shape[loss.dimension])
         self.output_bytes = outputs[0].numel() * outputs.element_size()
         large = loss.dimension == -1 and classes >= SMALLEST
@@ -91,7 +94,9 @@ class TermPredictor(Predictor):
             passes = self.outputs(self.images(data, start, stop), start, samples)
         scores, classes = [], targets
         for outputs in passes:
-            of_pass, classes = self.loss.rows(outputs, targets)
+            known = self.loss.rows(outputs, targets)
+            assert known is not None  # targets are classes
+            of_pass, classes = known
             scores.append(of_pass)
         if not len(classes):
             return
