@@ -146,10 +146,10 @@ def awaken(
     for kind in classes:
         set_mode(module, {kind}, training=True)
         try:
-            with_masks, without = trial(masks), trial(Masks.off)
-            if with_masks.dropout_calls > active and with_masks.repeats and _equal(plain, without.outputs):
+            masked = trial(masks)
+            if masked.dropout_calls > active and masked.repeats and _equal(plain, trial(Masks.off).outputs):
                 awake.add(kind)
-                active = with_masks.dropout_calls
+                active = masked.dropout_calls
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, LandscapeError):
             pass
         set_mode(module, {kind}, training=kind in awake)
